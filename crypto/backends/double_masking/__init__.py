@@ -1,0 +1,1 @@
+"""Pairwise and self masks: one transition table, one file a role."""

@@ -1,0 +1,1 @@
+"""Numbers to lanes, lanes to words, words to chunks."""

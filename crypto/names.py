@@ -1,0 +1,54 @@
+"""Names that code, wire, metrics and documents share. A name is written once, here."""
+
+from enum import StrEnum
+from typing import Final
+
+PROTOCOL: Final = "sparsilo/1"
+"""Protocol version; the first field of every plan and part of every signed or derived context."""
+
+
+class Phase(StrEnum):
+    """One step inside a round (docs/protocol.md, section 4)."""
+
+    PLAN = "plan"
+    KEYS = "keys"
+    SHARES = "shares"
+    UPLOAD = "upload"
+    CONSISTENCY = "consistency"
+    UNMASK = "unmask"
+    DONE = "done"
+    ABORTED = "aborted"
+
+
+class ReleaseKind(StrEnum):
+    """What a round sums."""
+
+    VOTES = "votes"
+    EVALUATION = "evaluation"
+
+
+class Backend(StrEnum):
+    """How words are hidden on their way to the sum."""
+
+    DOUBLE_MASKING = "double_masking"
+    INSECURE_PLAINTEXT = "insecure_plaintext"
+
+
+class Pruner(StrEnum):
+    """How a silo scores weights."""
+
+    WANDA = "wanda"
+
+
+class ComparisonGroup(StrEnum):
+    """The set of weights among which the lowest are zeroed; `layer` is one weight matrix."""
+
+    LAYER = "layer"
+    ROW = "row"
+    COLUMN = "column"
+
+
+class Suite(StrEnum):
+    """The cryptographic algorithms of a plan, all or nothing."""
+
+    DEFAULT = "mlkem768-x25519-ed25519-aes256-sha256"

@@ -1,0 +1,1 @@
+"""Secure aggregation: the two session interfaces and the canonical encoding."""

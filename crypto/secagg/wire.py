@@ -1,0 +1,37 @@
+"""Canonical bytes: every message has exactly one encoding, and decoding refuses every other (docs/formats.md).
+
+Signatures and digests cover encoded bytes, so two spellings of one message would be two messages.
+"""
+
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from crypto.errors import MalformedMessage
+
+_Message = TypeVar("_Message", bound=Message)
+
+
+def encode(message: Message) -> bytes:
+    """The canonical bytes: fields ascending, shortest varints, defaults omitted."""
+    return message.SerializeToString(deterministic=True)
+
+
+def decode(kind: type[_Message], data: bytes, limit: int) -> _Message:
+    """The message whose canonical bytes `data` are, at most `limit` of them.
+
+    Raises MalformedMessage for anything else: oversized, truncated, an unknown field, a field twice or out of order,
+    a longer varint than needed, an explicit default. Unknown fields are dropped and the rest encoded again, so the
+    comparison catches all of them at once.
+    """
+    if len(data) > limit:
+        raise MalformedMessage(f"{kind.DESCRIPTOR.name}: {len(data)} bytes, at most {limit} are allowed")
+    message = kind()
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        raise MalformedMessage(f"{kind.DESCRIPTOR.name}: not a protobuf message of this type") from None
+    message.DiscardUnknownFields()
+    if encode(message) != data:
+        raise MalformedMessage(f"{kind.DESCRIPTOR.name}: not the canonical encoding, or holds unknown fields")
+    return message

@@ -1,0 +1,103 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Plan(_message.Message):
+    __slots__ = ("protocol", "run", "suite", "backend", "roster", "threshold", "least_survivors", "colluders", "model", "pruning", "rounds", "chunk_words", "phase_seconds", "preparation_seconds")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    SUITE_FIELD_NUMBER: _ClassVar[int]
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
+    ROSTER_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    LEAST_SURVIVORS_FIELD_NUMBER: _ClassVar[int]
+    COLLUDERS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PRUNING_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_WORDS_FIELD_NUMBER: _ClassVar[int]
+    PHASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PREPARATION_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    protocol: str
+    run: bytes
+    suite: str
+    backend: str
+    roster: _containers.RepeatedCompositeFieldContainer[Member]
+    threshold: int
+    least_survivors: int
+    colluders: int
+    model: _containers.RepeatedCompositeFieldContainer[Tensor]
+    pruning: Pruning
+    rounds: _containers.RepeatedCompositeFieldContainer[Round]
+    chunk_words: int
+    phase_seconds: int
+    preparation_seconds: int
+    def __init__(self, protocol: _Optional[str] = ..., run: _Optional[bytes] = ..., suite: _Optional[str] = ..., backend: _Optional[str] = ..., roster: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., threshold: _Optional[int] = ..., least_survivors: _Optional[int] = ..., colluders: _Optional[int] = ..., model: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., pruning: _Optional[_Union[Pruning, _Mapping]] = ..., rounds: _Optional[_Iterable[_Union[Round, _Mapping]]] = ..., chunk_words: _Optional[int] = ..., phase_seconds: _Optional[int] = ..., preparation_seconds: _Optional[int] = ...) -> None: ...
+
+class Member(_message.Message):
+    __slots__ = ("silo", "signing_key")
+    SILO_FIELD_NUMBER: _ClassVar[int]
+    SIGNING_KEY_FIELD_NUMBER: _ClassVar[int]
+    silo: str
+    signing_key: bytes
+    def __init__(self, silo: _Optional[str] = ..., signing_key: _Optional[bytes] = ...) -> None: ...
+
+class Tensor(_message.Message):
+    __slots__ = ("name", "digest", "shape", "prunable")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    PRUNABLE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    digest: bytes
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    prunable: bool
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[bytes] = ..., shape: _Optional[_Iterable[int]] = ..., prunable: _Optional[bool] = ...) -> None: ...
+
+class Pruning(_message.Message):
+    __slots__ = ("pruner", "sparsity_ratio", "comparison_group", "samples", "sequence_length")
+    PRUNER_FIELD_NUMBER: _ClassVar[int]
+    SPARSITY_RATIO_FIELD_NUMBER: _ClassVar[int]
+    COMPARISON_GROUP_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    pruner: str
+    sparsity_ratio: str
+    comparison_group: str
+    samples: int
+    sequence_length: int
+    def __init__(self, pruner: _Optional[str] = ..., sparsity_ratio: _Optional[str] = ..., comparison_group: _Optional[str] = ..., samples: _Optional[int] = ..., sequence_length: _Optional[int] = ...) -> None: ...
+
+class Round(_message.Message):
+    __slots__ = ("votes", "evaluation")
+    VOTES_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    votes: Votes
+    evaluation: Evaluation
+    def __init__(self, votes: _Optional[_Union[Votes, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ...) -> None: ...
+
+class Votes(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Evaluation(_message.Message):
+    __slots__ = ("sequences", "candidates")
+    SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    sequences: int
+    candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
+    def __init__(self, sequences: _Optional[int] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ...) -> None: ...
+
+class Candidate(_message.Message):
+    __slots__ = ("name", "dense", "digest")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DENSE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    dense: bool
+    digest: bytes
+    def __init__(self, name: _Optional[str] = ..., dense: _Optional[bool] = ..., digest: _Optional[bytes] = ...) -> None: ...
