@@ -1,0 +1,1 @@
+"""One silo's agent: its text stays here, only masked integers leave."""

@@ -1,0 +1,127 @@
+"""The agent's config file (YAML): read once, checked field by field, every mistake named with its file and field."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from crypto.errors import ConfigError, IdentityError
+from crypto.names import Backend
+from crypto.primitives.signing import SigningKey
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """What one silo's agent needs to know. Paths are relative to the config file."""
+
+    silo: str
+    """This silo's name in the roster, and its certificate's subject."""
+    aggregator: str
+    """host:port to dial."""
+    model: Path
+    """Folder of the dense model."""
+    calibration: Path
+    """This silo's private text; never leaves the machine."""
+    state: Path
+    """Folder for what the agent writes; made where missing."""
+    signing_key: Path
+    """This silo's Ed25519 signing key, 32 bytes in hex."""
+    roster: Path
+    """YAML mapping of every silo's name to its public signing key in hex. Pinned: a plan with another roster is
+    refused.
+    """
+    certificate: Path
+    """This silo's TLS certificate, PEM."""
+    private_key: Path
+    """Its private key, PEM."""
+    authority: Path
+    """Certificate of the authority that the aggregator's certificate must come from, PEM."""
+    backend: Backend = Backend.DOUBLE_MASKING
+    """The only backend that this silo accepts in a plan."""
+    device: str = "cpu"
+    """Where the model runs: cpu, cuda, cuda:1, ..."""
+    metrics_host: str = "127.0.0.1"
+    """Address that /metrics, /livez and /readyz listen on."""
+    metrics_port: int = 0
+    """Their port; 0 takes a free one and logs it."""
+
+    @classmethod
+    def read(cls, file: Path) -> "AgentConfig":
+        """Raises ConfigError naming file and field."""
+        given = read_mapping(file)
+        known = {field.name: field for field in fields(cls)}
+        for name in given:
+            if name not in known:
+                raise ConfigError(f"{file}: {name}: unknown field", hint=f"known: {', '.join(known)}")
+        missing = [name for name in ("silo", "aggregator", *_PATHS) if name not in given]
+        if missing:
+            raise ConfigError(f"{file}: {missing[0]}: is missing")
+        values: dict[str, Any] = {name: _typed(file, name, known[name].type, value) for name, value in given.items()}
+        return cls(**values)
+
+
+_PATHS = ("model", "calibration", "state", "signing_key", "roster", "certificate", "private_key", "authority")
+
+
+def _typed(file: Path, name: str, kind: Any, value: object) -> object:
+    if kind is int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ConfigError(f"{file}: {name}: must be a whole number")
+        return value
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{file}: {name}: must be a text")
+    if kind is Path:
+        return file.parent / value
+    if kind is Backend:
+        try:
+            return Backend(value)
+        except ValueError:
+            raise ConfigError(f"{file}: {name}: {value!r} is unknown", hint=f"known: {', '.join(Backend)}") from None
+    return value
+
+
+def read_mapping(file: Path) -> Mapping[str, object]:
+    """A YAML file that holds one mapping with text keys."""
+    try:
+        given = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file}: is not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise ConfigError(f"{file}: line {mark.line + 1 if mark else '?'}: is not YAML") from None
+    if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
+        raise ConfigError(f"{file}: must hold `field: value` lines")
+    return given
+
+
+def read_roster(file: Path) -> dict[str, bytes]:
+    """The pinned roster: public signing keys by silo."""
+    roster = {}
+    for silo, key in read_mapping(file).items():
+        try:
+            roster[silo] = bytes.fromhex(str(key))
+        except ValueError:
+            raise IdentityError(f"{file}: {silo}: the signing key is not hex") from None
+    return roster
+
+
+def read_signing_key(file: Path) -> SigningKey:
+    """Raises IdentityError naming the file, never its content."""
+    try:
+        return SigningKey.from_bytes(bytes.fromhex(file.read_text(encoding="ascii").strip()))
+    except OSError as error:
+        raise IdentityError(f"{file}: cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise IdentityError(f"{file}: is not a signing key", hint="64 hex digits are expected") from None
+
+
+def read_bytes(file: Path) -> bytes:
+    """A certificate or key file. Raises IdentityError naming it."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise IdentityError(f"{file}: cannot be read: {error.strerror}") from None

@@ -1,0 +1,29 @@
+"""How well the model, dense or under keep masks, predicts sequences."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from silo_agent.activations import BlockWalk
+from silo_agent.dense_weights import DenseWeights
+
+
+def negative_log_likelihood(
+    weights: DenseWeights, sequences: Tensor, keep: Mapping[str, Tensor], *, device: torch.device
+) -> tuple[float, int]:
+    """Return the summed negative log-likelihood in nats, and of how many tokens: L-1 a sequence of int64 [samples, L].
+
+    `keep` maps names to bool keep masks, read a block at a time; names without one stay dense. Perplexity is
+    exp(sum / tokens). Log-probabilities are float32, their sum float64.
+    """
+    walk = BlockWalk(weights, sequences, device=device)
+    for _ in walk:
+        walk.advance(keep)
+    total = 0.0
+    for ids, logits in walk.logits():
+        predicted = logits[:, :-1].flatten(0, 1).float()
+        losses = functional.cross_entropy(predicted, ids[:, 1:].flatten(), reduction="none")
+        total += losses.double().sum().item()
+    return total, sequences[:, 1:].numel()

@@ -1,0 +1,35 @@
+"""What this silo agrees to. Every plan is held against the silo's own config before anything is computed or sent."""
+
+from crypto.errors import IdentityError, PlanError
+from crypto.plan import Plan
+from silo_agent.config import AgentConfig
+from silo_agent.dense_weights import DenseWeights
+
+
+def check_plan(
+    plan: Plan, config: AgentConfig, roster: dict[str, bytes], weights: DenseWeights, digests: dict[str, bytes]
+) -> None:
+    """Raises PlanError or IdentityError saying what this silo does not accept. `digests` are those of `weights`."""
+    if plan.backend is not config.backend:
+        raise PlanError(
+            f"the plan uses the backend {plan.backend} and this silo accepts {config.backend}",
+            hint="a backend is chosen by name in the agent's config",
+        )
+    offered = {member.silo: member.signing_key for member in plan.message.roster}
+    if offered != roster:
+        changed = sorted({*offered.items()} ^ {*roster.items()})
+        raise IdentityError(
+            f"the plan's roster differs from the pinned one at {', '.join(sorted({s for s, _ in changed}))}"
+        )
+    if config.silo not in roster:
+        raise IdentityError(f"silo {config.silo} is not in the roster")
+    planned = {tensor.name: tensor.digest for tensor in plan.message.model}
+    if planned != digests:
+        differing = sorted(name for name in {*planned, *digests} if planned.get(name) != digests.get(name))
+        raise PlanError(f"the plan's model is not the one in {weights.folder}: {differing[0]} differs")
+    prunable = {tensor.name for tensor in plan.prunable}
+    if prunable != set(weights.prunable):
+        raise PlanError(f"the plan prunes other tensors than those of {weights.folder}'s decoder blocks")
+    for tensor in plan.message.model:
+        if tuple(tensor.shape) != tuple(weights.shape(tensor.name)):
+            raise PlanError(f"the plan's shape of {tensor.name} is not the model's")

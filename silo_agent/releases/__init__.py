@@ -1,0 +1,1 @@
+"""The silo's side of each release kind."""

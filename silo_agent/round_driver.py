@@ -1,0 +1,194 @@
+"""The agent's driver: takes part in rounds until the aggregator says that there are no more. Owns the clock, the
+disk and retries; no cryptography.
+"""
+
+import logging
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import Any, Final, Protocol
+
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crypto.backends.double_masking.silo import DoubleMaskingSilo
+from crypto.backends.insecure_plaintext import InsecurePlaintextSilo
+from crypto.encoding.layout import Chunk, pack_chunk
+from crypto.errors import PlanError, RoundAborted, SparsiloError, UnexpectedMessage
+from crypto.names import Backend, Phase, Pruner, ReleaseKind
+from crypto.plan import Plan
+from crypto.primitives import merkle
+from crypto.secagg.session import Round, SiloSession
+from crypto.secagg.wire import encode
+from silo_agent.calibration import read_sequences
+from silo_agent.config import AgentConfig, read_roster, read_signing_key
+from silo_agent.dense_weights import DenseWeights
+from silo_agent.device import named_device
+from silo_agent.keep_mask_file import KeepMaskFile
+from silo_agent.metrics import RoundMetrics
+from silo_agent.perplexity import negative_log_likelihood
+from silo_agent.policy import check_plan
+from silo_agent.prune import keep_masks, write_keep_masks
+from silo_agent.pruners import wanda
+from silo_agent.releases.evaluation import EvaluationRelease
+from silo_agent.releases.votes import VotesRelease
+from silo_agent.transport import Transport
+from sparsilo.v1 import plan_pb2, round_pb2, words_pb2
+
+Progress = Callable[[str, int, int], None]
+"""What is being done, how much of it is done, and how much there is."""
+
+GROUPS: Final = {Pruner.WANDA: wanda.GROUP}
+"""The comparison group in which each pruner compares scores, whatever the aggregator's is."""
+
+_log = logging.getLogger(__name__)
+
+
+class SiloRelease(Protocol):
+    """One release kind on the silo's side."""
+
+    def lanes(self, chunk: Chunk) -> NDArray[Any]:
+        """The values of one chunk's lanes."""
+
+
+class Agent:
+    """One silo. `run()` returns when all is done and raises what ended it otherwise."""
+
+    def __init__(self, config: AgentConfig, transport: Transport, metrics: RoundMetrics, progress: Progress) -> None:
+        self._config = config
+        self._transport = transport
+        self._metrics = metrics
+        self._progress = progress
+        self._roster = read_roster(config.roster)
+        self._signing_key = read_signing_key(config.signing_key)
+        self._weights = DenseWeights.open(config.model)
+        self._device = named_device(config.device)
+        config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @cached_property
+    def _digests(self) -> dict[str, bytes]:
+        return self._weights.digest()
+
+    def run(self) -> None:
+        """Rounds, one after another."""
+        while True:
+            offer = self._transport.next()
+            match offer.WhichOneof("offer"):
+                case "round":
+                    self.take_part(_accept(offer.round))
+                case "over":
+                    if offer.over.failure:
+                        raise RoundAborted(offer.over.failure)
+                    return
+                case _:
+                    raise PlanError("the aggregator offers nothing that this agent knows")
+
+    def take_part(self, round_: Round) -> None:
+        """One round: check the plan, compute what to release, then phase by phase."""
+        plan, kind = round_.plan, round_.plan.release_kind(round_.index)
+        outcome = "failed"
+        try:
+            check_plan(plan, self._config, self._roster, self._weights, self._digests)
+            session = self._session(round_)
+            while session.phase is not Phase.DONE:
+                with self._metrics.timed(session.phase):
+                    _log.info("%s round: phase %s", kind, session.phase)
+                    if session.phase is Phase.PLAN:
+                        release = self._prepare(plan, round_.index, kind)
+                    if session.phase is Phase.UPLOAD:
+                        self._upload(session, release)
+                    session.receive(self._transport.advance(session.message()))
+            self._metrics.phase.state(Phase.DONE)
+            outcome = "done"
+        except SparsiloError:
+            self._metrics.phase.state(Phase.ABORTED)
+            raise
+        finally:
+            self._metrics.rounds.labels(kind, outcome).inc()
+
+    def _session(self, round_: Round) -> SiloSession:
+        match round_.plan.backend:
+            case Backend.DOUBLE_MASKING:
+                return DoubleMaskingSilo(round_, self._config.silo, self._signing_key, secrets.token_bytes)
+            case Backend.INSECURE_PLAINTEXT:
+                return InsecurePlaintextSilo(round_, self._config.silo)
+
+    def _prepare(self, plan: Plan, index: int, kind: ReleaseKind) -> SiloRelease:
+        match kind:
+            case ReleaseKind.VOTES:
+                return self._votes(plan)
+            case ReleaseKind.EVALUATION:
+                return self._evaluation(plan, plan.message.rounds[index].evaluation)
+
+    def _sequences(self, plan: Plan, held_out: int = 0) -> tuple[Tensor, Tensor]:
+        pruning = plan.message.pruning
+        return read_sequences(
+            self._config.calibration,
+            self._weights.tokenizer,
+            samples=pruning.samples,
+            sequence_length=pruning.sequence_length,
+            held_out=held_out,
+        )
+
+    def _votes(self, plan: Plan) -> VotesRelease:
+        file = self._config.state / f"{plan.digest.hex()}.keep_mask.safetensors"
+        if not file.exists():
+            masks = keep_masks(
+                self._weights,
+                self._sequences(plan)[0],
+                sparsity_ratio=plan.sparsity_ratio,
+                group=GROUPS[Pruner(plan.message.pruning.pruner)],
+                device=self._device,
+                progress=lambda done, total: self._progress("pruning blocks", done, total),
+            )
+            write_keep_masks(file, masks)
+        return VotesRelease(plan, file)
+
+    def _evaluation(self, plan: Plan, spec: plan_pb2.Evaluation) -> EvaluationRelease:
+        _, held_out = self._sequences(plan, spec.sequences)
+        results = []
+        for done, candidate in enumerate(spec.candidates):
+            self._progress("evaluating candidates", done, len(spec.candidates))
+            keep: Mapping[str, Tensor] = {} if candidate.dense else self._candidate(plan, candidate)
+            results.append(negative_log_likelihood(self._weights, held_out, keep, device=self._device))
+        self._progress("evaluating candidates", len(spec.candidates), len(spec.candidates))
+        return EvaluationRelease(results, len(plan.silos))
+
+    def _candidate(self, plan: Plan, candidate: plan_pb2.Candidate) -> KeepMaskFile:
+        file = self._config.state / f"{candidate.digest.hex()}.safetensors"
+        if not file.exists():
+            self._transport.keep_mask(candidate.digest, file)
+        keep = KeepMaskFile(file)
+        keep.check((tensor.name, tuple(tensor.shape)) for tensor in plan.prunable)
+        return keep
+
+    def _upload(self, session: SiloSession, release: SiloRelease) -> None:
+        chunks = session.round.plan.layout(session.round.index).chunks
+        leaves: list[bytes] = []
+
+        def masked() -> Iterator[bytes]:
+            nonlocal leaves
+            # A retry streams the same bytes from the start, while the library may still drain the stream before it.
+            leaves = mine = []
+            for chunk in chunks:
+                words = pack_chunk(chunk, release.lanes(chunk))
+                session.mask_chunk(chunk.index, words)
+                data = words.astype("<u8", copy=False).tobytes()
+                mine.append(merkle.leaf(data))
+                self._progress("uploading chunks", chunk.index + 1, len(chunks))
+                yield encode(words_pb2.WordChunk(round=session.round.digest, index=chunk.index, words=data))
+
+        self._transport.upload(masked)
+        session.uploaded(merkle.root(leaves))
+
+
+def _accept(offer: round_pb2.RoundOffer) -> Round:
+    """The round that an offer names. Raises PlanError or MalformedMessage for its plan, UnexpectedMessage for the
+    rest.
+    """
+    plan = Plan.decode(offer.plan)
+    if offer.index >= len(plan.message.rounds):
+        raise UnexpectedMessage(f"offers round {offer.index} of {len(plan.message.rounds)}", party="aggregator")
+    if offer.input:
+        raise UnexpectedMessage("offers a round that does not start from the dense model", party="aggregator")
+    return Round(plan, offer.index, offer.input)

@@ -1,0 +1,159 @@
+"""The agent's edge: one mTLS gRPC channel, dialled out. Bytes in, bytes out; what they mean is the session's business.
+
+Every call may be repeated with the same bytes, so a lost connection is answered by calling again. A call waits for
+the aggregator for at most POLL_SECONDS before it asks anew: a connection that died silently is noticed, and no proxy
+on the way sees an idle stream.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from threading import Event
+from time import monotonic
+from typing import Any, Final, TypeVar
+
+import grpc
+
+from crypto.errors import ConnectionFailed, IdentityError, ProtocolError, RoundAborted, SparsiloError
+from crypto.secagg.wire import decode, encode
+from silo_agent.metrics import RoundMetrics
+from sparsilo.v1 import round_pb2, words_pb2
+
+POLL_SECONDS: Final = 30.0
+RECONNECT_SECONDS: Final = 60.0
+MESSAGE_LIMIT: Final = 1 << 23
+
+OPTIONS: Final = (
+    ("grpc.max_send_message_length", MESSAGE_LIMIT),
+    ("grpc.max_receive_message_length", MESSAGE_LIMIT),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # gRPC would take a proxy from the environment, and silently go direct where it does not understand it.
+    ("grpc.enable_http_proxy", 0),
+)
+ROUNDS: Final = round_pb2.DESCRIPTOR.services_by_name["Rounds"].full_name
+WORDS: Final = words_pb2.DESCRIPTOR.services_by_name["Words"].full_name
+
+_Result = TypeVar("_Result")
+_log = logging.getLogger(__name__)
+
+
+class Transport:
+    """Close it when done. Methods raise ConnectionFailed, IdentityError, or what the aggregator answered."""
+
+    def __init__(
+        self, target: str, *, certificate: bytes, private_key: bytes, authority: bytes, metrics: RoundMetrics
+    ) -> None:
+        credentials = grpc.ssl_channel_credentials(authority, private_key, certificate)
+        self._target, self._metrics = target, metrics
+        self._channel = grpc.secure_channel(target, credentials, OPTIONS)
+        # No (de)serialisers: bytes go to crypto/secagg/wire, which refuses what protobuf's own parser would let pass.
+        self._next: Any = self._channel.unary_unary(f"/{ROUNDS}/Next")
+        self._advance: Any = self._channel.unary_unary(f"/{ROUNDS}/Advance")
+        self._upload: Any = self._channel.stream_unary(f"/{WORDS}/Upload")
+        self._keep_mask: Any = self._channel.unary_stream(f"/{WORDS}/KeepMask")
+        self._stopped = Event()
+
+    def close(self) -> None:
+        """End the connection; a call under way fails."""
+        self._stopped.set()
+        self._channel.close()
+
+    def next(self) -> round_pb2.Offer:
+        """Waits for a round that needs this silo, or for the end of everything."""
+        return decode(round_pb2.Offer, self._unary(self._next, encode(round_pb2.NextRequest())), MESSAGE_LIMIT)
+
+    def advance(self, message: bytes) -> bytes:
+        """Hands in a phase's message; the aggregator's answer when the phase has closed."""
+        return self._unary(self._advance, message)
+
+    def upload(self, chunks: Callable[[], Iterator[bytes]]) -> None:
+        """Streams encoded WordChunks; `chunks` gives the same bytes each time it is called."""
+
+        def attempt() -> bytes:
+            receipt: bytes = self._upload(self._counted(chunks()))
+            return receipt
+
+        self._received(self._retried(attempt))
+
+    def keep_mask(self, digest: bytes, file: Path) -> None:
+        """Downloads a keep-mask file and checks it against its SHA-256; nothing is left where it does not match."""
+        part = file.with_suffix(".part")
+
+        def attempt() -> bytes:
+            hashed = sha256()
+            with part.open("wb") as out:
+                for chunk in self._keep_mask(encode(words_pb2.KeepMaskRequest(digest=digest))):
+                    data = decode(words_pb2.KeepMaskChunk, self._received(chunk), MESSAGE_LIMIT).data
+                    hashed.update(data)
+                    out.write(data)
+            return hashed.digest()
+
+        if self._retried(attempt) != digest:
+            part.unlink()
+            raise ProtocolError("the keep mask is not the one that was announced", party="aggregator")
+        part.replace(file)
+
+    def _unary(self, call: Callable[..., bytes], message: bytes) -> bytes:
+        def attempt() -> bytes:
+            self._metrics.sent_bytes.inc(len(message))
+            return call(message, timeout=POLL_SECONDS)
+
+        return self._received(self._retried(attempt))
+
+    def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            self._metrics.sent_bytes.inc(len(chunk))
+            yield chunk
+
+    def _received(self, data: bytes) -> bytes:
+        self._metrics.received_bytes.inc(len(data))
+        return data
+
+    def _retried(self, attempt: Callable[[], _Result]) -> _Result:
+        lost_at: float | None = None
+        delay = 0.2
+        while True:
+            try:
+                return attempt()
+            except grpc.RpcError as error:
+                code = error.code()
+                if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    lost_at, delay = None, 0.2  # the aggregator is there and has nothing to say yet
+                    continue
+                if code is not grpc.StatusCode.UNAVAILABLE:
+                    raise _meaning(code, error.details() or "") from None
+                lost_at = lost_at or monotonic()
+                if monotonic() - lost_at > RECONNECT_SECONDS or _refused_handshake(error.details() or ""):
+                    raise _unreachable(self._target, error.details() or "") from None
+                _log.warning("connection to %s lost; trying again", self._target)
+                if self._stopped.wait(delay):
+                    raise ConnectionFailed("stopped while reconnecting") from None
+                delay = min(2 * delay, 5.0)
+
+
+def _meaning(code: grpc.StatusCode, details: str) -> SparsiloError:
+    match code:
+        case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
+            return IdentityError(f"the aggregator refuses this silo: {details}")
+        case grpc.StatusCode.FAILED_PRECONDITION | grpc.StatusCode.INVALID_ARGUMENT:
+            return ProtocolError(f"the aggregator refuses the message: {details}")
+        case grpc.StatusCode.ABORTED:
+            return RoundAborted(details)
+        case _:
+            return ConnectionFailed(f"the aggregator answered {code.name}: {details}")
+
+
+def _refused_handshake(details: str) -> bool:
+    return "CERTIFICATE_VERIFY_FAILED" in details or "handshake" in details.lower()
+
+
+def _unreachable(target: str, details: str) -> SparsiloError:
+    if _refused_handshake(details):
+        return IdentityError(
+            f"{target}: the TLS handshake failed", hint="check certificate, private_key and authority in the config"
+        )
+    return ConnectionFailed(
+        f"{target}: cannot be reached", hint="check the address, the network and that the aggregator runs"
+    )
