@@ -1,0 +1,1 @@
+"""The aggregator: opens sums over silos and makes the sparse model."""

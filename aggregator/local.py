@@ -1,0 +1,300 @@
+"""`aggregator local`: a whole federation on this machine, through the code that a deployment runs.
+
+This process is the aggregator. Every calibration file gets a silo-agent process of its own, with its own identity,
+that dials in over mTLS on loopback. All keys live in a folder that goes when the run ends.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import yaml
+from prometheus_client import CollectorRegistry
+
+from aggregator.metrics import AggregatorMetrics
+from aggregator.planning import CohortSettings, Planner, PruningSettings, silo_names
+from aggregator.releases.evaluation import open_evaluation
+from aggregator.releases.votes import OpenedVotes, open_votes
+from aggregator.report import Perplexity, make_report
+from aggregator.round_driver import ClosedRound, RoundDriver, Watch
+from aggregator.servicer import serve
+from aggregator.sparse_checkpoint import write_sparse_model
+from crypto.errors import ConfigError, InputError, LinkError, OutputError, SparsiloError
+from crypto.identity import Authority
+from crypto.names import Backend
+from crypto.plan import FEWEST_SILOS, MOST_SILOS, Plan
+from crypto.primitives.signing import SigningKey
+from crypto.secagg.session import Round
+from silo_agent.calibration import read_sequences
+from silo_agent.dense_weights import DenseWeights
+from silo_agent.device import named_device
+from silo_agent.health import serve_health
+from silo_agent.keep_mask_file import KeepMaskFile, file_digest
+
+LIFETIME: Final = timedelta(days=7)
+LEAVE_SECONDS: Final = 30.0
+DENSE: Final = "dense"
+FEDERATED: Final = "federated"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LocalSettings:
+    """What the command line asked for."""
+
+    model: Path
+    calibration: tuple[Path, ...]
+    out: Path
+    pruning: PruningSettings
+    threshold: int | None
+    backend: Backend
+    phase_seconds: int
+    save_counts: bool
+    evaluate: int
+    """Held-out sequences a silo; 0 evaluates nothing."""
+    candidates: Mapping[str, Path]
+    """Keep-mask files to evaluate beside the others."""
+    device: str
+
+
+def run_local(settings: LocalSettings, watch: Watch) -> dict[str, Any]:
+    """Runs it; the report. OUT appears whole or not at all.
+
+    Raises InputError before anything is started, LinkError or RoundAborted after.
+    """
+    weights = _check(settings)
+    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{settings.out.name}-", dir=settings.out.parent) as work:
+        federation = Federation(settings, weights, Path(work), watch)
+        report, result = asyncio.run(federation.run())
+        (result / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        if settings.out.exists():
+            settings.out.rmdir()
+        result.rename(settings.out)
+    return report
+
+
+def _check(settings: LocalSettings) -> DenseWeights:
+    """Everything that can be found wrong before a process is started."""
+    silos = len(settings.calibration)
+    if not FEWEST_SILOS <= silos <= MOST_SILOS:
+        raise ConfigError(
+            f"--calibration: {silos} silos given, {FEWEST_SILOS} to {MOST_SILOS} are needed",
+            hint="a sum hides a silo only among others; give --calibration once a silo",
+        )
+    if settings.out.exists() and (not settings.out.is_dir() or any(settings.out.iterdir())):
+        raise OutputError(f"{settings.out}: is not an empty folder", hint="name a new one with --out")
+    named_device(settings.device)
+    weights = DenseWeights.open(settings.model)
+    for file in settings.calibration:
+        read_sequences(
+            file,
+            weights.tokenizer,
+            samples=settings.pruning.samples,
+            sequence_length=settings.pruning.sequence_length,
+            held_out=settings.evaluate,
+        )
+    for file in settings.candidates.values():
+        KeepMaskFile(file).check((name, tuple(weights.shape(name))) for name in weights.prunable)
+    return weights
+
+
+class Federation:
+    """One aggregator and its agents, for one `local`."""
+
+    def __init__(self, settings: LocalSettings, weights: DenseWeights, work: Path, watch: Watch) -> None:
+        self._settings = settings
+        self._weights = weights
+        self._work = work
+        self._watch = watch
+        self._calibration = dict(sorted(zip(silo_names(settings.calibration), settings.calibration, strict=True)))
+        self._signing_keys = {silo: SigningKey.generate() for silo in self._calibration}
+        roster = {silo: key.public_bytes for silo, key in self._signing_keys.items()}
+        cohort = CohortSettings(roster, settings.threshold, settings.backend, settings.phase_seconds)
+        self._planner = Planner(weights, settings.pruning, cohort, secrets.token_bytes)
+        self._votes_plan = self._planner.votes()  # found wrong here, before a process is started
+        self.agents: dict[str, Process] = {}
+
+    async def run(self) -> tuple[dict[str, Any], Path]:
+        """The report and the folder that becomes OUT."""
+        authority = Authority("sparsilo local", datetime.now(UTC), LIFETIME)
+        registry = CollectorRegistry()
+        self.driver = driver = RoundDriver(AggregatorMetrics(registry), self._watch)
+        own = authority.issue("aggregator", ("localhost", "127.0.0.1"))
+        server, port = await serve(driver, frozenset(self._calibration), "127.0.0.1:0", own, authority.certificate)
+        health_port = serve_health(registry, lambda: True, "127.0.0.1", 0)
+        _log.info("aggregator on 127.0.0.1:%d, metrics on http://127.0.0.1:%d/metrics", port, health_port)
+        for silo in self._calibration:
+            self.agents[silo] = await self._start(silo, authority, f"127.0.0.1:{port}")
+        watchers = [asyncio.create_task(self._watch_agent(silo)) for silo in self.agents]
+        rounds = asyncio.create_task(self._rounds())
+        try:
+            await self._until_done(rounds, watchers)
+            return await rounds
+        except SparsiloError as error:
+            await driver.finish(error.message)
+            raise
+        finally:
+            rounds.cancel()
+            await driver.finish()
+            await self._leave(watchers)
+            await server.stop(None)
+
+    @staticmethod
+    async def _until_done(rounds: asyncio.Task[Any], watchers: list[asyncio.Task[None]]) -> None:
+        """Until the rounds have ended, or an agent has whose own error explains a failed round better than the
+        round.
+        """
+        while not rounds.done():
+            running = [watcher for watcher in watchers if not watcher.done()]
+            await asyncio.wait([rounds, *running], return_when=asyncio.FIRST_COMPLETED)
+            for watcher in watchers:
+                if watcher.done():
+                    watcher.result()
+
+    async def _rounds(self) -> tuple[dict[str, Any], Path]:
+        result = self._work / "out"
+        result.mkdir()
+        plan = self._votes_plan
+        closed, opened = await self._votes(plan)
+        traffic = {silo: self.driver.traffic[silo] for silo in plan.silos}
+        traffic = {silo: type(t)(t.up, t.down) for silo, t in traffic.items()}
+        self._watch("writing model", 0, 1)
+        keep = KeepMaskFile(opened.keep_mask)
+        achieved = await asyncio.to_thread(
+            write_sparse_model, self._weights, keep.get, result / "model", self._provenance(plan, closed, opened)
+        )
+        if self._settings.save_counts:
+            opened.write_counts(result / "keep_counts.safetensors")
+        self._watch("writing model", 1, 1)
+        perplexity = await self._evaluate(opened) if self._settings.evaluate else None
+        return make_report(plan, closed, achieved, traffic, perplexity), result
+
+    async def _votes(self, plan: Plan) -> tuple[ClosedRound, OpenedVotes]:
+        closed = await self.driver.run(Round(plan, 0, b""), self._folder("votes"))
+        survivors = len(closed.session.survivors)
+        opened = await asyncio.to_thread(
+            open_votes, plan, closed.chunks(), survivors, self._weights, self._folder("opened")
+        )
+        return closed, opened
+
+    async def _evaluate(self, opened: OpenedVotes) -> Perplexity:
+        """A second run over the same silos. The silos' own keep masks can be candidates only because they lie on
+        this machine.
+        """
+        alone = {silo: self._own_keep_mask(silo) for silo in self._calibration}
+        files = {
+            **{f"{silo} alone": file for silo, file in alone.items() if file.exists()},
+            **self._settings.candidates,
+            FEDERATED: opened.keep_mask,
+        }
+        digests = {name: file_digest(file) for name, file in files.items()}
+        for name, file in files.items():
+            self.driver.offer_keep_mask(digests[name], file)
+        plan = self._planner.evaluation(self._settings.evaluate, {DENSE: None, **digests})
+        closed = await self.driver.run(Round(plan, 0, b""), self._folder("evaluation"))
+        found = await asyncio.to_thread(open_evaluation, plan.message.rounds[0].evaluation, closed.chunks())
+        return Perplexity(
+            dense=found[DENSE],
+            alone={silo: found[f"{silo} alone"] for silo in alone if f"{silo} alone" in found},
+            federated=found[FEDERATED],
+            candidates={name: found[name] for name in self._settings.candidates},
+        )
+
+    def _provenance(self, plan: Plan, closed: ClosedRound, opened: OpenedVotes) -> dict[str, str]:
+        """What the model file says of its origin; nothing that two runs of the same work would differ in."""
+        pruning = plan.message.pruning
+        return {
+            "sparsilo.release": str(plan.release_kind(0)),
+            "sparsilo.pruner": pruning.pruner,
+            "sparsilo.sparsity_ratio": pruning.sparsity_ratio,
+            "sparsilo.comparison_group": pruning.comparison_group,
+            "sparsilo.survivors": str(len(closed.session.survivors)),
+            "sparsilo.keep_mask_sha256": opened.digest.hex(),
+        }
+
+    # Processes
+
+    async def _start(self, silo: str, authority: Authority, target: str) -> Process:
+        home = self._folder(silo)
+        identity = authority.issue(silo)
+        _write_secret(home / "signing_key", self._signing_keys[silo].to_bytes().hex().encode())
+        _write_secret(home / "tls.key", identity.private_key)
+        (home / "tls.crt").write_bytes(identity.certificate)
+        (home / "ca.crt").write_bytes(authority.certificate)
+        roster = {name: key.public_bytes.hex() for name, key in self._signing_keys.items()}
+        (home / "roster.yaml").write_text(yaml.safe_dump(roster), encoding="utf-8")
+        config = {
+            "silo": silo,
+            "aggregator": target,
+            "model": str(self._settings.model.absolute()),
+            "calibration": str(self._calibration[silo].absolute()),
+            "state": "state",
+            "signing_key": "signing_key",
+            "roster": "roster.yaml",
+            "certificate": "tls.crt",
+            "private_key": "tls.key",
+            "authority": "ca.crt",
+            "backend": str(self._settings.backend),
+            "device": self._settings.device,
+        }
+        (home / "agent.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+        # All silos share this machine's cores: more threads than cores would only wait for each other.
+        threads = str(max(1, (os.cpu_count() or 1) // len(self._calibration)))
+        environment = {"OMP_NUM_THREADS": threads, **os.environ}
+        with (home / "agent.log").open("wb") as log:
+            return await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "silo_agent.cli", "run", "--config", home / "agent.yaml"),
+                stdin=DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
+
+    async def _watch_agent(self, silo: str) -> None:
+        """Ends quietly with the agent; raises what the agent said where its input or identity was at fault."""
+        code = await self.agents[silo].wait()
+        if code == 0:
+            return
+        lines = (self._work / silo / "agent.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        said = lines[-1].removeprefix("error: ") if lines else "said nothing"
+        _log.warning("%s: its agent ended with exit code %d: %s", silo, code, said)
+        await self.driver.gone(silo)
+        if code in (InputError.exit_code, LinkError.exit_code):
+            raise (InputError if code == InputError.exit_code else LinkError)(f"{silo}: {said}")
+
+    async def _leave(self, watchers: list[asyncio.Task[None]]) -> None:
+        """Agents leave when they hear that all is over; those that do not are ended."""
+        _, waiting = await asyncio.wait(watchers, timeout=LEAVE_SECONDS)
+        for agent in self.agents.values():
+            if agent.returncode is None:
+                with suppress(ProcessLookupError):
+                    agent.kill()
+        if waiting:
+            await asyncio.wait(waiting)
+
+    def _own_keep_mask(self, silo: str) -> Path:
+        return self._work / silo / "state" / f"{self._votes_plan.digest.hex()}.keep_mask.safetensors"
+
+    def _folder(self, name: str) -> Path:
+        folder = self._work / name
+        folder.mkdir(mode=0o700)
+        return folder
+
+
+def _write_secret(file: Path, content: bytes) -> None:
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as out:
+        out.write(content)

@@ -1,0 +1,1 @@
+"""What each release kind's opened sum becomes."""

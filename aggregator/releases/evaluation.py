@@ -1,0 +1,23 @@
+"""The aggregator's side of the `evaluation` release: opened sums become a perplexity for each candidate."""
+
+from collections.abc import Iterable
+from math import exp
+
+from aggregator.word_sum import OpenedChunk
+from crypto.encoding.fixed_point import decode
+from crypto.errors import CorruptSum
+from crypto.plan import NLL_FRACTION_BITS, NLL_SECTION, TOKENS_SECTION
+from sparsilo.v1 import plan_pb2
+
+
+def open_evaluation(spec: plan_pb2.Evaluation, chunks: Iterable[OpenedChunk]) -> dict[str, float]:
+    """Perplexity of each candidate by name, over all survivors' held-out tokens together."""
+    sums: dict[str, list[int]] = {NLL_SECTION: [], TOKENS_SECTION: []}
+    for chunk, values in chunks:
+        sums[chunk.section.name] += values.tolist()
+    if len(set(sums[TOKENS_SECTION])) != 1 or not sums[TOKENS_SECTION][0]:
+        raise CorruptSum("the candidates were not evaluated on one set of tokens")
+    return {
+        candidate.name: exp(decode(nll, NLL_FRACTION_BITS) / tokens)
+        for candidate, nll, tokens in zip(spec.candidates, sums[NLL_SECTION], sums[TOKENS_SECTION], strict=True)
+    }

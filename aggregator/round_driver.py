@@ -1,0 +1,238 @@
+"""The aggregator's driver: one round at a time over the silos that call in. Owns the clock, the disk and retries; no
+cryptography.
+
+Silos call, the aggregator never dials. A call waits here until its phase closes: when everybody expected has spoken,
+or nothing has arrived for as long as the plan allows. Whatever was answered is answered again to the same bytes.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+from aggregator.metrics import AggregatorMetrics
+from aggregator.spool import Spool
+from aggregator.word_sum import OpenedChunk, opened_chunks
+from crypto.backends.double_masking.aggregator import DoubleMaskingAggregator
+from crypto.backends.insecure_plaintext import InsecurePlaintextAggregator
+from crypto.errors import ProtocolError, SparsiloError, UnexpectedMessage
+from crypto.names import Backend, Phase
+from crypto.secagg.session import AggregatorSession, Round
+from crypto.secagg.wire import decode, encode
+from silo_agent.transport import MESSAGE_LIMIT
+from sparsilo.v1 import round_pb2, words_pb2
+
+Watch = Callable[[str, int, int], None]
+"""What is being waited for, how much of it is there, and how much there is."""
+
+KEEP_MASK_CHUNK_BYTES: Final = 1 << 20
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Traffic:
+    """Message bytes of one silo, seen from the silo."""
+
+    up: int = 0
+    down: int = 0
+
+
+@dataclass
+class ClosedRound:
+    """A round whose masks can be removed: `chunks()` opens the sum."""
+
+    session: AggregatorSession
+    uploads: list[Path]
+    seconds: dict[Phase, float] = field(default_factory=dict)
+
+    def chunks(self) -> Iterator[OpenedChunk]:
+        """The opened chunks, in order."""
+        round_ = self.session.round
+        return opened_chunks(round_.plan.layout(round_.index), self.uploads, self.session)
+
+
+class RoundDriver:
+    """What the servicer calls for silos, and `run()` for whoever wants a round run. Lives in one event loop."""
+
+    def __init__(self, metrics: AggregatorMetrics, watch: Watch) -> None:
+        self.traffic: dict[str, Traffic] = defaultdict(Traffic)
+        self._metrics = metrics
+        self._watch = watch
+        self._changed = asyncio.Condition()
+        self._session: AggregatorSession | None = None
+        self._over: round_pb2.Over | None = None
+        self._spools: dict[str, Spool] = {}
+        self._pending: dict[str, bytes] = {}  # digest of the message that each silo waits on
+        self._answers: dict[tuple[str, bytes], bytes] = {}
+        self._gone: set[str] = set()
+        self._keep_masks: dict[bytes, Path] = {}
+        self._last_arrival = monotonic()
+
+    async def run(self, round_: Round, folder: Path) -> ClosedRound:
+        """One round to the point where its sum can be opened; uploads are spooled in `folder`.
+
+        Raises TooFewSurvivors naming the phase, or the ProtocolError that ended it; every waiting silo is told.
+        """
+        session = _make_session(round_)
+        plan, layout = round_.plan, round_.plan.layout(round_.index)
+        self._metrics.silos.set(len(plan.silos))
+        seconds: dict[Phase, float] = {}
+        kind = plan.release_kind(round_.index)
+        async with self._changed:
+            self._spools = {silo: Spool(folder / f"{silo}.words", layout, round_.digest, silo) for silo in plan.silos}
+            self._session = session
+            self._changed.notify_all()
+        try:
+            while session.phase is not Phase.DONE:
+                phase: Phase = session.phase
+                start = monotonic()
+                with self._metrics.timed(phase):
+                    await self._run_phase(session)
+                seconds[phase] = monotonic() - start
+        except SparsiloError as error:
+            self._metrics.rounds.labels(kind, "failed").inc()
+            await self._answer(dict.fromkeys(self._pending, session.abort(error.message)))
+            raise
+        finally:
+            for phase in session.dropped.values():
+                self._metrics.dropped.labels(phase).inc()
+        self._metrics.phase.state(Phase.DONE)
+        self._metrics.rounds.labels(kind, "done").inc()
+        self._metrics.survivors.set(len(session.survivors))
+        return ClosedRound(session, [self._spools[silo].file for silo in session.survivors], seconds)
+
+    async def finish(self, failure: str = "") -> None:
+        """Tell every silo that asks for more that there is none."""
+        async with self._changed:
+            self._over = round_pb2.Over(failure=failure)
+            self._changed.notify_all()
+
+    async def gone(self, silo: str) -> None:
+        """A silo's process is known to have ended: nobody waits for it any more."""
+        async with self._changed:
+            self._gone.add(silo)
+            self._changed.notify_all()
+
+    def offer_keep_mask(self, digest: bytes, file: Path) -> None:
+        """Serve a keep-mask file to silos that name its digest."""
+        self._keep_masks[digest] = file
+
+    def count(self, silo: str, *, up: int = 0, down: int = 0) -> None:
+        """Message bytes of one silo, sent up to here or down to it."""
+        self.traffic[silo].up += up
+        self.traffic[silo].down += down
+        self._metrics.received_bytes.inc(up)
+        self._metrics.sent_bytes.inc(down)
+
+    # What silos call.
+
+    async def next(self, silo: str) -> bytes:
+        """The round that now needs this silo, or the end of everything; waits for either."""
+
+        def offer() -> round_pb2.Offer | None:
+            if self._over is not None:
+                return round_pb2.Offer(over=self._over)
+            session = self._session
+            if (
+                session is None
+                or session.phase is not Phase.PLAN
+                or silo in session.arrived
+                or silo not in session.expected
+            ):
+                return None
+            round_ = session.round
+            offered = round_pb2.RoundOffer(plan=round_.plan.encoded, index=round_.index, input=round_.input_digest)
+            return round_pb2.Offer(round=offered)
+
+        async with self._changed:
+            while (found := offer()) is None:
+                await self._changed.wait()
+        return encode(found)
+
+    async def advance(self, silo: str, data: bytes) -> bytes:
+        """A silo's message of the present phase; returns the answer once the phase has closed."""
+        digest = sha256(data).digest()
+        async with self._changed:
+            if (silo, digest) not in self._answers:
+                if self._session is None:
+                    raise UnexpectedMessage("no round has begun", party=silo)
+                self._session.receive(silo, data)
+                self._pending[silo] = digest
+                self._arrived()
+                self._changed.notify_all()
+                await self._changed.wait_for(lambda: (silo, digest) in self._answers)
+            return self._answers[silo, digest]
+
+    async def upload(self, silo: str, chunks: AsyncIterator[bytes]) -> bytes:
+        """A silo's words, spooled to disk."""
+        session = self._session
+        if session is None or session.phase is not Phase.UPLOAD or silo not in session.expected:
+            raise UnexpectedMessage("no upload is due", party=silo)
+        spool, count = self._spools[silo], 0
+        stream = spool.start()
+        async for data in chunks:
+            if session.phase is not Phase.UPLOAD:
+                raise UnexpectedMessage("the upload came too late", party=silo)
+            spool.take(stream, decode(words_pb2.WordChunk, data, MESSAGE_LIMIT))
+            self._arrived()
+            count += 1
+        session.uploaded(silo, spool.root())
+        return encode(words_pb2.UploadReceipt(chunks=count))
+
+    def keep_mask(self, digest: bytes) -> Iterator[bytes]:
+        """The encoded chunks of a keep-mask file."""
+        if digest not in self._keep_masks:
+            raise ProtocolError("no keep mask has this digest")
+        with self._keep_masks[digest].open("rb") as file:
+            while data := file.read(KEEP_MASK_CHUNK_BYTES):
+                yield encode(words_pb2.KeepMaskChunk(data=data))
+
+    async def _run_phase(self, session: AggregatorSession) -> None:
+        phase = session.phase
+        await self._all_arrived_or_late(session)
+        async with self._changed:  # nobody speaks while the phase closes
+            answers = await asyncio.to_thread(session.close_phase)
+        for silo, dropped_in in session.dropped.items():
+            if dropped_in is phase:
+                _log.warning("%s: dropped in phase %s", silo, phase)
+        await self._answer(answers)
+
+    async def _all_arrived_or_late(self, session: AggregatorSession) -> None:
+        plan = session.round.plan.message
+        patience = plan.preparation_seconds if session.phase is Phase.PLAN else plan.phase_seconds
+        self._arrived()
+        while True:
+            arrived, expected = session.arrived, set(session.expected)
+            self._watch(f"{session.phase}", len(arrived), len(expected))
+            left = self._last_arrival + patience - monotonic()
+            if not expected - arrived - self._gone or left <= 0:
+                return
+            async with self._changed:
+                if session.arrived == arrived and not expected - arrived <= self._gone:
+                    try:
+                        await asyncio.wait_for(self._changed.wait(), left)
+                    except TimeoutError:
+                        continue  # words may have arrived in the meantime, which nobody is notified of
+
+    async def _answer(self, answers: dict[str, bytes]) -> None:
+        async with self._changed:
+            for silo, answer in answers.items():
+                self._answers[silo, self._pending.pop(silo)] = answer
+            self._changed.notify_all()
+
+    def _arrived(self) -> None:
+        self._last_arrival = monotonic()
+
+
+def _make_session(round_: Round) -> AggregatorSession:
+    match round_.plan.backend:
+        case Backend.DOUBLE_MASKING:
+            return DoubleMaskingAggregator(round_)
+        case Backend.INSECURE_PLAINTEXT:
+            return InsecurePlaintextAggregator(round_)

@@ -1,0 +1,59 @@
+"""One silo's masked words on disk, as they arrive. They can be added up only once the survivors are fixed."""
+
+from pathlib import Path
+
+from crypto.encoding.layout import Layout
+from crypto.errors import BadUpload
+from crypto.primitives import merkle
+from sparsilo.v1 import words_pb2
+
+WORD_BYTES = 8
+
+
+class Spool:
+    """Takes chunks strictly in order; a retry may start over but must bring the same bytes (docs/protocol.md,
+    section 6).
+    """
+
+    def __init__(self, file: Path, layout: Layout, round_digest: bytes, silo: str) -> None:
+        self.file = file
+        self._layout = layout
+        self._round = round_digest
+        self._silo = silo
+        self._leaves: list[bytes] = []
+        self._next = 0
+        self._stream = 0
+        file.touch(exist_ok=False)
+
+    def start(self) -> int:
+        """A stream begins, the first one or a retry; its number. Whatever an earlier stream still brings is refused."""
+        self._next = 0
+        self._stream += 1
+        return self._stream
+
+    def take(self, stream: int, message: words_pb2.WordChunk) -> None:
+        """The next chunk. Raises BadUpload for another round, another order, another length, or other bytes on a
+        retry.
+        """
+        if stream != self._stream:
+            raise BadUpload("a newer stream has begun", party=self._silo)
+        if message.round != self._round:
+            raise BadUpload("a chunk belongs to another round", party=self._silo)
+        if message.index != self._next or self._next == len(self._layout.chunks):
+            raise BadUpload(f"chunk {message.index} where chunk {self._next} is due", party=self._silo)
+        if len(message.words) != WORD_BYTES * self._layout.chunks[self._next].words:
+            raise BadUpload(f"chunk {message.index} has {len(message.words)} bytes", party=self._silo)
+        leaf = merkle.leaf(message.words)
+        if self._next == len(self._leaves):
+            with self.file.open("ab") as out:
+                out.write(message.words)
+            self._leaves.append(leaf)
+        elif leaf != self._leaves[self._next]:
+            raise BadUpload(f"chunk {message.index} is not what was sent before", party=self._silo)
+        self._next += 1
+
+    def root(self) -> bytes:
+        """The Merkle root of the whole upload. Raises BadUpload where chunks are missing."""
+        if self._next != len(self._layout.chunks):
+            raise BadUpload(f"{self._next} of {len(self._layout.chunks)} chunks arrived", party=self._silo)
+        return merkle.root(self._leaves)
