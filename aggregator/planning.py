@@ -8,7 +8,7 @@ from typing import Final
 
 from crypto.errors import PlanError
 from crypto.names import PROTOCOL, Backend, ComparisonGroup, Pruner, Suite
-from crypto.plan import FEWEST_SILOS, RUN_BYTES, Plan, least_threshold, parse_ratio
+from crypto.plan import FEWEST_SILOS, RUN_BYTES, Plan, least_threshold, parse_ratio, spell_ratio
 from crypto.secagg.session import Entropy
 from silo_agent.dense_weights import DenseWeights
 from sparsilo.v1 import plan_pb2
@@ -99,7 +99,7 @@ class Planner:
                 model=self.model,
                 pruning=plan_pb2.Pruning(
                     pruner=pruning.pruner,
-                    sparsity_ratio=format(parse_ratio(pruning.sparsity_ratio).normalize(), "f"),
+                    sparsity_ratio=spell_ratio(parse_ratio(pruning.sparsity_ratio)),
                     comparison_group=pruning.comparison_group,
                     samples=pruning.samples,
                     sequence_length=pruning.sequence_length,

@@ -5,7 +5,9 @@ A message names the file, field or party and what is wrong, on one line; `hint` 
 No message ever carries key material, calibration text or a keep mask.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+MOST_CHARACTERS: Final = 1000
 
 
 class SparsiloError(Exception):
@@ -15,12 +17,18 @@ class SparsiloError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = _one_line(message)
         self.hint = hint
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+def _one_line(text: str) -> str:
+    """A peer's words may be quoted in a message: no line breaks or terminal escapes of theirs, and no megabytes."""
+    shown = text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + "..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
 
 
 # --- The caller's: an option, a file or a plan is wrong. Change it and run again. -------------------------------

@@ -34,6 +34,12 @@ MOST_CHUNK_WORDS: Final = 1 << 18
 MOST_CHUNKS: Final = 1 << 20
 """Of one round; a terabyte in full chunks. Without a bound a small plan could make both roles build a huge table."""
 
+MOST_ROUNDS: Final = 256
+"""Of one plan; more than the blocks of any known model."""
+
+MOST_DECIMALS: Final = 27
+"""Of a sparsity ratio: within Decimal's default precision, so that no arithmetic on it rounds."""
+
 SILO_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 """A DNS label (RFC 1123): a silo's name is also its certificate's subject."""
 
@@ -54,8 +60,15 @@ def parse_ratio(text: str) -> Decimal:
             f"sparsity ratio: {text!r} is not a decimal number", hint="give one in [0, 1), such as 0.5"
         ) from None
     if not (ratio.is_finite() and 0 <= ratio < 1):
-        raise PlanError(f"sparsity ratio: {text} is outside [0, 1)", hint="0.5 sets half of the weights to zero")
+        raise PlanError(f"sparsity ratio: {text!r} is outside [0, 1)", hint="0.5 sets half of the weights to zero")
+    if ratio.as_tuple().exponent < -MOST_DECIMALS:  # type: ignore[operator] # an integer, since the ratio is finite
+        raise PlanError(f"sparsity ratio: has more than {MOST_DECIMALS} decimals")
     return ratio
+
+
+def spell_ratio(ratio: Decimal) -> str:
+    """The one spelling of a parsed ratio in a plan: "0.70" and "0.7" would otherwise be two plans for the same work."""
+    return format(ratio.normalize().copy_abs(), "f")
 
 
 def group_shape(shape: Sequence[int], group: ComparisonGroup) -> tuple[int, int]:
@@ -184,6 +197,8 @@ class Plan:
             _require(len(tensor.digest) == DIGEST_BYTES, f"model {tensor.name}", f"digest must be {DIGEST_BYTES} bytes")
             usable = len(tensor.shape) == 2 and prod(tensor.shape) > 0
             _require(not tensor.prunable or usable, f"model {tensor.name}", "only a matrix can be pruned")
+            countable = len(self.silos) * prod(tensor.shape) < 1 << 64
+            _require(not tensor.prunable or countable, f"model {tensor.name}", "is too large to count")
         _require(any(self.prunable), "model", "has no prunable tensor")
         _member(Pruner, plan.pruning.pruner, "pruner")
         self._check_ratio(plan.pruning.sparsity_ratio)
@@ -199,7 +214,7 @@ class Plan:
         _require(plan.phase_seconds >= 1, "phase_seconds", "must be at least 1")
         _require(plan.preparation_seconds >= 1, "preparation_seconds", "must be at least 1")
         self._check_rounds()
-        for index in range(len(plan.rounds)):
+        for index in {self.release_kind(index): index for index in range(len(plan.rounds))}.values():
             chunks = sum(-(-section.words // plan.chunk_words) for section in self._sections(index))
             _require(chunks <= MOST_CHUNKS, "chunk_words", f"is so small that rounds[{index}] has {chunks} chunks")
 
@@ -236,12 +251,12 @@ class Plan:
 
     @staticmethod
     def _check_ratio(text: str) -> None:
-        # One spelling for one number: "0.70" and "0.7" would otherwise be two plans for the same work.
-        canonical = format(parse_ratio(text).normalize(), "f")
+        canonical = spell_ratio(parse_ratio(text))
         _require(text == canonical, "sparsity ratio", f"{text!r} must be written {canonical!r}")
 
     def _check_rounds(self) -> None:
-        _require(len(self.message.rounds) >= 1, "rounds", "are empty")
+        rounds = len(self.message.rounds)
+        _require(1 <= rounds <= MOST_ROUNDS, "rounds", f"are {rounds}; 1 to {MOST_ROUNDS} are allowed")
         for index, spec in enumerate(self.message.rounds):
             field = f"rounds[{index}]"
             release = spec.WhichOneof("release")

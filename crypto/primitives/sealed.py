@@ -41,12 +41,15 @@ class SealingKey:
         """Make a fresh key."""
         return cls(MLKEM768PrivateKey.generate(), X25519PrivateKey.generate())
 
-    def open(self, sealed: bytes, info: bytes) -> bytes:
-        """Return the text of `sealed`. Raises BadSeal for another key, another `info`, or altered bytes."""
+    def open(self, sealed: bytes, info: bytes, *, party: str = "") -> bytes:
+        """Return the text of `sealed`. Raises BadSeal for another key, another `info`, or altered bytes.
+
+        `party` is the sender's name in the message, who need not be at fault: the aggregator carried it.
+        """
         try:
             return _SUITE.decrypt(sealed, self._key, info=info)
         except (InvalidTag, ValueError):
-            raise BadSeal("a sealed message does not open under this key and context") from None
+            raise BadSeal("a sealed message does not open under this key and context", party=party) from None
 
 
 def seal(public: bytes, plaintext: bytes, info: bytes) -> bytes:

@@ -83,7 +83,11 @@ class SiloSession(ABC):
         """This silo's message of the present phase; the same bytes however often it is asked for."""
         if self._sent is None:
             exchange = self._exchange()
-            body: dict[str, Any] = {exchange.silo: self._outgoing()[self.phase]()}
+            try:
+                body: dict[str, Any] = {exchange.silo: self._outgoing()[self.phase]()}
+            except SparsiloError:
+                self.phase = Phase.ABORTED
+                raise
             self._sent = encode(round_pb2.SiloMessage(round=self.round.digest, **body))
         return self._sent
 
@@ -103,7 +107,7 @@ class SiloSession(ABC):
                 raise UnexpectedMessage(f"{kind} in phase {self.phase}", party="aggregator")
             self._incoming()[self.phase](getattr(message, kind))
         except SparsiloError:
-            self.phase = Phase.ABORTED
+            self.phase, self._sent = Phase.ABORTED, None
             raise
         self.phase, self._sent = exchange.then, None
 
@@ -221,7 +225,7 @@ class AggregatorSession(ABC):
 
 
 def _decode_round(kind: Any, data: bytes, digest: bytes, party: str) -> Any:
-    message = decode(kind, data, MAX_MESSAGE_BYTES)
+    message = decode(kind, data, MAX_MESSAGE_BYTES, party=party)
     if message.WhichOneof("body") is None:
         raise MalformedMessage("the message has no body", party=party)
     if message.round != digest:

@@ -17,21 +17,23 @@ def encode(message: Message) -> bytes:
     return message.SerializeToString(deterministic=True)
 
 
-def decode(kind: type[_Message], data: bytes, limit: int) -> _Message:
-    """The message whose canonical bytes `data` are, at most `limit` of them.
+def decode(kind: type[_Message], data: bytes, limit: int, *, party: str = "") -> _Message:
+    """The message whose canonical bytes `data` are, at most `limit` of them; `party` is who sent them.
 
     Raises MalformedMessage for anything else: oversized, truncated, an unknown field, a field twice or out of order,
     a longer varint than needed, an explicit default. Unknown fields are dropped and the rest encoded again, so the
     comparison catches all of them at once.
     """
     if len(data) > limit:
-        raise MalformedMessage(f"{kind.DESCRIPTOR.name}: {len(data)} bytes, at most {limit} are allowed")
+        raise MalformedMessage(f"{kind.DESCRIPTOR.name}: {len(data)} bytes, at most {limit} are allowed", party=party)
     message = kind()
     try:
         message.ParseFromString(data)
     except DecodeError:
-        raise MalformedMessage(f"{kind.DESCRIPTOR.name}: not a protobuf message of this type") from None
+        raise MalformedMessage(f"{kind.DESCRIPTOR.name}: not a protobuf message of this type", party=party) from None
     message.DiscardUnknownFields()
     if encode(message) != data:
-        raise MalformedMessage(f"{kind.DESCRIPTOR.name}: not the canonical encoding, or holds unknown fields")
+        raise MalformedMessage(
+            f"{kind.DESCRIPTOR.name}: not the canonical encoding, or holds unknown fields", party=party
+        )
     return message

@@ -23,7 +23,7 @@ from crypto.errors import BadUpload, MalformedMessage, ProtocolError, TooFewSurv
 from crypto.names import Phase
 from crypto.primitives import shamir
 from crypto.primitives.mask_stream import add_mask
-from crypto.primitives.sealed import SealingKey, seal
+from crypto.primitives.sealed import SealingKey, check_public, seal
 from crypto.primitives.signing import SigningKey, verify
 from crypto.secagg.session import Entropy, Round, SiloSession, Words
 from crypto.secagg.wire import encode
@@ -94,6 +94,7 @@ class DoubleMaskingSilo(SiloSession):
         check_ascending(names, self._plan.silos, "participants", AGGREGATOR)
         for key in message.keys:
             self._verify(key.silo, key.signature, ACCEPTANCE + self.round.digest, key.sealing_key)
+            check_public(key.sealing_key, party=key.silo)
         self._peer_keys = {key.silo: key.sealing_key for key in message.keys}
         if self._peer_keys.get(self.silo) != self._sealing_key.public_bytes:
             raise ProtocolError("the participant set lacks this silo's own key", party=AGGREGATOR)
@@ -194,7 +195,9 @@ class DoubleMaskingSilo(SiloSession):
         names = [item.silo for item in sealed]
         check_ascending(names, list(others(allowed, self.silo)), purpose.decode(), AGGREGATOR)
         opened = {
-            item.silo: self._sealing_key.open(item.sealed, seal_info(purpose, self._participants, item.silo, self.silo))
+            item.silo: self._sealing_key.open(
+                item.sealed, seal_info(purpose, self._participants, item.silo, self.silo), party=item.silo
+            )
             for item in sealed
         }
         for silo, plaintext in opened.items():

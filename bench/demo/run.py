@@ -1,0 +1,62 @@
+"""The demo: four silos with private text of four domains prune one small model together, and a table says what it was
+worth.
+
+Everything is real: the model was trained by bench/demo/train_model.py, the text is harvested from installed packages
+now, and the silos are processes that meet the aggregator over mTLS and secure aggregation.
+"""
+
+import argparse
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+MODEL = HERE / "model"
+SAMPLES, HELD_OUT, LENGTH = 64, 32, 256
+CHARACTERS = 300_000
+SEED = 7
+
+
+def run(module: str, *arguments: str) -> None:
+    """Show a command as a user would type it, and run it."""
+    name = {"aggregator.cli": "aggregator", "silo_agent.cli": "silo-agent"}[module]
+    print(f"\n$ {name} {shlex.join(arguments)}", flush=True)
+    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
+
+
+def demo(out: Path, ratio: str) -> None:
+    sys.path.insert(0, str(HERE))
+    from harvest import harvest_silos  # noqa: PLC0415 - beside this file
+    from self_text import write_self_text  # noqa: PLC0415
+
+    shutil.rmtree(out, ignore_errors=True)
+    text = out / "text"
+    text.mkdir(parents=True)
+    print("Harvesting four domains of text from the packages installed here ...", flush=True)
+    silos = harvest_silos(text, CHARACTERS)
+    own, baseline = out / "self_text.jsonl", out / "self_generated.safetensors"
+    print("Letting the model write its own calibration text, the baseline that shares nothing ...", flush=True)
+    write_self_text(MODEL, own, sequences=SAMPLES + 16, length=LENGTH, seed=SEED)
+    shape = ["--samples", str(SAMPLES), "--sequence-length", str(LENGTH), "--sparsity-ratio", ratio]
+    run("silo_agent.cli", "prune", "--model", str(MODEL), "--calibration", str(own), "--out", str(baseline), *shape)
+    run(
+        "aggregator.cli",
+        "local",
+        *("--model", str(MODEL)),
+        *(word for silo in silos for word in ("--calibration", str(silo))),
+        *("--out", str(out / "pruned")),
+        *shape,
+        *("--evaluate", str(HELD_OUT)),
+        *("--candidate", f"calibrated on self-generated text={baseline}"),
+        "--save-counts",
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Prune a small model over four silos.")
+    parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder to make anew")
+    parser.add_argument("--sparsity-ratio", default="0.7")
+    given = parser.parse_args()
+    demo(given.out, given.sparsity_ratio)

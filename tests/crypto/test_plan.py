@@ -1,0 +1,490 @@
+"""Every rule of a plan by changing one field of a valid one; digests and layouts against calculations by hand."""
+
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from fractions import Fraction
+from hashlib import sha256
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from crypto.errors import MalformedMessage, PlanError
+from crypto.names import Backend, ComparisonGroup, ReleaseKind
+from crypto.plan import MAX_PLAN_BYTES, Plan, group_shape, least_threshold, parse_ratio
+from plans import plan, plan_message
+from sparsilo.v1 import plan_pb2
+
+Edit = Callable[[plan_pb2.Plan], Any]
+
+
+def edited(edit: Edit, silos: int = 4) -> plan_pb2.Plan:
+    message = plan_message(silos)
+    edit(message)
+    return message
+
+
+def put(**fields: object) -> Edit:
+    """Set fields of the plan or of its pruning."""
+
+    def edit(message: plan_pb2.Plan) -> None:
+        for name, value in fields.items():
+            part = message if name in message.DESCRIPTOR.fields_by_name else message.pruning
+            setattr(part, name, value)
+
+    return edit
+
+
+def shape(*dimensions: int, chunk_words: int = 1 << 18) -> Edit:
+    def edit(message: plan_pb2.Plan) -> None:
+        message.model[0].shape[:] = dimensions
+        message.chunk_words = chunk_words
+
+    return edit
+
+
+def evaluation(*candidates: plan_pb2.Candidate, sequences: int = 1) -> Edit:
+    def edit(message: plan_pb2.Plan) -> None:
+        message.rounds.add().evaluation.CopyFrom(plan_pb2.Evaluation(sequences=sequences, candidates=candidates))
+
+    return edit
+
+
+DENSE = plan_pb2.Candidate(name="dense", dense=True)
+DIGEST = plan_pb2.Candidate(name="federated", digest=b"d" * 32)
+
+
+def swap_roster(message: plan_pb2.Plan) -> None:
+    message.roster[1].silo, message.roster[2].silo = message.roster[2].silo, message.roster[1].silo
+
+
+def rename(new: str) -> Edit:
+    def edit(message: plan_pb2.Plan) -> None:
+        message.roster[3].silo = new
+
+    return edit
+
+
+def cohort(silos: int) -> Edit:
+    def edit(message: plan_pb2.Plan) -> None:
+        message.CopyFrom(plan_message(silos))
+
+    return edit
+
+
+def pairless(message: plan_pb2.Plan) -> None:
+    """Three silos of which two collude: a sum over all three shows the third's words."""
+    message.CopyFrom(plan_message(3, threshold=3, colluders=2))
+
+
+def no_prunable(message: plan_pb2.Plan) -> None:
+    for tensor in message.model:
+        tensor.prunable = False
+
+
+ASCENDING = "names must ascend, each once"
+REFUSED: dict[str, tuple[Edit, str]] = {
+    "other protocol": (put(protocol="sparsilo/2"), "protocol"),
+    "no protocol": (put(protocol=""), "protocol"),
+    "short run": (put(run=bytes(15)), "run"),
+    "long run": (put(run=bytes(17)), "run"),
+    "unknown suite": (put(suite="aes128"), "suite"),
+    "unknown backend": (put(backend="plaintext"), "backend"),
+    "no backend": (put(backend=""), "backend"),
+    "two silos": (cohort(2), "roster: has 2 silos"),
+    "201 silos": (cohort(201), "roster: has 201 silos"),
+    "roster out of order": (swap_roster, f"roster: {ASCENDING}"),
+    "roster name twice": (rename("silo-002"), f"roster: {ASCENDING}"),
+    "short signing key": (lambda m: m.roster[1].ClearField("signing_key"), "roster silo-001: .*signing key"),
+    "long signing key": (
+        lambda m: setattr(m.roster[1], "signing_key", m.roster[1].signing_key + b"x"),
+        "roster silo-001: .*signing key",
+    ),
+    "shared signing key": (lambda m: setattr(m.roster[1], "signing_key", m.roster[2].signing_key), "roster: two"),
+    "threshold too low": (put(threshold=2, least_survivors=3), "threshold: 2 .*4 silos and 0 colluders: 3 to 4"),
+    "threshold too low for colluders": (put(colluders=2), "threshold: 3 .*4 silos and 2 colluders: 4 to 4"),
+    "threshold above the silos": (put(threshold=5, least_survivors=4), "threshold: 5"),
+    "more colluders than can be withstood": (put(colluders=4), "threshold: 3"),
+    "least survivors below the threshold": (put(least_survivors=2), r"least_survivors: 2 .*: 3 \(the threshold\) to 4"),
+    "least survivors above the silos": (put(least_survivors=5), "least_survivors: 5"),
+    "one honest survivor": (pairless, "least_survivors: must exceed the colluders by at least 2"),
+    "no tensor": (lambda m: m.ClearField("model"), "model: has no prunable tensor"),
+    "no prunable tensor": (no_prunable, "model: has no prunable tensor"),
+    "model out of order": (lambda m: setattr(m.model[0], "name", "c"), f"model: {ASCENDING}"),
+    "tensor twice": (lambda m: setattr(m.model[0], "name", "blocks.1.weight"), f"model: {ASCENDING}"),
+    "short tensor digest": (lambda m: setattr(m.model[1], "digest", bytes(31)), "model blocks.1.weight: digest"),
+    "long tensor digest": (lambda m: setattr(m.model[1], "digest", bytes(33)), "model blocks.1.weight: digest"),
+    "prunable vector": (shape(6), "model blocks.0.weight: only a matrix"),
+    "prunable cube": (shape(6, 2, 5), "model blocks.0.weight: only a matrix"),
+    "prunable scalar": (shape(), "model blocks.0.weight: only a matrix"),
+    "prunable and empty": (shape(6, 0), "model blocks.0.weight: only a matrix"),
+    "unknown pruner": (put(pruner="magnitude"), "pruner"),
+    "ratio of one": (put(sparsity_ratio="1"), "sparsity ratio"),
+    "negative ratio": (put(sparsity_ratio="-0.5"), "sparsity ratio"),
+    "no ratio": (put(sparsity_ratio=""), "sparsity ratio"),
+    "ratio in words": (put(sparsity_ratio="half"), "sparsity ratio"),
+    "ratio that is no number": (put(sparsity_ratio="NaN"), "sparsity ratio"),
+    "infinite ratio": (put(sparsity_ratio="Infinity"), "sparsity ratio"),
+    "column groups": (put(comparison_group="column"), "comparison group: column"),
+    "unknown group": (put(comparison_group="block"), "comparison group"),
+    "no samples": (put(samples=0), "samples"),
+    "sequences of one token": (put(sequence_length=1), "sequence length"),
+    "no chunk words": (put(chunk_words=0), "chunk_words"),
+    "too large chunks": (put(chunk_words=(1 << 18) + 1), "chunk_words"),
+    "no phase seconds": (put(phase_seconds=0), "phase_seconds"),
+    "no preparation seconds": (put(preparation_seconds=0), "preparation_seconds"),
+    "no rounds": (lambda m: m.ClearField("rounds"), "rounds: are 0"),
+    "round without a release": (lambda m: m.rounds.add(), r"rounds\[1\]: names no release"),
+    "no held-out sequences": (evaluation(DENSE, sequences=0), r"rounds\[1\]: holds out no sequences"),
+    "no candidates": (evaluation(), r"rounds\[1\]: has no candidates"),
+    "candidate name twice": (
+        evaluation(DENSE, plan_pb2.Candidate(name="dense", digest=bytes(32))),
+        r"rounds\[1\]: two candidates share a name",
+    ),
+    "candidate without a keep mask": (
+        evaluation(plan_pb2.Candidate(name="none")),
+        r"rounds\[1\]: candidate 'none' names no usable keep mask",
+    ),
+    "candidate that is not dense": (evaluation(plan_pb2.Candidate(name="n", dense=False)), r"rounds\[1\]: candidate"),
+    "short candidate digest": (
+        evaluation(DENSE, plan_pb2.Candidate(name="n", digest=bytes(31))),
+        r"rounds\[1\]: candidate 'n'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_one_wrong_field_is_refused_by_name(case: str) -> None:
+    edit, field = REFUSED[case]
+    with pytest.raises(PlanError, match=f"^(plan: )?{field}"):
+        Plan.of(edited(edit))
+
+
+ACCEPTED: dict[str, Edit] = {
+    "as it is": put(),
+    "three silos": cohort(3),
+    "200 silos": cohort(200),
+    "all silos must survive": put(threshold=4, least_survivors=4),
+    "threshold above the least": put(threshold=4, least_survivors=4, colluders=1),
+    "two colluders of four": put(threshold=4, least_survivors=4, colluders=2),
+    "least survivors above the threshold": put(least_survivors=4),
+    "one of three colludes": lambda m: m.CopyFrom(plan_message(3, threshold=3, colluders=1)),
+    "largest chunks": put(chunk_words=1 << 18),
+    "smallest chunks": put(chunk_words=1),
+    "one second": put(phase_seconds=1, preparation_seconds=1),
+    "sequences of two tokens": put(samples=1, sequence_length=2),
+    "nothing is pruned": put(sparsity_ratio="0"),
+    "row groups": put(comparison_group="row"),
+    "plaintext by name": put(backend="insecure_plaintext"),
+    "a vector that is not pruned": lambda m: m.model.add(name="norm", digest=bytes(32), shape=[6]),
+    "a scalar that is not pruned": lambda m: m.model.add(name="scale", digest=bytes(32)),
+    "one candidate": evaluation(DENSE),
+    "two candidates": evaluation(DENSE, DIGEST),
+}
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_the_bounds_themselves_are_accepted(case: str) -> None:
+    message = edited(ACCEPTED[case])
+    agreed = Plan.of(message)
+    assert agreed.message == message
+    assert Plan.decode(agreed.encoded) == agreed
+
+
+@pytest.mark.parametrize("name", ["z", "z0", "zz-9", "z--z", "z" + "a" * 62])
+def test_a_dns_label_is_a_silo_name(name: str) -> None:
+    assert Plan.of(edited(rename(name))).silos[3] == name
+
+
+@pytest.mark.parametrize(
+    "name", ["z-", "zA", "z_z", "z.z", "z z", "zé", "z\n", "z\0", "z/", "z" + "a" * 63, "silo-003-", "silo-003٣"]
+)
+def test_any_other_silo_name_is_refused(name: str) -> None:
+    with pytest.raises(PlanError, match=r"^plan: roster '"):
+        Plan.of(edited(rename(name)))
+
+
+@pytest.mark.parametrize("name", ["", "-silo", "Silo"])
+def test_a_first_silo_name_is_checked_too(name: str) -> None:
+    with pytest.raises(PlanError, match=r"^plan: roster '"):
+        Plan.of(edited(lambda m: setattr(m.roster[0], "silo", name)))
+
+
+@pytest.mark.parametrize(
+    ("rows", "chunk_words", "chunks"),
+    [
+        ((1 << 20) - 1, 1, 1 << 20),
+        (1 << 20, 1, (1 << 20) + 1),
+        ((1 << 21) - 2, 2, 1 << 20),
+        ((1 << 21) - 1, 2, 1048577),
+    ],
+)
+def test_a_round_has_at_most_a_million_chunks(rows: int, chunk_words: int, chunks: int) -> None:
+    """Four silos' votes are 3 bits, 21 to a word: a row of 21 is a word, and the counts are one chunk more."""
+    message = edited(shape(rows, 21, chunk_words=chunk_words))
+    message.model[1].prunable = False
+    if chunks <= 1 << 20:
+        Plan.of(message)
+    else:
+        with pytest.raises(PlanError, match=rf"^plan: chunk_words: .*rounds\[0\] has {chunks} chunks"):
+            Plan.of(message)
+
+
+def test_every_round_is_held_to_its_number_of_chunks() -> None:
+    def second(message: plan_pb2.Plan) -> None:
+        evaluation(DENSE)(message)
+        message.rounds.reverse()
+        shape(1 << 20, 21, chunk_words=1)(message)
+
+    with pytest.raises(PlanError, match=r"^plan: chunk_words: .*rounds\[1\] has 10485\d\d chunks"):
+        Plan.of(edited(second))
+
+
+def test_a_plan_has_at_most_its_bytes() -> None:
+    message = plan_message()
+    spare = MAX_PLAN_BYTES - message.ByteSize()
+    tensor = message.model.add(name="norm" + "x" * spare, digest=bytes(32))
+    tensor.name = tensor.name[: len(tensor.name) - (message.ByteSize() - MAX_PLAN_BYTES)]
+    assert len(Plan.of(message).encoded) == MAX_PLAN_BYTES
+    tensor.name += "x"
+    with pytest.raises(MalformedMessage, match=r"^Plan: \d+ bytes, at most"):
+        Plan.of(message)
+
+
+def test_a_tensor_too_large_to_count_is_refused_by_name() -> None:
+    with pytest.raises(PlanError, match="model"):
+        Plan.of(edited(shape(1 << 40, 1 << 40)))
+
+
+def test_the_number_of_rounds_is_bounded() -> None:
+    with pytest.raises(PlanError, match="rounds"):
+        Plan.of(edited(lambda m: m.rounds.extend([plan_pb2.Round(votes=plan_pb2.Votes())] * 5000)))
+
+
+def test_other_bytes_than_the_canonical_ones_are_no_plan() -> None:
+    encoded = plan().encoded
+    for data in (encoded[:-1], encoded + b"\x78\x01", encoded + encoded[-2:], b"\xff"):
+        with pytest.raises(MalformedMessage, match=r"^Plan: "):
+            Plan.decode(data)
+
+
+# Sparsity ratios.
+
+
+@given(st.integers(1, 26), st.data())
+def test_a_ratio_is_the_exact_decimal_in_its_one_spelling(places: int, data: st.DataObject) -> None:
+    digits = data.draw(st.integers(1, 10**places - 1).filter(lambda number: number % 10))
+    text = f"0.{digits:0{places}d}"
+    agreed = Plan.of(edited(put(sparsity_ratio=text)))
+    assert Fraction(agreed.sparsity_ratio) == Fraction(digits, 10**places)
+    for other in (text + "0", text[1:], "0" + text, "+" + text, text + "E0", f"{digits}E-{places}", " " + text):
+        with pytest.raises(PlanError, match=r"^plan: sparsity ratio: .*must be written '" + text.replace(".", r"\.")):
+            Plan.of(edited(put(sparsity_ratio=other)))
+
+
+@pytest.mark.parametrize("text", ["0.0", "00", "0.", ".0", "+0", "0E1", "0e-3", "0_0", "\uff10"])
+def test_zero_has_one_spelling(text: str) -> None:
+    with pytest.raises(PlanError, match=r"sparsity ratio: .*must be written '0'"):
+        Plan.of(edited(put(sparsity_ratio=text)))
+
+
+def test_minus_zero_is_no_second_spelling_of_zero() -> None:
+    with pytest.raises(PlanError, match="sparsity ratio"):
+        Plan.of(edited(put(sparsity_ratio="-0")))
+
+
+def test_a_long_ratio_is_exact_or_refused_for_what_it_is() -> None:
+    text = "0." + "9" * 29
+    try:
+        assert Plan.of(edited(put(sparsity_ratio=text))).sparsity_ratio == Decimal(text)
+    except PlanError as error:
+        assert "must be written '1'" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "text", ["1", "1.0", "-0.1", "-1E-30", "2", "NaN", "sNaN", "-Infinity", "", "0,5", "1/2", "0x1"]
+)
+def test_what_is_no_ratio_is_refused_with_what_to_give(text: str) -> None:
+    with pytest.raises(PlanError, match="sparsity ratio") as refused:
+        parse_ratio(text)
+    assert "0.5" in refused.value.hint
+
+
+@pytest.mark.parametrize("text", ["0", "0.5", "0.70", "5e-1", "0.999999999999999999999999999"])
+def test_a_command_line_may_spell_a_ratio_as_it_likes(text: str) -> None:
+    assert parse_ratio(text) == Decimal(text)
+
+
+# Thresholds.
+
+
+@given(st.integers(1, 300), st.integers(0, 300))
+@example(4, 0)
+@example(5, 0)
+def test_the_least_threshold_is_the_first_whose_double_exceeds_silos_and_colluders(silos: int, colluders: int) -> None:
+    assert least_threshold(silos, colluders) == next(t for t in range(1000) if 2 * t > silos + colluders)
+
+
+@pytest.mark.parametrize("silos", range(3, 12))
+def test_exactly_the_thresholds_that_are_safe_and_can_be_met_are_accepted(silos: int) -> None:
+    for colluders in range(silos + 2):
+        for threshold in range(silos + 3):
+            message = edited(put(threshold=threshold, least_survivors=threshold, colluders=colluders), silos)
+            valid = 2 * threshold > silos + colluders and threshold <= silos and threshold - colluders >= 2
+            try:
+                Plan.of(message)
+            except PlanError:
+                assert not valid
+            else:
+                assert valid
+
+
+# Digests.
+
+
+def leaves(message: Message) -> Iterator[Callable[[Message], None]]:
+    """For every scalar below `message`, a change of it."""
+
+    def path_to(name: str, index: int | None) -> Callable[[Message], Any]:
+        return lambda root: getattr(root, name) if index is None else getattr(root, name)[index]
+
+    def bumped(value: Any) -> Any:
+        if isinstance(value, bool):
+            return not value
+        return value + (1 if isinstance(value, int) else "x" if isinstance(value, str) else b"x")
+
+    for spec, value in message.ListFields():
+        for index in range(len(value)) if spec.is_repeated else [None]:
+            if spec.message_type is not None:
+                step = path_to(spec.name, index)
+                for change in leaves(step(message)):
+                    yield lambda root, step=step, change=change: change(step(root))  # type: ignore[misc]
+            elif index is None:
+                yield lambda root, name=spec.name: setattr(root, name, bumped(getattr(root, name)))  # type: ignore[misc]
+            else:
+
+                def bump(root: Message, name: str = spec.name, index: int = index) -> None:
+                    getattr(root, name)[index] = bumped(getattr(root, name)[index])
+
+                yield bump
+
+
+def digest(message: plan_pb2.Plan) -> bytes:
+    return Plan(message, message.SerializeToString(deterministic=True)).digest
+
+
+def test_a_change_of_any_field_changes_the_digest() -> None:
+    def whole() -> plan_pb2.Plan:
+        message = edited(evaluation(DENSE, DIGEST))
+        message.colluders = 1
+        return message
+
+    scalars = sum(
+        spec.type != FieldDescriptor.TYPE_MESSAGE
+        for part in (plan_pb2.Plan, plan_pb2.Member, plan_pb2.Tensor, plan_pb2.Pruning, plan_pb2.Evaluation)
+        for spec in part.DESCRIPTOR.fields
+    )
+    digests = [digest(whole())]
+    for change in leaves(whole()):
+        message = whole()
+        change(message)
+        digests.append(digest(message))
+    edits: list[Edit] = [
+        lambda m: m.roster.pop(),
+        lambda m: m.model.pop(),
+        lambda m: m.rounds.pop(),
+        lambda m: m.rounds.reverse(),
+        lambda m: m.rounds[1].evaluation.candidates.pop(),
+        lambda m: m.rounds[1].evaluation.candidates[0].ClearField("keep_mask"),
+    ]
+    for edit in edits:
+        message = whole()
+        edit(message)
+        digests.append(digest(message))
+    assert len(set(digests)) == len(digests) > scalars
+
+
+def test_the_digest_is_sha256_with_a_domain_tag() -> None:
+    agreed = plan()
+    assert agreed.digest == sha256(b"sparsilo/1 plan" + plan_message().SerializeToString(deterministic=True)).digest()
+
+
+def test_a_round_digest_binds_plan_index_and_input() -> None:
+    plans = [plan(), plan(run=b"fedcba9876543210")]
+    inputs = [b"", bytes(32), b"\x01" + bytes(31)]
+    digests = {p.round_digest(index, data) for p in plans for index in (0, 1, 256) for data in inputs}
+    assert len(digests) == 2 * 3 * 3
+    by_hand = sha256(b"sparsilo/1 round" + plans[0].digest + b"\x02\x01\0\0" + inputs[2]).digest()
+    assert plans[0].round_digest(0x102, inputs[2]) == by_hand
+
+
+# What a plan says about its round.
+
+
+def test_members_by_name() -> None:
+    agreed = plan(5)
+    for index, silo in enumerate(agreed.silos):
+        assert agreed.point(silo) == index + 1
+        assert agreed.signing_key(silo) == agreed.message.roster[index].signing_key
+    assert agreed.backend is Backend.DOUBLE_MASKING
+    assert agreed.comparison_group is ComparisonGroup.LAYER
+
+
+def test_release_kinds_by_round() -> None:
+    agreed = Plan.of(edited(evaluation(DENSE)))
+    assert [agreed.release_kind(index) for index in (0, 1)] == [ReleaseKind.VOTES, ReleaseKind.EVALUATION]
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [(ComparisonGroup.LAYER, (1, 12)), (ComparisonGroup.ROW, (3, 4)), (ComparisonGroup.COLUMN, (4, 3))],
+)
+def test_group_shapes(group: ComparisonGroup, expected: tuple[int, int]) -> None:
+    assert group_shape((3, 4), group) == expected
+
+
+def bits_for(largest: int) -> int:
+    width = 1
+    while 2**width <= largest:
+        width += 1
+    return width
+
+
+@pytest.mark.parametrize("group", ["layer", "row"])
+@pytest.mark.parametrize("silos", [3, 4, 7, 8, 15, 16, 200])
+@pytest.mark.parametrize("chunk_words", [1, 4, 1 << 18])
+def test_a_votes_layout_by_hand(group: str, silos: int, chunk_words: int) -> None:
+    message = plan_message(silos, group=group, chunk_words=chunk_words, tensors=3)
+    message.model[0].shape[:] = (5, 40)
+    message.model[1].prunable = False
+    message.model[2].shape[:] = (33, 2)
+    layout = Plan.of(message).layout(0)
+    expected, words = [], 0
+    for name, rows, columns in (("blocks.0.weight", 5, 40), ("blocks.2.weight", 33, 2)):
+        groups, size = (1, rows * columns) if group == "layer" else (rows, columns)
+        for title, lanes, largest in ((f"votes {name}", rows * columns, 1), (f"nonzero counts {name}", groups, size)):
+            width = bits_for(silos * largest)
+            expected.append((title, lanes, width))
+            body, room = 0, 0
+            for _ in range(lanes):
+                body, room = (body + 1, 64 - width) if room < width else (body, room - width)
+            words += body + sum(1 for start in range(body) if start % chunk_words == 0)  # a header a chunk
+    assert [(section.name, section.lanes, section.width) for section in layout.sections] == expected
+    assert layout.chunk_words == chunk_words
+    assert layout.total_words == words
+
+
+def test_an_evaluation_layout() -> None:
+    layout = Plan.of(edited(evaluation(DENSE, DIGEST))).layout(1)
+    assert [(section.name, section.lanes, section.width) for section in layout.sections] == [
+        ("negative log-likelihood", 2, 64),
+        ("tokens", 2, 64),
+    ]
+
+
+def test_lanes_hold_the_whole_roster_whatever_may_be_lost() -> None:
+    """16 silos of which 9 are enough: a sum over all 16 still needs 5 bits."""
+    assert {section.width for section in plan(16, threshold=9).layout(0).sections} == {5, bits_for(16 * 60)}

@@ -1,0 +1,72 @@
+"""A silo's process is killed while it uploads."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from aggregator.local import Federation
+from aggregator.spool import Spool
+from commands import local, prune
+from models import tiny_llama, write_text
+from sparsilo.v1 import words_pb2
+
+SHAPE = ("--samples", 4, "--sequence-length", 32, "--sparsity-ratio", "0.5")
+
+
+@pytest.fixture
+def kill(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Silos whose processes get SIGKILL when the first chunk of theirs arrives."""
+    victims: set[str] = set()
+    federations: list[Federation] = []
+    start, take = Federation._start, Spool.take
+
+    async def remember(self: Federation, *arguments: object) -> object:
+        federations.append(self)
+        return await start(self, *arguments)  # type: ignore[arg-type]
+
+    def take_and_kill(self: Spool, stream: int, message: words_pb2.WordChunk) -> None:
+        take(self, stream, message)
+        if self._silo in victims:
+            os.kill(federations[-1].agents[self._silo].pid, signal.SIGKILL)
+
+    monkeypatch.setattr(Federation, "_start", remember)
+    monkeypatch.setattr(Spool, "take", take_and_kill)
+    return victims
+
+
+def test_the_run_completes_exactly_over_the_others(
+    kill: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_llama(tmp_path / "dense")
+    files = [write_text(tmp_path / f"{name}.txt", 900, seed=at) for at, name in enumerate(["a", "b", "c", "d"])]
+    kill.add("b")
+    ran = local(model, files, tmp_path / "out", capsys, *SHAPE, "--save-counts")
+    assert ran.code == 0
+    assert ran.data["survivors"] == ["a", "c", "d"]
+    assert ran.data["dropped"] == {"b": "upload"}
+    counts = load_file(tmp_path / "out" / "keep_counts.safetensors")
+    totals = {name: torch.zeros_like(count) for name, count in counts.items()}
+    for file in (files[0], files[2], files[3]):
+        assert prune(model, file, tmp_path / f"{file.stem}.safetensors", capsys, *SHAPE).code == 0
+        for name, mask in load_file(tmp_path / f"{file.stem}.safetensors").items():
+            totals[name] += mask
+    assert all(torch.equal(counts[name], totals[name]) for name in counts)
+
+
+def test_below_the_threshold_it_aborts_and_names_the_phase(
+    kill: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_llama(tmp_path / "dense")
+    files = [write_text(tmp_path / f"{name}.txt", 900, seed=at) for at, name in enumerate(["a", "b", "c", "d"])]
+    kill |= {"b", "d"}
+    ran = local(model, files, tmp_path / "out", capsys, *SHAPE)
+    assert ran.code == 1
+    assert ran.err.startswith("error: phase upload: 2 of 4 silos answered and 3 are needed")
+    assert ran.err.count("\n") == 1
+    assert json.loads(ran.out)["error"]["code"] == "too_few_survivors"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt", "c.txt", "d.txt", "dense"]

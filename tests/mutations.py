@@ -1,0 +1,260 @@
+"""Tests of the tests: each mutation is one small mistake in a file, and the tests named with it must notice.
+
+Run as `make mutations`. For each one the source and the tests are copied to a temporary folder, changed there, and only
+the named tests run. Exits with 1 when a mutation survives, when a text to replace is not found exactly once, or when
+the named tests do not pass without any mutation.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+COPIED = ("crypto", "silo_agent", "aggregator", "proto", "tests", "pyproject.toml")
+SECONDS = 120
+TESTS_FAILED = 1  # pytest's exit status; 2 and above mean that the tests did not run, which kills nothing
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`old`, which `file` holds exactly once, becomes `new`; `tests` (pytest arguments) must then fail."""
+
+    kind: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+SIGN, BOUND, INDEX = "flipped sign", "bound off by one", "index off by one"
+TIE, ORDER = "dropped tie-break", "swapped order"
+
+LANES, LAYOUT = "tests/crypto/encoding/test_lanes.py", "tests/crypto/encoding/test_layout.py"
+SHAMIR, STREAM = "tests/crypto/primitives/test_shamir.py", "tests/crypto/primitives/test_mask_stream.py"
+HONEST, REFUSALS = "tests/scenarios/test_double_masking.py", "tests/scenarios/test_refusals.py"
+KEEP_MASK, EXPANSION = "tests/silo_agent/test_keep_mask.py", "tests/aggregator/test_mask_expansion.py"
+
+MUTATIONS = (
+    Mutation(
+        BOUND,
+        "crypto/encoding/lanes.py",
+        "int(values.max()) >> width:",
+        "int(values.max()) >> width + 1:",
+        f"{LANES}::test_a_value_must_fit_its_lane",
+    ),
+    Mutation(
+        INDEX,
+        "crypto/encoding/lanes.py",
+        "np.uint64(position * width)",
+        "np.uint64((position + 1) * width)",
+        f"{LANES}::test_every_input_type_packs_alike",
+    ),
+    Mutation(
+        INDEX,
+        "crypto/encoding/layout.py",
+        "enumerate(pieces))",
+        "enumerate(pieces, 1))",
+        f"{LAYOUT}::test_chunks_are_those_of_a_walk_over_lanes",
+    ),
+    Mutation(
+        BOUND,
+        "crypto/primitives/shamir.py",
+        "if value >= PRIME:",
+        "if value > PRIME:",
+        f"{SHAMIR}::test_shares_outside_the_rules_are_refused",
+    ),
+    Mutation(
+        ORDER,
+        "crypto/primitives/shamir.py",
+        '[*coefficients, int.from_bytes(secret, "big")]',
+        '[int.from_bytes(secret, "big"), *coefficients]',
+        f"{SHAMIR}::test_the_largest_cohort",
+    ),
+    Mutation(
+        SIGN,
+        "crypto/primitives/shamir.py",
+        "total * (at - x) + weight * product",
+        "total * (at - x) - weight * product",
+        f"{SHAMIR}::test_a_secret_has_256_bits",
+    ),
+    Mutation(
+        SIGN,
+        "crypto/primitives/mask_stream.py",
+        "{1: np.add, -1: np.subtract}",
+        "{1: np.subtract, -1: np.add}",
+        f"{STREAM}::test_slices_continue_one_keystream",
+    ),
+    Mutation(
+        ORDER,
+        "crypto/primitives/mask_stream.py",
+        'context + chunk.to_bytes(8, "little")',
+        'context + chunk.to_bytes(8, "big")',
+        f"{STREAM}::test_slices_continue_one_keystream",
+    ),
+    Mutation(
+        ORDER,
+        "crypto/primitives/merkle.py",
+        "left + right",
+        "right + left",
+        "tests/crypto/primitives/test_merkle.py",
+    ),
+    Mutation(
+        SIGN,
+        "crypto/backends/double_masking/transcript.py",
+        "return 1 if plan.point(silo) < plan.point(peer) else -1",
+        "return 1 if plan.point(silo) < plan.point(peer) else 1",
+        f"{HONEST}::test_the_opened_sum_is_exact",
+    ),
+    Mutation(
+        ORDER,
+        "crypto/backends/double_masking/transcript.py",
+        "contributions[low] + contributions[high]",
+        "contributions[one] + contributions[other]",
+        f"{HONEST}::test_the_opened_sum_is_exact",
+    ),
+    Mutation(
+        INDEX,
+        "crypto/backends/double_masking/transcript.py",
+        "plaintext[SEED_BYTES * at : SEED_BYTES * (at + 1)]",
+        "plaintext[SEED_BYTES * (at - 1) : SEED_BYTES * at]",
+        f"{HONEST}::test_a_silo_lost_in_any_phase_leaves_an_exact_sum_over_the_survivors",
+    ),
+    Mutation(
+        BOUND,
+        "crypto/backends/double_masking/transcript.py",
+        "any(a >= b for a, b in pairwise(names))",
+        "any(a > b for a, b in pairwise(names))",
+        f"{REFUSALS}::test_a_silo_refuses",
+    ),
+    Mutation(
+        SIGN,
+        "crypto/backends/double_masking/aggregator.py",
+        "add_mask(words, seed, self._participants, index, -1)",
+        "add_mask(words, seed, self._participants, index, 1)",
+        f"{HONEST}::test_the_opened_sum_is_exact",
+    ),
+    Mutation(
+        ORDER,
+        "crypto/backends/double_masking/silo.py",
+        "of_seed, of_key = self._shares[silo]",
+        "of_key, of_seed = self._shares[silo]",
+        f"{HONEST}::test_the_opened_sum_is_exact",
+    ),
+    Mutation(
+        BOUND,
+        "crypto/backends/double_masking/silo.py",
+        "if silos < fewest:",
+        "if silos < fewest - 1:",
+        f"{REFUSALS}::test_a_silo_refuses",
+    ),
+    Mutation(
+        BOUND,
+        "crypto/secagg/session.py",
+        "if len(bodies) < fewest:",
+        "if len(bodies) <= fewest:",
+        "tests/crypto/test_session.py::test_least_survivors_count_until_they_are_fixed_and_the_threshold_after",
+    ),
+    Mutation(
+        BOUND,
+        "crypto/secagg/wire.py",
+        "if len(data) > limit:",
+        "if len(data) > limit + 1:",
+        "tests/crypto/test_wire.py::test_more_bytes_than_allowed_are_refused",
+    ),
+    Mutation(
+        BOUND,
+        "crypto/plan.py",
+        "return (silos + colluders) // 2 + 1",
+        "return (silos + colluders + 1) // 2",
+        "tests/crypto/test_plan.py::test_the_least_threshold_is_the_first_whose_double_exceeds_silos_and_colluders",
+    ),
+    Mutation(
+        INDEX,
+        "crypto/plan.py",
+        "return self.silos.index(silo) + 1",
+        "return self.silos.index(silo)",
+        "tests/crypto/test_plan.py::test_members_by_name",
+    ),
+    Mutation(
+        BOUND,
+        "silo_agent/keep_mask.py",
+        "best = rank < spared[row]",
+        "best = rank <= spared[row]",
+        f"{KEEP_MASK}::test_keep_top_of_a_large_row_with_ties",
+    ),
+    Mutation(
+        TIE,
+        "silo_agent/keep_mask.py",
+        "order = magnitude[row, column].sort(descending=True, stable=True).indices",
+        "order = torch.arange(len(row), device=row.device)",
+        f"{KEEP_MASK}::test_keep_top_of_a_large_row_with_ties",
+    ),
+    Mutation(
+        TIE,
+        "aggregator/mask_expansion.py",
+        "keep_by_score(keep_counts.long(), dense_weight,",
+        "keep_by_score(keep_counts.long(), dense_weight * 0,",
+        f"{EXPANSION}::test_equals_sorting_each_group_by_hand",
+    ),
+    Mutation(
+        SIGN,
+        "aggregator/mask_expansion.py",
+        "keep_by_score(keep_counts.long(),",
+        "keep_by_score(-keep_counts.long(),",
+        f"{EXPANSION}::test_counts_come_first_then_magnitude_then_the_lower_index",
+    ),
+)
+
+
+def run(tests: list[str], mutation: Mutation | None = None) -> int:
+    """Exit status of pytest over a changed copy; raises SystemExit where the mutation does not fit the file."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in COPIED:
+            source, ignore = ROOT / name, shutil.ignore_patterns("__pycache__")
+            if source.is_dir():
+                shutil.copytree(source, copy / name, ignore=ignore)
+            else:
+                shutil.copy(source, copy / name)
+        if mutation:
+            file = copy / mutation.file
+            text = file.read_text()
+            if text.count(mutation.old) != 1:
+                raise SystemExit(
+                    f"{mutation.file}: {mutation.old!r} is there {text.count(mutation.old)} times, not once"
+                )
+            file.write_text(text.replace(mutation.old, mutation.new))
+        arguments = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-o", "addopts=", *tests]
+        environment = os.environ | {"PYTHONPATH": f"{copy}{os.pathsep}{copy / 'proto'}"}
+        finished = subprocess.run(
+            [sys.executable, *arguments], cwd=copy, env=environment, capture_output=True, timeout=SECONDS, check=False
+        )
+        if finished.returncode not in (0, TESTS_FAILED):
+            raise SystemExit(f"{' '.join(tests)} did not run:\n{finished.stdout.decode()}{finished.stderr.decode()}")
+        return finished.returncode
+
+
+def main() -> int:
+    """Print a table of what became of each mutation."""
+    tests = sorted({mutation.tests for mutation in MUTATIONS})
+    if run(tests) != 0:
+        sys.stdout.write("the tests fail without any mutation\n")
+        return 1
+    survived = 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for mutation, status in zip(MUTATIONS, pool.map(lambda m: run([m.tests], m), MUTATIONS), strict=True):
+            survived += status == 0
+            verdict = "killed" if status == TESTS_FAILED else "SURVIVED"
+            sys.stdout.write(f"{verdict:9} {mutation.kind:18} {mutation.file:46} {mutation.new}\n")
+            sys.stdout.flush()
+    sys.stdout.write(f"{len(MUTATIONS) - survived} of {len(MUTATIONS)} killed\n")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

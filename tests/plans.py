@@ -1,0 +1,58 @@
+"""Plans for tests: small, valid, and changed one field at a time."""
+
+from hashlib import sha256
+
+from crypto.names import Backend
+from crypto.plan import Plan, least_threshold
+from crypto.primitives.signing import SigningKey
+from sparsilo.v1 import plan_pb2
+
+
+def silo_names(count: int) -> list[str]:
+    return [f"silo-{index:03d}" for index in range(count)]
+
+
+def signing_keys(count: int) -> dict[str, SigningKey]:
+    """Reproducible identities; nothing in a test depends on their secrecy."""
+    return {silo: SigningKey.from_bytes(sha256(silo.encode()).digest()) for silo in silo_names(count)}
+
+
+def plan_message(
+    silos: int = 4,
+    *,
+    threshold: int | None = None,
+    colluders: int = 0,
+    shape: tuple[int, int] = (6, 10),
+    tensors: int = 2,
+    group: str = "layer",
+    chunk_words: int = 4,
+    backend: Backend = Backend.DOUBLE_MASKING,
+    run: bytes = b"0123456789abcdef",
+) -> plan_pb2.Plan:
+    if threshold is None:
+        threshold = least_threshold(silos, colluders)
+    return plan_pb2.Plan(
+        protocol="sparsilo/1",
+        run=run,
+        suite="mlkem768-x25519-ed25519-aes256-sha256",
+        backend=backend,
+        roster=[plan_pb2.Member(silo=silo, signing_key=key.public_bytes) for silo, key in signing_keys(silos).items()],
+        threshold=threshold,
+        least_survivors=threshold,
+        colluders=colluders,
+        model=[
+            plan_pb2.Tensor(name=f"blocks.{index}.weight", digest=bytes(32), shape=shape, prunable=True)
+            for index in range(tensors)
+        ],
+        pruning=plan_pb2.Pruning(
+            pruner="wanda", sparsity_ratio="0.5", comparison_group=group, samples=4, sequence_length=16
+        ),
+        rounds=[plan_pb2.Round(votes=plan_pb2.Votes())],
+        chunk_words=chunk_words,
+        phase_seconds=5,
+        preparation_seconds=60,
+    )
+
+
+def plan(silos: int = 4, **fields: object) -> Plan:
+    return Plan.of(plan_message(silos, **fields))  # type: ignore[arg-type]

@@ -1,0 +1,115 @@
+"""A simulated world: every silo and the aggregator of one round in one process, with no clock, disk or network.
+
+Each silo holds a vector of lanes per section. `lost` says in which phase a silo falls silent: from then on nothing
+of it arrives (in UPLOAD: after some of its chunks, as when its process is killed).
+"""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crypto.backends.double_masking.aggregator import DoubleMaskingAggregator
+from crypto.backends.double_masking.silo import DoubleMaskingSilo
+from crypto.backends.insecure_plaintext import InsecurePlaintextAggregator, InsecurePlaintextSilo
+from crypto.encoding.layout import open_chunk, pack_chunk
+from crypto.names import Backend, Phase
+from crypto.plan import Plan
+from crypto.primitives import merkle
+from crypto.primitives.signing import SigningKey
+from crypto.secagg.session import AggregatorSession, Round, SiloSession
+
+Lanes = NDArray[np.uint64]
+
+
+@dataclass
+class World:
+    plan: Plan
+    keys: Mapping[str, SigningKey]
+    lost: Mapping[str, Phase] = field(default_factory=dict)
+    round_index: int = 0
+
+    def __post_init__(self) -> None:
+        self.round = Round(self.plan, self.round_index, b"")
+        self.layout = self.plan.layout(self.round_index)
+        self.silos: dict[str, SiloSession] = {silo: self.make_silo(silo) for silo in self.plan.silos}
+        self.aggregator: AggregatorSession = (
+            DoubleMaskingAggregator(self.round)
+            if self.plan.backend is Backend.DOUBLE_MASKING
+            else InsecurePlaintextAggregator(self.round)
+        )
+        self.wire: dict[str, list[bytes]] = {}
+        """Each silo's masked chunks, as the aggregator sees them."""
+
+    def make_silo(self, silo: str) -> SiloSession:
+        if self.plan.backend is Backend.INSECURE_PLAINTEXT:
+            return InsecurePlaintextSilo(self.round, silo)
+        return DoubleMaskingSilo(self.round, silo, self.keys[silo], secrets.token_bytes)
+
+    def speaks(self, silo: str, phase: Phase) -> bool:
+        phases = list(Phase)
+        return silo not in self.lost or phases.index(phase) < phases.index(self.lost[silo])
+
+    def upload(self, silo: str, lanes: Mapping[str, Lanes]) -> None:
+        chunks = []
+        for chunk in self.layout.chunks:
+            words = pack_chunk(chunk, lanes[chunk.section.name][chunk.start : chunk.start + chunk.lanes])
+            self.silos[silo].mask_chunk(chunk.index, words)
+            chunks.append(words.astype("<u8").tobytes())
+        self.wire[silo] = chunks
+        root = merkle.root([merkle.leaf(data) for data in chunks])
+        self.silos[silo].uploaded(root)
+        self.aggregator.uploaded(silo, root)
+
+    def run(self, lanes: Mapping[str, Mapping[str, Lanes]]) -> dict[str, Lanes]:
+        """All phases; the opened sums by section."""
+        while self.aggregator.phase is not Phase.DONE:
+            self.step(lanes)
+        return self.open()
+
+    def step(self, lanes: Mapping[str, Mapping[str, Lanes]]) -> None:
+        """One phase."""
+        phase = self.aggregator.phase
+        for silo in self.aggregator.expected:
+            if phase is Phase.UPLOAD and self.speaks(silo, Phase.UPLOAD):
+                self.upload(silo, lanes[silo])
+            if self.speaks(silo, phase):
+                self.aggregator.receive(silo, self.silos[silo].message())
+        for silo, answer in self.aggregator.close_phase().items():
+            self.silos[silo].receive(answer)
+
+    def open(self) -> dict[str, Lanes]:
+        opened = {section.name: np.zeros(section.lanes, np.uint64) for section in self.layout.sections}
+        for chunk in self.layout.chunks:
+            total = np.zeros(chunk.words, np.uint64)
+            for silo in self.aggregator.survivors:
+                total += np.frombuffer(self.wire[silo][chunk.index], "<u8")
+            self.aggregator.unmask_chunk(chunk.index, total)
+            values = open_chunk(chunk, total, len(self.aggregator.survivors))
+            opened[chunk.section.name][chunk.start : chunk.start + chunk.lanes] = values
+        return opened
+
+
+def random_lanes(plan: Plan, seed: int, round_index: int = 0) -> dict[str, dict[str, Lanes]]:
+    """For every silo and section, lanes as large as a sum over all silos may be without a carry."""
+    random = np.random.default_rng(seed)
+    return {
+        silo: {
+            section.name: random.integers(
+                0, ((1 << section.width) - 1) // len(plan.silos), section.lanes, dtype=np.uint64, endpoint=True
+            )
+            for section in plan.layout(round_index).sections
+        }
+        for silo in plan.silos
+    }
+
+
+def plain_sum(lanes: Mapping[str, Mapping[str, Lanes]], silos: tuple[str, ...]) -> dict[str, list[int]]:
+    """The sum in Python integers, over those silos."""
+    sections = next(iter(lanes.values()))
+    return {
+        name: [sum(int(lanes[silo][name][at]) for silo in silos) for at in range(len(sections[name]))]
+        for name in sections
+    }
