@@ -7,7 +7,7 @@ STUBS := proto/sparsilo/v1
 .DELETE_ON_ERROR:
 
 demo: .venv/.ok ## prune a small model over four silos and print what came of it
-	$(BIN)/python bench/demo/run.py --out demo-out
+	$(BIN)/python -m bench.demo.run --out demo-out
 
 test: .venv/.ok ## all tests but the slow ones, with branch coverage of crypto/
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=95

@@ -13,7 +13,7 @@ import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,6 +46,7 @@ LIFETIME: Final = timedelta(days=7)
 LEAVE_SECONDS: Final = 30.0
 DENSE: Final = "dense"
 FEDERATED: Final = "federated"
+ALONE: Final = " alone"
 
 _log = logging.getLogger(__name__)
 
@@ -106,7 +107,9 @@ def _check(settings: LocalSettings) -> DenseWeights:
             sequence_length=settings.pruning.sequence_length,
             held_out=settings.evaluate,
         )
-    for file in settings.candidates.values():
+    for name, file in settings.candidates.items():
+        if name in (DENSE, FEDERATED) or name.endswith(ALONE):
+            raise ConfigError(f"--candidate: the name {name!r} is taken", hint="choose another")
         KeepMaskFile(file).check((name, tuple(weights.shape(name))) for name in weights.prunable)
     return weights
 
@@ -150,13 +153,12 @@ class Federation:
             rounds.cancel()
             await driver.finish()
             await self._leave(watchers)
+            await asyncio.gather(rounds, *watchers, return_exceptions=True)
             await server.stop(None)
 
     @staticmethod
     async def _until_done(rounds: asyncio.Task[Any], watchers: list[asyncio.Task[None]]) -> None:
-        """Until the rounds have ended, or an agent has whose own error explains a failed round better than the
-        round.
-        """
+        """Until the rounds have ended; raises an agent's own error, which explains a failed round better."""
         while not rounds.done():
             running = [watcher for watcher in watchers if not watcher.done()]
             await asyncio.wait([rounds, *running], return_when=asyncio.FIRST_COMPLETED)
@@ -169,8 +171,7 @@ class Federation:
         result.mkdir()
         plan = self._votes_plan
         closed, opened = await self._votes(plan)
-        traffic = {silo: self.driver.traffic[silo] for silo in plan.silos}
-        traffic = {silo: type(t)(t.up, t.down) for silo, t in traffic.items()}
+        traffic = {silo: replace(self.driver.traffic[silo]) for silo in plan.silos}  # before an evaluation adds to it
         self._watch("writing model", 0, 1)
         keep = KeepMaskFile(opened.keep_mask)
         achieved = await asyncio.to_thread(
@@ -191,12 +192,10 @@ class Federation:
         return closed, opened
 
     async def _evaluate(self, opened: OpenedVotes) -> Perplexity:
-        """A second run over the same silos. The silos' own keep masks can be candidates only because they lie on
-        this machine.
-        """
+        """A second run over the same silos, whose own keep masks are at hand only because all is on this machine."""
         alone = {silo: self._own_keep_mask(silo) for silo in self._calibration}
         files = {
-            **{f"{silo} alone": file for silo, file in alone.items() if file.exists()},
+            **{silo + ALONE: file for silo, file in alone.items() if file.exists()},
             **self._settings.candidates,
             FEDERATED: opened.keep_mask,
         }
@@ -208,7 +207,7 @@ class Federation:
         found = await asyncio.to_thread(open_evaluation, plan.message.rounds[0].evaluation, closed.chunks())
         return Perplexity(
             dense=found[DENSE],
-            alone={silo: found[f"{silo} alone"] for silo in alone if f"{silo} alone" in found},
+            alone={silo: found[silo + ALONE] for silo in alone if silo + ALONE in found},
             federated=found[FEDERATED],
             candidates={name: found[name] for name in self._settings.candidates},
         )
@@ -228,7 +227,8 @@ class Federation:
     # Processes
 
     async def _start(self, silo: str, authority: Authority, target: str) -> Process:
-        home = self._folder(silo)
+        home = self._home(silo)
+        home.mkdir(mode=0o700, parents=True)
         identity = authority.issue(silo)
         _write_secret(home / "signing_key", self._signing_keys[silo].to_bytes().hex().encode())
         _write_secret(home / "tls.key", identity.private_key)
@@ -251,9 +251,9 @@ class Federation:
             "device": self._settings.device,
         }
         (home / "agent.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-        # All silos share this machine's cores: more threads than cores would only wait for each other.
+        # All silos share this machine's cores: more threads than cores, or waiting by spinning, would slow them all.
         threads = str(max(1, (os.cpu_count() or 1) // len(self._calibration)))
-        environment = {"OMP_NUM_THREADS": threads, **os.environ}
+        environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
         with (home / "agent.log").open("wb") as log:
             return await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "silo_agent.cli", "run", "--config", home / "agent.yaml"),
@@ -268,7 +268,7 @@ class Federation:
         code = await self.agents[silo].wait()
         if code == 0:
             return
-        lines = (self._work / silo / "agent.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        lines = (self._home(silo) / "agent.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         said = lines[-1].removeprefix("error: ") if lines else "said nothing"
         _log.warning("%s: its agent ended with exit code %d: %s", silo, code, said)
         await self.driver.gone(silo)
@@ -286,7 +286,10 @@ class Federation:
             await asyncio.wait(waiting)
 
     def _own_keep_mask(self, silo: str) -> Path:
-        return self._work / silo / "state" / f"{self._votes_plan.digest.hex()}.keep_mask.safetensors"
+        return self._home(silo) / "state" / f"{self._votes_plan.digest.hex()}.keep_mask.safetensors"
+
+    def _home(self, silo: str) -> Path:
+        return self._work / "silos" / silo
 
     def _folder(self, name: str) -> Path:
         folder = self._work / name

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from aggregator.round_driver import ClosedRound, Traffic
 from crypto.names import Phase
@@ -39,9 +39,7 @@ def make_report(
     traffic: Mapping[str, Traffic],
     perplexity: Perplexity | None,
 ) -> dict[str, Any]:
-    """The content of `report.json`. `achieved` is the fraction of zeros written, by tensor; bytes are those of the
-    votes round.
-    """
+    """The content of `report.json`. `achieved` is the fraction of zeros written, by tensor."""
     sizes = {tensor.name: tensor.shape[0] * tensor.shape[1] for tensor in plan.prunable}
     overall = sum(achieved[name] * size for name, size in sizes.items()) / sum(sizes.values())
     report: dict[str, Any] = {
@@ -80,7 +78,7 @@ def print_report(report: Mapping[str, Any], model: str, console: Console) -> Non
     """Tables of what the run came to: models, silos, phases, and what the aggregator saw."""
     if "perplexity" in report:
         console.print(_perplexity_table(report))
-    silos = Table("silo", "bytes up", "bytes down", "", title="Silos")
+    silos = Table("silo", Column("bytes up", justify="right"), Column("bytes down", justify="right"), "", title="Silos")
     for silo in report["silos"]:
         traffic = report["bytes"][silo]
         fate = f"dropped in {report['dropped'][silo]}" if silo in report["dropped"] else "survived"
@@ -100,7 +98,8 @@ def print_report(report: Mapping[str, Any], model: str, console: Console) -> Non
 def _perplexity_table(report: Mapping[str, Any]) -> Table:
     perplexity = report["perplexity"]
     pruned = f"at sparsity ratio {report['sparsity_ratio']['asked']}"
-    table = Table("model", "perplexity", title=f"Perplexity on all silos' held-out text, {pruned} (lower is better)")
+    title = f"Perplexity on all silos' held-out text, {pruned} (lower is better)"
+    table = Table("model", Column("perplexity", justify="right"), title=title)
     table.add_row("dense, not pruned", f"{perplexity['dense']:.2f}")
     for name, value in perplexity["candidates"].items():
         table.add_row(name, f"{value:.2f}")

@@ -108,9 +108,9 @@ class RoundDriver:
         return ClosedRound(session, [self._spools[silo].file for silo in session.survivors], seconds)
 
     async def finish(self, failure: str = "") -> None:
-        """Tell every silo that asks for more that there is none."""
+        """Tell every silo that asks for more that there is none; what was said first stands."""
         async with self._changed:
-            self._over = round_pb2.Over(failure=failure)
+            self._over = self._over or round_pb2.Over(failure=failure)
             self._changed.notify_all()
 
     async def gone(self, silo: str) -> None:

@@ -24,9 +24,7 @@ _log = logging.getLogger(__name__)
 async def serve(
     driver: RoundDriver, silos: frozenset[str], address: str, own: Certified, authority: bytes
 ) -> tuple[grpc.aio.Server, int]:
-    """A started server and the port it listens on. Only holders of a certificate that `authority` issued to one of
-    `silos` are heard.
-    """
+    """A started server and its port. Heard is only who has a certificate from `authority` for one of `silos`."""
     credentials = grpc.ssl_server_credentials(
         [(own.private_key, own.certificate)], root_certificates=authority, require_client_auth=True
     )

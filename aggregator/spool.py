@@ -11,9 +11,7 @@ WORD_BYTES = 8
 
 
 class Spool:
-    """Takes chunks strictly in order; a retry may start over but must bring the same bytes (docs/protocol.md,
-    section 6).
-    """
+    """Takes chunks strictly in order; a retry starts over with the same bytes (docs/protocol.md, section 6.5)."""
 
     def __init__(self, file: Path, layout: Layout, round_digest: bytes, silo: str) -> None:
         self.file = file
@@ -32,9 +30,7 @@ class Spool:
         return self._stream
 
     def take(self, stream: int, message: words_pb2.WordChunk) -> None:
-        """The next chunk. Raises BadUpload for another round, another order, another length, or other bytes on a
-        retry.
-        """
+        """The next chunk. Raises BadUpload for another round, order or length, or for other bytes on a retry."""
         if stream != self._stream:
             raise BadUpload("a newer stream has begun", party=self._silo)
         if message.round != self._round:

@@ -45,9 +45,7 @@ SILO_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def least_threshold(silos: int, colluders: int) -> int:
-    """The smallest t with 2t > silos + colluders: two sets of t then share an honest silo (Bonawitz et al. 2017,
-    section 6).
-    """
+    """The smallest t with 2t > silos + colluders: two sets of t share an honest silo (Bonawitz et al. 2017, sec. 6)."""
     return (silos + colluders) // 2 + 1
 
 
@@ -107,9 +105,7 @@ class Plan:
 
     @classmethod
     def decode(cls, encoded: bytes) -> "Plan":
-        """Raises MalformedMessage (not the canonical bytes of a plan) or PlanError (well-formed, but contradicts
-        itself).
-        """
+        """Raises MalformedMessage (not the canonical bytes of a plan) or PlanError (it contradicts itself)."""
         plan = cls(decode(plan_pb2.Plan, encoded, MAX_PLAN_BYTES), encoded)
         plan._check()
         return plan
@@ -162,9 +158,7 @@ class Plan:
         return ReleaseKind(self.message.rounds[round_index].WhichOneof("release") or "")
 
     def round_digest(self, round_index: int, input_digest: bytes) -> bytes:
-        """The context of everything signed, sealed or derived in one round: plan, index and what the round starts
-        from.
-        """
+        """What all signatures, seals and keys of one round are bound to: plan, index and what the round starts from."""
         return sha256(b"sparsilo/1 round" + self.digest + round_index.to_bytes(4, "little") + input_digest).digest()
 
     def layout(self, round_index: int) -> Layout:

@@ -29,9 +29,7 @@ class AgentConfig:
     signing_key: Path
     """This silo's Ed25519 signing key, 32 bytes in hex."""
     roster: Path
-    """YAML mapping of every silo's name to its public signing key in hex. Pinned: a plan with another roster is
-    refused.
-    """
+    """YAML mapping of every silo's name to its public signing key in hex. A plan with another roster is refused."""
     certificate: Path
     """This silo's TLS certificate, PEM."""
     private_key: Path

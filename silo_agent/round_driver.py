@@ -183,9 +183,7 @@ class Agent:
 
 
 def _accept(offer: round_pb2.RoundOffer) -> Round:
-    """The round that an offer names. Raises PlanError or MalformedMessage for its plan, UnexpectedMessage for the
-    rest.
-    """
+    """The round that an offer names. Raises PlanError, MalformedMessage or UnexpectedMessage."""
     plan = Plan.decode(offer.plan)
     if offer.index >= len(plan.message.rounds):
         raise UnexpectedMessage(f"offers round {offer.index} of {len(plan.message.rounds)}", party="aggregator")

@@ -1,8 +1,8 @@
-"""The demo: four silos with private text of four domains prune one small model together, and a table says what it was
-worth.
+"""The demo: four silos with text of four domains prune one small model together, and a table says what it was worth.
 
-Everything is real: the model was trained by bench/demo/train_model.py, the text is harvested from installed packages
-now, and the silos are processes that meet the aggregator over mTLS and secure aggregation.
+Run ``python -m bench.demo.run`` from the repository root. Everything is real: the model was trained by
+bench/demo/train_model.py, the text is harvested from installed packages now, and the silos are processes that meet
+the aggregator over mTLS and secure aggregation.
 """
 
 import argparse
@@ -12,10 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-MODEL = HERE / "model"
+from bench.demo.harvest import harvest_silos
+from bench.demo.self_text import write_self_text
+
+MODEL = Path("bench/demo/model")
 SAMPLES, HELD_OUT, LENGTH = 64, 32, 256
-CHARACTERS = 300_000
 SEED = 7
 
 
@@ -27,15 +28,11 @@ def run(module: str, *arguments: str) -> None:
 
 
 def demo(out: Path, ratio: str) -> None:
-    sys.path.insert(0, str(HERE))
-    from harvest import harvest_silos  # noqa: PLC0415 - beside this file
-    from self_text import write_self_text  # noqa: PLC0415
-
     shutil.rmtree(out, ignore_errors=True)
     text = out / "text"
     text.mkdir(parents=True)
     print("Harvesting four domains of text from the packages installed here ...", flush=True)
-    silos = harvest_silos(text, CHARACTERS)
+    silos = harvest_silos(text)
     own, baseline = out / "self_text.jsonl", out / "self_generated.safetensors"
     print("Letting the model write its own calibration text, the baseline that shares nothing ...", flush=True)
     write_self_text(MODEL, own, sequences=SAMPLES + 16, length=LENGTH, seed=SEED)

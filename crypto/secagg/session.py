@@ -41,9 +41,7 @@ Entropy = Callable[[int], bytes]
 
 @dataclass(frozen=True)
 class Exchange:
-    """What one phase exchanges: the silo's message, the aggregator's answer when the phase closes, and the phase
-    after it.
-    """
+    """What a phase exchanges: the silo's message, the aggregator's answer once the phase closes, and the next phase."""
 
     silo: str
     aggregator: str

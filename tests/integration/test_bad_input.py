@@ -117,6 +117,7 @@ OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     "sequences longer than the model's positions": (("--sequence-length", 4096), "positions"),
     "unknown option": (("--fast",), "--fast"),
     "a candidate without evaluation": (("--candidate", "x=y"), "--evaluate"),
+    "a candidate with a name that is taken": (("--evaluate", 1, "--candidate", "dense=x"), "taken"),
     "a candidate that is no keep mask": (("--evaluate", 1, "--candidate", f"x={__file__}"), "keep-mask file"),
     "a device that does not exist": (("--device", "quantum"), "device"),
 }

@@ -20,9 +20,7 @@ def silos(folder: Path, count: int) -> list[Path]:
 
 
 def expanded(counts: Tensor, weight: Tensor, group: str) -> Tensor:
-    """DESIGN's expansion, in Python's own sort: lowest count, then smallest magnitude, then highest index goes
-    first.
-    """
+    """Mask expansion by Python's own sort: lowest count, then smallest magnitude, then highest index goes first."""
     rows = (
         [list(range(counts.numel()))] if group == "layer" else torch.arange(counts.numel()).view(counts.shape).tolist()
     )

@@ -189,9 +189,7 @@ class DoubleMaskingSilo(SiloSession):
         return round_pb2.Sealed(silo=peer, sealed=seal(self._peer_keys[peer], plaintext, info))
 
     def _open_all(self, purpose: bytes, sealed: Any, allowed: tuple[str, ...], length: int) -> dict[str, bytes]:
-        """Every peer's sealed message to this silo, opened; a subset of the allowed peers, large enough with this
-        silo.
-        """
+        """The sealed messages to this silo, opened, by sender; with this silo they must be least survivors or more."""
         names = [item.silo for item in sealed]
         check_ascending(names, list(others(allowed, self.silo)), purpose.decode(), AGGREGATOR)
         opened = {
