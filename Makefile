@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STUBS := proto/sparsilo/v1
 
-.PHONY: demo test mutations lint proto clean
+.PHONY: demo test test-demo mutations lint proto clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ok ## prune a small model over four silos and print what came of it
@@ -11,6 +11,9 @@ demo: .venv/.ok ## prune a small model over four silos and print what came of it
 
 test: .venv/.ok ## all tests but the slow ones, with branch coverage of crypto/
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=95
+
+test-demo: .venv/.ok ## run the demo and hold what it prints against what the README says of it
+	$(BIN)/python -m pytest -m slow tests/integration/test_demo.py
 
 mutations: .venv/.ok ## break the code in known ways, each of which must fail a test
 	$(BIN)/python tests/mutations.py

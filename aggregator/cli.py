@@ -107,7 +107,7 @@ def local(**options: Any) -> None:
         return
     from aggregator.report import print_report  # noqa: PLC0415
 
-    print_report(report, str(model), Console())
+    print_report(report, str(model), Console(highlight=False))
 
 
 def _local(options: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:

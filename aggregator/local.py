@@ -76,8 +76,7 @@ def run_local(settings: LocalSettings, watch: Watch) -> dict[str, Any]:
     Raises InputError before anything is started, LinkError or RoundAborted after.
     """
     weights = _check(settings)
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{settings.out.name}-", dir=settings.out.parent) as work:
+    with _work_folder(settings.out) as work:
         federation = Federation(settings, weights, Path(work), watch)
         report, result = asyncio.run(federation.run())
         (result / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -85,6 +84,15 @@ def run_local(settings: LocalSettings, watch: Watch) -> dict[str, Any]:
             settings.out.rmdir()
         result.rename(settings.out)
     return report
+
+
+def _work_folder(out: Path) -> TemporaryDirectory[str]:
+    """A hidden folder beside OUT, so that the result can be renamed into place; closed to other users."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent)
+    except OSError as error:
+        raise OutputError(f"{out.parent}: {error.strerror}", hint="name another place with --out") from None
 
 
 def _check(settings: LocalSettings) -> DenseWeights:

@@ -84,8 +84,8 @@ class Planner:
         cohort, pruning = self._cohort, self._pruning
         silos = len(cohort.roster)
         threshold = default_threshold(silos) if cohort.threshold is None else cohort.threshold
-        if threshold < 0:
-            raise PlanError(f"plan: threshold: {threshold} is negative")
+        if not 0 <= threshold <= silos:  # which the wire's unsigned field might not even hold
+            raise PlanError(f"plan: threshold: {threshold} is out of range for {silos} silos")
         return Plan.of(
             plan_pb2.Plan(
                 protocol=PROTOCOL,

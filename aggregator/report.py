@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from aggregator.round_driver import ClosedRound, Traffic
@@ -89,7 +90,7 @@ def print_report(report: Mapping[str, Any], model: str, console: Console) -> Non
     console.print(phases)
     ratio = report["sparsity_ratio"]
     console.print(
-        f"Sparse model: {model}: {ratio['achieved']:.4%} of {report['weights']:,} prunable weights are zero, "
+        f"Sparse model: {escape(model)}: {ratio['achieved']:.4%} of {report['weights']:,} prunable weights are zero, "
         f"{ratio['asked']} was asked"
     )
     console.print(_seen(report))
@@ -102,7 +103,7 @@ def _perplexity_table(report: Mapping[str, Any]) -> Table:
     table = Table("model", Column("perplexity", justify="right"), title=title)
     table.add_row("dense, not pruned", f"{perplexity['dense']:.2f}")
     for name, value in perplexity["candidates"].items():
-        table.add_row(name, f"{value:.2f}")
+        table.add_row(escape(name), f"{value:.2f}")
     for silo, value in perplexity["alone"].items():
         table.add_row(f"{silo} alone", f"{value:.2f}")
     table.add_row("mean of the silos alone", f"{perplexity['alone_mean']:.2f}")
@@ -113,8 +114,14 @@ def _perplexity_table(report: Mapping[str, Any]) -> Table:
 def _seen(report: Mapping[str, Any]) -> str:
     if Phase.UNMASK not in report["seconds"]:
         return "The aggregator saw every silo's keep mask: insecure_plaintext hides nothing."
-    return (
+    seen = (
         "The aggregator saw masked words, which are uniformly random, and opened only their sum over "
         f"{len(report['survivors'])} silos: how many kept each weight. It did not see any silo's text, scores or keep "
         "mask. Where all silos agree, the sum tells each one's choice."
     )
+    if "perplexity" in report:
+        seen += (
+            " For the rows 'alone' this rehearsal read the silos' keep masks from this machine's disk; in a deployment "
+            "nobody can."
+        )
+    return seen

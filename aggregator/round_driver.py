@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -97,7 +98,9 @@ class RoundDriver:
                 seconds[phase] = monotonic() - start
         except SparsiloError as error:
             self._metrics.rounds.labels(kind, "failed").inc()
-            await self._answer(dict.fromkeys(self._pending, session.abort(error.message)))
+            self._metrics.phase.state(Phase.ABORTED)
+            async with self._changed:
+                self._answer(dict.fromkeys(self._pending, session.abort(error.message)))
             raise
         finally:
             for phase in session.dropped.values():
@@ -162,10 +165,11 @@ class RoundDriver:
             if (silo, digest) not in self._answers:
                 if self._session is None:
                     raise UnexpectedMessage("no round has begun", party=silo)
-                self._session.receive(silo, data)
-                self._pending[silo] = digest
-                self._arrived()
-                self._changed.notify_all()
+                if self._pending.get(silo) != digest:  # asking again is no arrival
+                    self._session.receive(silo, data)
+                    self._pending[silo] = digest
+                    self._arrived()
+                    self._changed.notify_all()
                 await self._changed.wait_for(lambda: (silo, digest) in self._answers)
             return self._answers[silo, digest]
 
@@ -197,11 +201,10 @@ class RoundDriver:
         phase = session.phase
         await self._all_arrived_or_late(session)
         async with self._changed:  # nobody speaks while the phase closes
-            answers = await asyncio.to_thread(session.close_phase)
+            self._answer(await asyncio.to_thread(session.close_phase))
         for silo, dropped_in in session.dropped.items():
             if dropped_in is phase:
                 _log.warning("%s: dropped in phase %s", silo, phase)
-        await self._answer(answers)
 
     async def _all_arrived_or_late(self, session: AggregatorSession) -> None:
         plan = session.round.plan.message
@@ -215,16 +218,14 @@ class RoundDriver:
                 return
             async with self._changed:
                 if session.arrived == arrived and not expected - arrived <= self._gone:
-                    try:
-                        await asyncio.wait_for(self._changed.wait(), left)
-                    except TimeoutError:
-                        continue  # words may have arrived in the meantime, which nobody is notified of
+                    with suppress(TimeoutError):  # words may have arrived in the meantime; nobody is notified of those
+                        async with asyncio.timeout(left):
+                            await self._changed.wait()
 
-    async def _answer(self, answers: dict[str, bytes]) -> None:
-        async with self._changed:
-            for silo, answer in answers.items():
-                self._answers[silo, self._pending.pop(silo)] = answer
-            self._changed.notify_all()
+    def _answer(self, answers: dict[str, bytes]) -> None:
+        for silo, answer in answers.items():
+            self._answers[silo, self._pending.pop(silo)] = answer
+        self._changed.notify_all()
 
     def _arrived(self) -> None:
         self._last_arrival = monotonic()

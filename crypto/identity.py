@@ -11,10 +11,18 @@ from ipaddress import ip_address
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from crypto.errors import IdentityError
 
 CLOCK_SKEW: Final = timedelta(minutes=5)
 
@@ -93,3 +101,31 @@ def _host(host: str) -> x509.GeneralName:
         return x509.IPAddress(ip_address(host))
     except ValueError:
         return x509.DNSName(host)
+
+
+def check_certificates(pem: bytes, now: datetime) -> None:
+    """Return if `pem` holds certificates and the first is valid at `now`; raise IdentityError saying what is wrong."""
+    first = _first(pem)
+    start, end = first.not_valid_before_utc, first.not_valid_after_utc
+    if not start <= now <= end:
+        raise IdentityError(
+            f"is valid from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC",
+            hint="ask for a new certificate, or set the clock",
+        )
+
+
+def check_key_pair(private_key: bytes, certificate: bytes) -> None:
+    """Return if the PEM private key is the certificate's; raise IdentityError saying what is wrong."""
+    try:
+        key = load_pem_private_key(private_key, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it is encrypted
+        raise IdentityError("holds no unencrypted PEM private key") from None
+    if key.public_key() != _first(certificate).public_key():
+        raise IdentityError("is not the private key of the certificate")
+
+
+def _first(pem: bytes) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificates(pem)[0]
+    except ValueError:
+        raise IdentityError("holds no PEM certificate") from None

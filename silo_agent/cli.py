@@ -4,6 +4,7 @@ import logging
 import signal
 import sys
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +38,8 @@ def run_command(command: click.Command) -> None:
         fail(error.format_message(), USAGE_EXIT)
     except (click.Abort, KeyboardInterrupt):
         fail("interrupted", 1)
+    except OSError as error:  # a full disk, a folder without permission: nobody's bug
+        fail(f"{error.filename or 'the system'}: {error.strerror}", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -119,8 +122,8 @@ def prune(
       silo-agent prune --model llama --calibration notes.txt --out keep_mask.safetensors --sparsity-ratio 0.6
     """
     ratio = parse_ratio(sparsity_ratio)
-    if out.exists():
-        raise OutputError(f"{out}: exists", hint="name a new file")
+    if out.exists() or not out.parent.is_dir():
+        raise OutputError(f"{out}: exists, or its folder does not", hint="name a new file in an existing folder")
     # torch and transformers take seconds to import, and --help or a typing mistake need neither.
     from silo_agent.calibration import read_sequences, usual_length  # noqa: PLC0415
     from silo_agent.dense_weights import DenseWeights  # noqa: PLC0415
@@ -152,7 +155,7 @@ def run(config: Path) -> None:
     """Take part in a run: dial the aggregator, check every plan, prune, and send masked words."""
     from prometheus_client import CollectorRegistry  # noqa: PLC0415
 
-    from silo_agent.config import AgentConfig, read_bytes  # noqa: PLC0415
+    from silo_agent.config import AgentConfig, read_tls  # noqa: PLC0415
     from silo_agent.health import serve_health  # noqa: PLC0415
     from silo_agent.metrics import RoundMetrics  # noqa: PLC0415
     from silo_agent.round_driver import Agent  # noqa: PLC0415
@@ -161,14 +164,14 @@ def run(config: Path) -> None:
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     settings = AgentConfig.read(config)
+    own, authority = read_tls(settings, datetime.now(UTC))
     registry = CollectorRegistry()
     metrics = RoundMetrics(registry, "silo")
     transport = Transport(
         settings.aggregator,
-        certificate=read_bytes(settings.certificate),
-        private_key=read_bytes(settings.private_key),
-        authority=read_bytes(settings.authority),
-        metrics=metrics,
+        own,
+        authority,
+        metrics,
     )
     ready = False
     port = serve_health(registry, lambda: ready, settings.metrics_host, settings.metrics_port)

@@ -1,15 +1,21 @@
 """The agent's config file (YAML): read once, checked field by field, every mistake named with its file and field."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
 from crypto.errors import ConfigError, IdentityError
+from crypto.identity import Certified, check_certificates, check_key_pair
 from crypto.names import Backend
-from crypto.primitives.signing import SigningKey
+from crypto.primitives.signing import PRIVATE_KEY_BYTES, PUBLIC_KEY_BYTES, SigningKey
+
+PUBLIC_KEY: Final = re.compile(rf"[0-9a-fA-F]{{{2 * PUBLIC_KEY_BYTES}}}")
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ def read_mapping(file: Path) -> Mapping[str, object]:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{file}: is not UTF-8 text") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that is none
         mark = getattr(error, "problem_mark", None)
         raise ConfigError(f"{file}: line {mark.line + 1 if mark else '?'}: is not YAML") from None
     if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
@@ -98,23 +104,50 @@ def read_mapping(file: Path) -> Mapping[str, object]:
 
 def read_roster(file: Path) -> dict[str, bytes]:
     """The pinned roster: public signing keys by silo."""
+    try:
+        given = read_mapping(file)
+    except ConfigError as error:
+        raise IdentityError(error.message, hint=error.hint) from None
     roster = {}
-    for silo, key in read_mapping(file).items():
-        try:
-            roster[silo] = bytes.fromhex(str(key))
-        except ValueError:
-            raise IdentityError(f"{file}: {silo}: the signing key is not hex") from None
+    for silo, key in given.items():
+        if not isinstance(key, str) or not PUBLIC_KEY.fullmatch(key):
+            raise IdentityError(f"{file}: {silo}: is not a public signing key in hex", hint="64 digits, in quotes")
+        roster[silo] = bytes.fromhex(key)
     return roster
 
 
 def read_signing_key(file: Path) -> SigningKey:
     """Raises IdentityError naming the file, never its content."""
     try:
-        return SigningKey.from_bytes(bytes.fromhex(file.read_text(encoding="ascii").strip()))
+        secret = bytes.fromhex(file.read_text(encoding="ascii").strip())
+        if len(secret) != PRIVATE_KEY_BYTES:
+            raise ValueError
+        return SigningKey.from_bytes(secret)
     except OSError as error:
         raise IdentityError(f"{file}: cannot be read: {error.strerror}") from None
     except ValueError:
         raise IdentityError(f"{file}: is not a signing key", hint="64 hex digits are expected") from None
+
+
+def read_tls(config: AgentConfig, now: datetime) -> tuple[Certified, bytes]:
+    """This silo's certificate and key, and the authority's certificate. Raises IdentityError naming the file."""
+    certificate, private_key = read_bytes(config.certificate), read_bytes(config.private_key)
+    authority = read_bytes(config.authority)
+    with _named(config.certificate):
+        check_certificates(certificate, now)
+    with _named(config.authority):
+        check_certificates(authority, now)
+    with _named(config.private_key):
+        check_key_pair(private_key, certificate)
+    return Certified(certificate, private_key), authority
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except IdentityError as error:
+        raise IdentityError(f"{file}: {error.message}", hint=error.hint) from None
 
 
 def read_bytes(file: Path) -> bytes:

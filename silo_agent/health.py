@@ -39,9 +39,10 @@ def serve_health(registry: CollectorRegistry, ready: Callable[[], bool], host: s
 
     try:
         server = make_server(host, port, app, _Server, _Quiet)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
+        problem = getattr(error, "strerror", error)
         raise ConfigError(
-            f"metrics address {host}:{port}: {error.strerror}", hint="another port, or 0 for a free one"
+            f"metrics address {host}:{port}: {problem}", hint="another port, or 0 for a free one"
         ) from None
     Thread(target=server.serve_forever, name="health", daemon=True).start()
     return server.server_port

@@ -16,12 +16,15 @@ from typing import Any, Final, TypeVar
 import grpc
 
 from crypto.errors import ConnectionFailed, IdentityError, ProtocolError, RoundAborted, SparsiloError
+from crypto.identity import Certified
 from crypto.secagg.wire import decode, encode
 from silo_agent.metrics import RoundMetrics
 from sparsilo.v1 import round_pb2, words_pb2
 
 POLL_SECONDS: Final = 30.0
-RECONNECT_SECONDS: Final = 60.0
+RECONNECT_SECONDS = 60.0
+"""How long a lost connection may stay away."""
+FIRST_DELAY: Final = 0.2
 MESSAGE_LIMIT: Final = 1 << 23
 
 OPTIONS: Final = (
@@ -42,10 +45,8 @@ _log = logging.getLogger(__name__)
 class Transport:
     """Close it when done. Methods raise ConnectionFailed, IdentityError, or what the aggregator answered."""
 
-    def __init__(
-        self, target: str, *, certificate: bytes, private_key: bytes, authority: bytes, metrics: RoundMetrics
-    ) -> None:
-        credentials = grpc.ssl_channel_credentials(authority, private_key, certificate)
+    def __init__(self, target: str, own: Certified, authority: bytes, metrics: RoundMetrics) -> None:
+        credentials = grpc.ssl_channel_credentials(authority, own.private_key, own.certificate)
         self._target, self._metrics = target, metrics
         self._channel = grpc.secure_channel(target, credentials, OPTIONS)
         # No (de)serialisers: bytes go to crypto/secagg/wire, which refuses what protobuf's own parser would let pass.
@@ -54,6 +55,7 @@ class Transport:
         self._upload: Any = self._channel.stream_unary(f"/{WORDS}/Upload")
         self._keep_mask: Any = self._channel.unary_stream(f"/{WORDS}/KeepMask")
         self._stopped = Event()
+        self._lost_at: float | None = None
 
     def close(self) -> None:
         """End the connection; a call under way fails."""
@@ -103,7 +105,9 @@ class Transport:
         return self._received(self._retried(attempt))
 
     def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        for chunk in chunks:
+        for index, chunk in enumerate(chunks):
+            if index:  # the library asks for a second one only when the first is on its way
+                self._lost_at = None
             self._metrics.sent_bytes.inc(len(chunk))
             yield chunk
 
@@ -112,20 +116,21 @@ class Transport:
         return data
 
     def _retried(self, attempt: Callable[[], _Result]) -> _Result:
-        lost_at: float | None = None
-        delay = 0.2
+        self._lost_at = None
+        delay = FIRST_DELAY
         while True:
             try:
                 return attempt()
             except grpc.RpcError as error:
                 code = error.code()
                 if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-                    lost_at, delay = None, 0.2  # the aggregator is there and has nothing to say yet
+                    self._lost_at, delay = None, FIRST_DELAY  # the aggregator is there and has nothing to say yet
                     continue
                 if code is not grpc.StatusCode.UNAVAILABLE:
                     raise _meaning(code, error.details() or "") from None
-                lost_at = lost_at or monotonic()
-                if monotonic() - lost_at > RECONNECT_SECONDS or _refused_handshake(error.details() or ""):
+                if self._lost_at is None:
+                    self._lost_at, delay = monotonic(), FIRST_DELAY
+                if monotonic() - self._lost_at > RECONNECT_SECONDS or _distrusted(error.details() or ""):
                     raise _unreachable(self._target, error.details() or "") from None
                 _log.warning("connection to %s lost; trying again", self._target)
                 if self._stopped.wait(delay):
@@ -145,15 +150,17 @@ def _meaning(code: grpc.StatusCode, details: str) -> SparsiloError:
             return ConnectionFailed(f"the aggregator answered {code.name}: {details}")
 
 
-def _refused_handshake(details: str) -> bool:
-    return "CERTIFICATE_VERIFY_FAILED" in details or "handshake" in details.lower()
+def _distrusted(details: str) -> bool:
+    return "CERTIFICATE_VERIFY_FAILED" in details
 
 
 def _unreachable(target: str, details: str) -> SparsiloError:
-    if _refused_handshake(details):
+    if _distrusted(details):
         return IdentityError(
-            f"{target}: the TLS handshake failed", hint="check certificate, private_key and authority in the config"
+            f"{target}: the certificate shown there is not to be trusted",
+            hint="check the address, and authority in the config",
         )
     return ConnectionFailed(
-        f"{target}: cannot be reached", hint="check the address, the network and that the aggregator runs"
+        f"{target}: cannot be reached",
+        hint="check the address, the network, that the aggregator runs, and that it accepts this silo's certificate",
     )

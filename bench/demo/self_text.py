@@ -7,11 +7,13 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 
 @torch.inference_mode()
 def write_self_text(model_folder: Path, file: Path, *, sequences: int, length: int, seed: int) -> None:
     """Sample `sequences` texts of `length` tokens at temperature 1 from the begin token; write one a .jsonl line."""
+    logging.disable_progress_bar()
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(model_folder, local_files_only=True, dtype=torch.float32)

@@ -11,11 +11,18 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
 from cryptography.x509.oid import NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from crypto.identity import Authority, Certified
+from crypto.errors import IdentityError
+from crypto.identity import Authority, Certified, check_certificates, check_key_pair
 from crypto.primitives.sealed import SealingKey
 from plans import signing_keys
 
@@ -232,3 +239,28 @@ def test_openssl_refuses_what_has_expired(contexts: Contexts) -> None:
     silo, aggregator = past.issue("silo-007"), past.issue("aggregator", ("localhost",))
     with pytest.raises(ssl.SSLCertVerificationError, match="expired"):
         Link(*contexts(past, past, silo, aggregator), "localhost").shake_hands()
+
+
+def test_own_files_are_checked_before_they_are_used() -> None:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    authority = Authority("authority", start, timedelta(days=30))
+    one, other = authority.issue("silo-a"), authority.issue("silo-b")
+    check_certificates(one.certificate, start)
+    check_certificates(one.certificate + authority.certificate, start + timedelta(days=30))
+    check_key_pair(one.private_key, one.certificate)
+    for now in (start - timedelta(minutes=6), start + timedelta(days=31)):
+        with pytest.raises(IdentityError, match="is valid from 2025-12-31 23:55 to 2026-01-31 00:00 UTC"):
+            check_certificates(one.certificate, now)
+    for pem in (b"", b"\n", one.private_key, one.certificate[:200]):
+        with pytest.raises(IdentityError, match="holds no PEM certificate"):
+            check_certificates(pem, start)
+    for pem in (b"", one.certificate, one.private_key[:100], ENCRYPTED):
+        with pytest.raises(IdentityError, match="holds no unencrypted PEM private key"):
+            check_key_pair(pem, one.certificate)
+    with pytest.raises(IdentityError, match="is not the private key of the certificate"):
+        check_key_pair(other.private_key, one.certificate)
+
+
+ENCRYPTED = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+    Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"locked")
+)

@@ -1,0 +1,168 @@
+"""From options to plans: silo names, thresholds, ratios, and what a plan says of the model."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aggregator.planning import CohortSettings, Planner, PruningSettings, default_threshold, silo_names
+from crypto.errors import PlanError
+from crypto.names import Backend, ComparisonGroup, Pruner, ReleaseKind
+from crypto.plan import Plan
+from models import tiny_llama
+from plans import plan_message, signing_keys
+from silo_agent.dense_weights import DenseWeights
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["a.txt", "b.jsonl", "c.txt"], ["a", "b", "c"]),
+        (["x/notes.txt", "y/notes.txt", "z/notes.txt"], ["notes", "notes-2", "notes-3"]),
+        (["a.txt", "a-2.txt", "a.jsonl"], ["a", "a-2", "a-3"]),
+        (["a-2.txt", "a.txt", "x/a.txt", "y/a.txt"], ["a-2", "a", "a-3", "a-4"]),
+        (["a.txt", "x/a.txt", "a-2.txt"], ["a", "a-2", "a-2-2"]),
+        (["Ward 3 (West).txt", "ward_3_west.txt"], ["ward-3-west", "ward-3-west-2"]),
+        (["--.txt", "é.txt", "病院.jsonl", "silo.txt"], ["silo", "silo-2", "silo-3", "silo-4"]),
+        (["Straße 9.txt", ".txt", "no suffix", "a.b.txt"], ["stra-e-9", "txt", "no-suffix", "a-b"]),
+        ([f"{'x' * 47} y.txt", f"{'x' * 60}.txt"], ["x" * 47, "x" * 48]),
+    ],
+)
+def test_silo_names(files: list[str], names: list[str]) -> None:
+    assert silo_names([Path(file) for file in files]) == names
+
+
+STEMS = st.text("ab-2 _.ÄA", max_size=4) | st.sampled_from(["a", "a-2", "a-3", "a-2-2", "x" * 80])
+
+
+@given(st.lists(STEMS, min_size=3, max_size=12))
+def test_silo_names_are_distinct_and_a_plan_takes_them(stems: list[str]) -> None:
+    files = [Path("folder") / f"{stem}.txt" for stem in stems]
+    names = silo_names(files)
+    assert len(set(names)) == len(files)
+    assert silo_names(files[:-1]) == names[:-1], "a file more changes no earlier name"
+    message = plan_message(len(files))
+    for member, name in zip(message.roster, sorted(names), strict=True):
+        member.silo = name
+    Plan.of(message)
+
+
+def test_two_hundred_files_of_one_name() -> None:
+    names = silo_names([Path(f"{folder}/{'long name ' * 9}.txt") for folder in range(200)])
+    message = plan_message(200)
+    for member, name in zip(message.roster, sorted(names), strict=True):
+        member.silo = name
+    assert len(Plan.of(message).silos) == 200
+
+
+@pytest.mark.parametrize("silos", range(3, 201))
+def test_the_default_threshold_is_the_least_majority_of_three_or_more(silos: int) -> None:
+    threshold = default_threshold(silos)
+    assert threshold >= 3
+    assert 2 * threshold > silos
+    assert threshold == 3 or 2 * (threshold - 1) <= silos, "no higher than it must be: dropped silos would abort more"
+
+
+@pytest.mark.parametrize("silos", [3, 4, 5, 6, 7, 199, 200])
+def test_a_plan_takes_the_default_threshold(silos: int) -> None:
+    Plan.of(plan_message(silos, threshold=default_threshold(silos)))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> DenseWeights:
+    return DenseWeights.open(tiny_llama(tmp_path_factory.mktemp("model") / "dense"))
+
+
+def planner(
+    weights: DenseWeights, *, ratio: str = "0.5", threshold: int | None = None, silos: int = 4, seconds: int = 60
+) -> Planner:
+    roster = {silo: key.public_bytes for silo, key in reversed(signing_keys(silos).items())}
+    return Planner(
+        weights,
+        PruningSettings(Pruner.WANDA, ratio, ComparisonGroup.ROW, 8, 32),
+        CohortSettings(roster, threshold, Backend.DOUBLE_MASKING, seconds),
+        lambda count: bytes(range(count)),
+    )
+
+
+def test_a_votes_plan(weights: DenseWeights) -> None:
+    plan = planner(weights, silos=9, seconds=45).votes()
+    message = plan.message
+    assert plan.release_kind(0) is ReleaseKind.VOTES
+    assert len(message.rounds) == 1
+    assert message.run == bytes(range(16))
+    assert list(plan.silos) == sorted(signing_keys(9))
+    assert all(plan.signing_key(silo) == key.public_bytes for silo, key in signing_keys(9).items())
+    assert (message.threshold, message.least_survivors, message.colluders) == (5, 5, 0)
+    assert (message.phase_seconds, message.preparation_seconds) == (45, 6 * 3600)
+    pruning = message.pruning
+    assert (pruning.pruner, pruning.comparison_group, pruning.samples, pruning.sequence_length) == (
+        "wanda",
+        "row",
+        8,
+        32,
+    )
+    assert {tensor.name: tensor.digest for tensor in message.model} == weights.digest()
+    assert {tensor.name: tuple(tensor.shape) for tensor in message.model} == {
+        name: tuple(weights.tensor(name).shape) for name in weights.names
+    }
+    linear = [name for name in weights.names if "_proj." in name]
+    assert [tensor.name for tensor in plan.prunable] == sorted(linear)
+    assert len(linear) == 14
+
+
+def test_preparation_is_never_less_patient_than_a_phase(weights: DenseWeights) -> None:
+    assert planner(weights, seconds=6 * 3600 + 1).votes().message.preparation_seconds == 6 * 3600 + 1
+
+
+def test_an_evaluation_plan(weights: DenseWeights) -> None:
+    plan = planner(weights).evaluation(7, {"dense": None, "ours": bytes(32), "theirs": bytes([1] * 32)})
+    assert plan.release_kind(0) is ReleaseKind.EVALUATION
+    spec = plan.message.rounds[0].evaluation
+    assert spec.sequences == 7
+    assert [(each.name, each.WhichOneof("keep_mask"), each.digest) for each in spec.candidates] == [
+        ("dense", "dense", b""),
+        ("ours", "digest", bytes(32)),
+        ("theirs", "digest", bytes([1] * 32)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "canonical"),
+    [
+        ("0.5", "0.5"),
+        ("0.50", "0.5"),
+        (".5", "0.5"),
+        ("5e-1", "0.5"),
+        ("0", "0"),
+        ("0.00", "0"),
+        ("1e-3", "0.001"),
+        ("+0.7", "0.7"),
+    ],
+)
+def test_a_ratio_has_one_spelling(asked: str, canonical: str, weights: DenseWeights) -> None:
+    assert planner(weights, ratio=asked).votes().message.pruning.sparsity_ratio == canonical
+
+
+@given(st.text("0123456789", min_size=1, max_size=12))
+def test_every_decimal_stays_what_it_is(weights: DenseWeights, digits: str) -> None:
+    plan = planner(weights, ratio=f"0.{digits}").votes()
+    assert plan.message.pruning.sparsity_ratio == f"0.{digits}".rstrip("0").rstrip(".")
+
+
+@pytest.mark.parametrize("ratio", ["1", "-0.1", "nan", "inf", "half", "0.5.5", ""])
+def test_a_ratio_that_is_none(ratio: str, weights: DenseWeights) -> None:
+    with pytest.raises(PlanError, match="sparsity ratio"):
+        planner(weights, ratio=ratio).votes()
+
+
+@pytest.mark.parametrize("threshold", [-1, 0, 1, 2, 5, 2**32, 2**32 + 3])
+def test_a_threshold_out_of_range(threshold: int, weights: DenseWeights) -> None:
+    with pytest.raises(PlanError, match=f"threshold: {threshold}"):
+        planner(weights, threshold=threshold).votes()
+
+
+def test_a_threshold_that_was_asked_for(weights: DenseWeights) -> None:
+    message = planner(weights, threshold=4).votes().message
+    assert (message.threshold, message.least_survivors) == (4, 4)

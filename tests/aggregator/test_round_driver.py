@@ -1,0 +1,563 @@
+"""The aggregator's driver with silos as coroutines: who is waited for, for how long, and what is answered."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aggregator import round_driver
+from aggregator.round_driver import ClosedRound
+from crypto.backends.double_masking.aggregator import DoubleMaskingAggregator
+from crypto.errors import BadUpload, MalformedMessage, ProtocolError, RoundAborted, TooFewSurvivors, UnexpectedMessage
+from crypto.names import Backend, Phase
+from crypto.plan import Plan
+from crypto.secagg.session import Round
+from crypto.secagg.wire import decode
+from driven import Driven, iterate, plan
+from plans import signing_keys
+from scenarios.world import World, plain_sum
+from silo_agent.transport import MESSAGE_LIMIT
+from sparsilo.v1 import round_pb2, words_pb2
+
+PHASES = [Phase.PLAN, Phase.KEYS, Phase.SHARES, Phase.UPLOAD, Phase.CONSISTENCY, Phase.UNMASK]
+A, B, C, D = (f"silo-{index:03d}" for index in range(4))
+
+
+def opened(closed: ClosedRound) -> dict[str, list[int]]:
+    sections: dict[str, list[int]] = {}
+    for chunk, values in closed.chunks():
+        sections.setdefault(chunk.section.name, []).extend(values.tolist())
+    return sections
+
+
+def timed(work: Callable[[], Awaitable[Any]]) -> tuple[Any, float]:
+    """The result, and the seconds that it took."""
+
+    async def run() -> tuple[Any, float]:
+        start = time.monotonic()
+        async with asyncio.timeout(20):
+            result = await work()
+        return result, time.monotonic() - start
+
+    return asyncio.run(run())
+
+
+async def when(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def arrived(driven: Driven, phase: Phase, *silos: str) -> Callable[[], bool]:
+    def condition() -> bool:
+        session = driven.driver._session
+        return session is not None and session.phase is phase and session.arrived >= set(silos)
+
+    return condition
+
+
+@pytest.mark.parametrize("backend", list(Backend))
+@pytest.mark.parametrize("silos", [3, 7])
+def test_a_whole_round(silos: int, backend: Backend, tmp_path: Path) -> None:
+    async def work() -> None:
+        driven = Driven(plan(silos, backend=backend), tmp_path)
+        closed = await driven.run()
+        assert opened(closed) == plain_sum(driven.lanes, driven.round.plan.silos)
+        assert closed.session.survivors == driven.round.plan.silos
+        phases = PHASES if backend is Backend.DOUBLE_MASKING else [Phase.PLAN, Phase.UPLOAD]
+        assert list(closed.seconds) == phases
+        assert [phase for phase, *_ in driven.watched if phase == "upload"]
+        assert all(0 <= done <= total == silos for _, done, total in driven.watched)
+        assert driven.metric("rounds_total", release="votes", outcome="done") == 1
+        assert driven.metric("rounds_total", release="votes", outcome="failed") is None
+        assert driven.metric("silos") == driven.metric("survivors") == silos
+        assert driven.metric("phase", sparsilo_aggregator_phase="done") == 1
+        assert [driven.metric("phase_seconds_count", phase=phase) for phase in phases] == [1] * len(phases)
+
+    timed(work)
+
+
+def test_one_driver_runs_one_round_after_another(tmp_path: Path) -> None:
+    """Who was gone in the first is not waited for in the second."""
+
+    async def work() -> None:
+        first = Driven(plan(4, threshold=3), tmp_path / "first")
+        first.folder.mkdir()
+        await first.driver.gone(B)
+        await first.run({B: Phase.PLAN})
+        second = Driven(plan(4, threshold=3, run=b"another run of 4"), tmp_path / "second")
+        second.folder.mkdir()
+        second.driver = first.driver
+        closed = await second.run({B: Phase.PLAN})
+        assert closed.session.survivors == (A, C, D)
+        assert opened(closed) == plain_sum(second.lanes, (A, C, D))
+        for silo, message, answer in first.said:
+            assert await first.driver.advance(silo, message) == answer, "the first round's answers are still given"
+
+    _, seconds = timed(work)
+    assert seconds < 10
+
+
+def test_a_message_after_its_phase_closed_gets_the_same_answer(tmp_path: Path) -> None:
+    async def work() -> None:
+        driven = Driven(plan(3), tmp_path)
+        speak = driven.speak
+
+        async def speak_again(silo: str) -> None:
+            await speak(silo)
+            _, message, answer = driven.said[-1]
+            assert await driven.driver.advance(silo, message) == answer
+
+        driven.speak = speak_again  # type: ignore[method-assign]
+        await driven.run()
+        assert len(driven.said) == 3 * len(PHASES)
+        for silo, message, answer in driven.said:
+            assert await driven.driver.advance(silo, message) == answer
+        silo, message, _ = driven.said[0]
+        with pytest.raises(UnexpectedMessage):  # the same bytes, but another silo's
+            await driven.driver.advance(next(other for other in (A, B) if other != silo), message)
+
+    timed(work)
+
+
+def test_a_message_that_is_repeated_while_the_phase_waits_is_answered_both_times(tmp_path: Path) -> None:
+    async def work() -> None:
+        driven = Driven(plan(3), tmp_path)
+        running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
+        first = asyncio.create_task(driven.driver.advance(A, driven.silos[A].message()))
+        await when(arrived(driven, Phase.PLAN, A))
+        again = asyncio.create_task(driven.driver.advance(A, driven.silos[A].message()))
+        lost = asyncio.create_task(driven.driver.advance(A, driven.silos[A].message()))
+        await asyncio.sleep(0.05)
+        assert not first.done()
+        assert not again.done()
+        lost.cancel()  # as when its connection breaks
+        await asyncio.gather(driven.speak(B), driven.speak(C))
+        assert await first == await again
+        running.cancel()
+
+    timed(work)
+
+
+@pytest.mark.parametrize("phase", [Phase.PLAN, Phase.UNMASK])
+def test_a_message_that_is_repeated_while_the_phase_closes_gets_the_same_answer(
+    phase: Phase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing takes long with many silos; whoever asks anew in the meantime is told the same."""
+    close_phase = DoubleMaskingAggregator.close_phase
+
+    def slowly(self: DoubleMaskingAggregator) -> dict[str, bytes]:
+        if self.phase is phase:
+            time.sleep(0.3)
+        return close_phase(self)
+
+    monkeypatch.setattr(DoubleMaskingAggregator, "close_phase", slowly)
+
+    async def work() -> None:
+        driven = Driven(plan(3), tmp_path)
+        speak, repeated = driven.speak, []
+
+        async def speak_again(silo: str) -> None:
+            present = driven.silos[silo].phase
+            spoken = asyncio.create_task(speak(silo))
+            if silo == A and present is phase:
+                await when(driven.driver._changed.locked)
+                await asyncio.sleep(0.1)
+                repeated.append(await driven.driver.advance(A, driven.silos[A].message()))
+            await spoken
+
+        driven.speak = speak_again  # type: ignore[method-assign]
+        await driven.run()
+        assert repeated == [answer for silo, _, answer in driven.said if silo == A][PHASES.index(phase) :][:1]
+
+    timed(work)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_silent_silo_is_dropped_after_as_long_as_the_plan_says(phase: Phase, tmp_path: Path) -> None:
+    """In PLAN: it never calls."""
+
+    async def work() -> None:
+        driven = Driven(plan(4, threshold=3, seconds=1), tmp_path)
+        closed = await driven.run({C: phase})
+        assert closed.session.dropped == {C: phase}
+        survivors = (A, B, C, D) if phase in (Phase.CONSISTENCY, Phase.UNMASK) else (A, B, D)
+        assert closed.session.survivors == survivors
+        assert opened(closed) == plain_sum(driven.lanes, survivors)
+        assert 1 <= closed.seconds[phase] < 3
+        assert all(seconds < 1 for other, seconds in closed.seconds.items() if other is not phase)
+        assert driven.metric("dropped_total", phase=phase) == 1
+        assert driven.metric("survivors") == len(survivors)
+
+    timed(work)
+
+
+def test_preparation_has_a_patience_of_its_own(tmp_path: Path) -> None:
+    async def work() -> None:
+        message = plan(3, seconds=1).message
+        message.preparation_seconds = 60
+        driven = Driven(Plan.of(message), tmp_path)
+        running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
+        await asyncio.sleep(1.3)  # silos prune
+        await asyncio.gather(*map(driven.take_part, (A, B, C)))
+        assert (await running).session.dropped == {}
+
+    timed(work)
+
+
+def test_whoever_asks_again_and_again_does_not_prolong_the_phase(tmp_path: Path) -> None:
+    """Waiting silos call anew every 30 s; the silent one must not profit from that."""
+
+    async def work() -> None:
+        driven = Driven(plan(4, threshold=3, seconds=1), tmp_path)
+        running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
+        waiting = [asyncio.create_task(driven.take_part(silo)) for silo in (A, B, C)]
+
+        async def ask_again() -> None:
+            await when(arrived(driven, Phase.PLAN, A))
+            while driven.silos[A].phase is Phase.PLAN:
+                call = asyncio.create_task(driven.driver.advance(A, driven.silos[A].message()))
+                await asyncio.sleep(0.3)
+                call.cancel()
+
+        asking = asyncio.create_task(ask_again())
+        try:
+            async with asyncio.timeout(4):
+                closed = await running
+        finally:
+            asking.cancel()
+        await asyncio.gather(*waiting)
+        assert closed.session.dropped == {D: Phase.PLAN}
+
+    timed(work)
+
+
+def test_every_chunk_prolongs_the_upload(tmp_path: Path) -> None:
+    """Whoever is slow is not silent; whoever stops in the middle is dropped."""
+
+    async def work() -> None:
+        driven = Driven(plan(4, threshold=3, seconds=1, chunk_words=2), tmp_path)
+
+        async def slow(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+            for chunk in chunks:
+                await asyncio.sleep(0.3)
+                yield chunk
+
+        async def stopping(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+            yield next(chunks)
+            await asyncio.sleep(60)
+
+        upload = driven.upload
+
+        async def uploads(silo: str) -> None:
+            if silo == B:
+                await driven.driver.upload(B, slow(driven.chunks(B)))
+            if silo == D:
+                await driven.driver.upload(D, stopping(driven.chunks(D)))
+            await upload(silo)
+
+        driven.upload = uploads  # type: ignore[method-assign]
+        stopped = asyncio.create_task(driven.take_part(D))
+        running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
+        await asyncio.gather(*map(driven.take_part, (A, B, C)))
+        closed = await running
+        assert closed.session.dropped == {D: Phase.UPLOAD}
+        assert closed.session.survivors == (A, B, C)
+        assert opened(closed) == plain_sum(driven.lanes, (A, B, C))
+        assert len(driven.round.plan.layout(0).chunks) == 6
+        assert closed.seconds[Phase.UPLOAD] > 1.8
+        stopped.cancel()
+
+    timed(work)
+
+
+@pytest.mark.parametrize("phase", [Phase.PLAN, Phase.SHARES, Phase.UPLOAD, Phase.UNMASK])
+def test_nobody_waits_for_a_silo_that_is_gone(phase: Phase, tmp_path: Path) -> None:
+    async def work() -> None:
+        driven = Driven(plan(4, threshold=3), tmp_path)
+
+        async def go() -> None:
+            await when(arrived(driven, phase, A, C, D))
+            await driven.driver.gone(B)
+
+        closed, _ = await asyncio.gather(driven.run({B: phase}), go())
+        assert closed.session.dropped == {B: phase}
+
+    _, seconds = timed(work)
+    assert seconds < 10, "the plan would wait for a minute"
+
+
+def test_a_silo_that_is_gone_before_the_last_message_does_not_close_the_phase(tmp_path: Path) -> None:
+    async def work() -> None:
+        driven = Driven(plan(4, threshold=3), tmp_path)
+        await driven.driver.gone(B)
+        running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
+        others = [asyncio.create_task(driven.take_part(silo)) for silo in (A, C)]
+        await when(arrived(driven, Phase.PLAN, A, C))
+        await asyncio.sleep(0.1)
+        assert driven.driver._session is not None
+        assert driven.driver._session.phase is Phase.PLAN
+        await asyncio.gather(running, driven.take_part(D), *others)
+
+    timed(work)
+
+
+def test_refused_messages_leave_the_round_as_it_was(tmp_path: Path) -> None:
+    async def work() -> None:
+        driven = Driven(plan(4, threshold=3), tmp_path)
+        driver, honest = driven.driver, driven.silos
+        with pytest.raises(UnexpectedMessage, match="no round has begun"):
+            await driver.advance(A, honest[A].message())
+        with pytest.raises(UnexpectedMessage, match="no upload is due"):
+            await driver.upload(A, iterate(iter([])))
+        running = asyncio.create_task(driver.run(driven.round, tmp_path))
+        await when(lambda: driver._session is not None)
+        with pytest.raises(UnexpectedMessage, match="silo-009"):
+            await driver.advance("silo-009", honest[A].message())
+        with pytest.raises(MalformedMessage):
+            await driver.advance(A, b"\xff")
+        with pytest.raises(UnexpectedMessage, match="another round"):
+            await driver.advance(A, World(plan(4, run=b"another run of 4"), signing_keys(4)).silos[A].message())
+        with pytest.raises(UnexpectedMessage, match="no upload is due"):
+            await driver.upload(A, iterate(iter([])))
+        spoken = asyncio.create_task(driven.take_part(A))
+        await when(arrived(driven, Phase.PLAN, A))
+        with pytest.raises(UnexpectedMessage, match="twice"):
+            await driver.advance(A, World(driven.round.plan, signing_keys(4)).silos[A].message())
+        await driver.gone(D)
+        closed, *_ = await asyncio.gather(running, spoken, driven.take_part(B), driven.take_part(C))
+        with pytest.raises(UnexpectedMessage, match="nothing to say"):
+            await driver.advance(D, honest[D].message())
+        assert opened(closed) == plain_sum(driven.lanes, (A, B, C))
+
+    timed(work)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_every_waiting_silo_hears_that_the_round_is_aborted(phase: Phase, tmp_path: Path) -> None:
+    async def work() -> None:
+        driven = Driven(plan(4, threshold=3), tmp_path)
+        running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
+        waiting = [asyncio.create_task(driven.take_part(silo)) for silo in (A, D)]
+        silent = [asyncio.create_task(driven.take_part(silo, phase)) for silo in (B, C)]
+        await when(arrived(driven, phase, A, D))
+        await asyncio.gather(*silent)
+        last = {silo: driven.silos[silo].message() for silo in (A, D)}
+        await driven.driver.gone(B)
+        await driven.driver.gone(C)
+        with pytest.raises(TooFewSurvivors, match=f"phase {phase}: 2 of 4 silos answered and 3 are needed"):
+            await running
+        for task in waiting:
+            with pytest.raises(RoundAborted, match=f"{phase}: phase {phase}: 2 of 4"):
+                await task
+        assert {silo: session.phase for silo, session in driven.silos.items()} == {
+            **dict.fromkeys((A, D), Phase.ABORTED),
+            **dict.fromkeys((B, C), phase),
+        }
+        for silo, message in last.items():  # an answer that was lost on the way is given again
+            answer = decode(round_pb2.AggregatorMessage, await driven.driver.advance(silo, message), MESSAGE_LIMIT)
+            assert answer.aborted.phase == phase
+        with pytest.raises(UnexpectedMessage):  # and whoever comes later gets no round
+            await driven.driver.advance(B, driven.silos[B].message() if phase is not Phase.UPLOAD else b"")
+        assert driven.metric("rounds_total", release="votes", outcome="failed") == 1
+        assert driven.metric("rounds_total", release="votes", outcome="done") is None
+        assert driven.metric("dropped_total", phase=phase) == 2
+        assert driven.metric("phase", sparsilo_aggregator_phase="aborted") == 1
+
+    timed(work)
+
+
+def test_next_waits_for_a_round_and_offers_it_once(tmp_path: Path) -> None:
+    async def work() -> None:
+        driven = Driven(plan(3), tmp_path)
+        driver = driven.driver
+        asking = asyncio.create_task(driver.next(A))
+        stranger = asyncio.create_task(driver.next("silo-009"))
+        await asyncio.sleep(0.05)
+        assert not asking.done()
+        running = asyncio.create_task(driver.run(driven.round, tmp_path))
+        offer = decode(round_pb2.Offer, await asking, MESSAGE_LIMIT).round
+        assert (offer.plan, offer.index, offer.input) == (driven.round.plan.encoded, 0, b"")
+        assert await driver.next(A) == await driver.next(B) == await asking, "until it has accepted"
+        accepted = asyncio.create_task(driven.speak(A))
+        await when(arrived(driven, Phase.PLAN, A))
+        more = asyncio.create_task(driver.next(A))
+        await asyncio.sleep(0.05)
+        assert not more.done()
+        await asyncio.gather(accepted, driven.speak(B), driven.speak(C))
+        late = asyncio.create_task(driver.next(B))
+        await asyncio.sleep(0.05)
+        assert not late.done()
+        await driver.finish()
+        for waiting in (more, late, stranger):
+            assert decode(round_pb2.Offer, await waiting, MESSAGE_LIMIT) == round_pb2.Offer(over=round_pb2.Over())
+        running.cancel()
+
+    timed(work)
+
+
+def test_next_says_why_all_is_over(tmp_path: Path) -> None:
+    async def work() -> None:
+        driven = Driven(plan(3), tmp_path)
+        waiting = asyncio.create_task(driven.driver.next(A))
+        await asyncio.sleep(0)
+        await driven.driver.finish("phase keys: too few")
+        await driven.driver.finish()  # said at the end of every run
+        for answer in (await waiting, await driven.driver.next(B)):
+            assert decode(round_pb2.Offer, answer, MESSAGE_LIMIT).over.failure == "phase keys: too few"
+
+    timed(work)
+
+
+def test_an_upload_that_starts_over(tmp_path: Path) -> None:
+    async def work() -> None:
+        driven = Driven(plan(3, chunk_words=2), tmp_path)
+        upload, receipts = driven.upload, []
+
+        async def uploads(silo: str) -> None:
+            chunks = list(driven.chunks(silo))
+            if silo == B:
+                with pytest.raises(BadUpload, match="2 of 4 chunks"):
+                    await driven.driver.upload(B, iterate(iter(chunks[:2])))
+                receipts.append(await driven.driver.upload(B, iterate(iter(chunks))))
+                with pytest.raises(BadUpload, match="chunk 1 where chunk 0 is due"):
+                    await driven.driver.upload(B, iterate(iter(chunks[1:])))
+                with pytest.raises(MalformedMessage):
+                    await driven.driver.upload(B, iterate(iter([b"\xff"])))
+                with pytest.raises(BadUpload, match="not what was sent before"):
+                    foreign = decode(words_pb2.WordChunk, chunks[0], MESSAGE_LIMIT)
+                    foreign.words = bytes(len(foreign.words))
+                    await driven.driver.upload(B, iterate(iter([foreign.SerializeToString()])))
+            await upload(silo)
+
+        driven.upload = uploads  # type: ignore[method-assign]
+        closed = await driven.run()
+        assert [decode(words_pb2.UploadReceipt, receipt, 100).chunks for receipt in receipts] == [4]
+        assert opened(closed) == plain_sum(driven.lanes, (A, B, C))
+        with pytest.raises(UnexpectedMessage, match="no upload is due"):
+            await driven.driver.upload(A, iterate(iter([])))
+
+    timed(work)
+
+
+def test_chunks_after_the_upload_closed_are_refused(tmp_path: Path) -> None:
+    async def work() -> None:
+        driven = Driven(plan(4, threshold=3), tmp_path)
+        go_on = asyncio.Event()
+
+        async def late(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+            yield next(chunks)
+            await go_on.wait()
+            yield next(chunks)
+
+        async def take_part_late() -> None:
+            await driven.take_part(D, Phase.UPLOAD)
+            with pytest.raises(UnexpectedMessage, match="too late"):
+                await driven.driver.upload(D, late(iter(list(driven.chunks(D)))))
+
+        async def close() -> ClosedRound:
+            running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
+            await when(arrived(driven, Phase.UPLOAD, A, B, C))
+            await driven.driver.gone(D)
+            closed = await running
+            go_on.set()
+            return closed
+
+        closing = asyncio.create_task(close())
+        await asyncio.gather(take_part_late(), *map(driven.take_part, (A, B, C)))
+        closed = await closing
+        assert opened(closed) == plain_sum(driven.lanes, (A, B, C))
+
+    timed(work)
+
+
+@pytest.mark.parametrize("size", [0, 1, 6, 7, 8, 20])
+def test_keep_masks_are_served_by_digest(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(round_driver, "KEEP_MASK_CHUNK_BYTES", 7)
+    content = bytes(range(size))
+    (tmp_path / "keep_mask").write_bytes(content)
+
+    async def work() -> None:
+        driver = Driven(plan(3), tmp_path).driver
+        driver.offer_keep_mask(sha256(content).digest(), tmp_path / "keep_mask")
+        served = driver.keep_mask(sha256(content).digest())
+        pieces = [decode(words_pb2.KeepMaskChunk, piece, MESSAGE_LIMIT).data for piece in served]
+        assert b"".join(pieces) == content
+        assert all(0 < len(piece) <= 7 for piece in pieces)
+        for unknown in (b"", sha256(b"another").digest()):
+            with pytest.raises(ProtocolError, match="no keep mask"):
+                next(driver.keep_mask(unknown))
+
+    timed(work)
+
+
+@pytest.mark.parametrize("ticks", range(8))
+def test_a_round_that_is_cancelled_while_something_arrives_ends(ticks: int, tmp_path: Path) -> None:
+    async def work() -> None:
+        driven = Driven(plan(3), tmp_path)
+        running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
+        await when(lambda: driven.watched != [])
+        speaking = asyncio.create_task(driven.speak(A))
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait([running], timeout=1)
+        assert running.cancelled()
+        speaking.cancel()
+
+    timed(work)
+
+
+@pytest.mark.parametrize("phase", [Phase.PLAN, Phase.SHARES])
+def test_waiting_silos_hear_of_a_round_that_is_cancelled(phase: Phase, tmp_path: Path) -> None:
+    """As when an agent's own error ends the run: the others need not be killed."""
+
+    async def work() -> None:
+        driven = Driven(plan(3), tmp_path)
+        running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
+        waiting = [asyncio.create_task(driven.take_part(silo)) for silo in (A, B)]
+        silent = asyncio.create_task(driven.take_part(C, phase))
+        await when(arrived(driven, phase, A, B))
+        running.cancel()
+        for task in waiting:
+            with pytest.raises(RoundAborted, match=phase):
+                async with asyncio.timeout(2):
+                    await task
+        assert running.cancelled()
+        silent.cancel()
+
+    timed(work)
+
+
+def test_bytes_are_counted_by_silo_and_in_total(tmp_path: Path) -> None:
+    async def work() -> None:
+        driven = Driven(plan(3), tmp_path)
+        driven.driver.count(A, up=5)
+        driven.driver.count(A, up=2, down=1)
+        driven.driver.count(B, down=40)
+        traffic = {silo: (count.up, count.down) for silo, count in driven.driver.traffic.items()}
+        assert traffic == {A: (7, 1), B: (0, 40)}
+        assert driven.metric("received_bytes_total") == 7
+        assert driven.metric("sent_bytes_total") == 41
+
+    timed(work)
+
+
+def test_the_round_that_is_asked_for_is_the_one_that_is_offered(tmp_path: Path) -> None:
+    async def work() -> None:
+        message = plan(3).message
+        message.rounds.append(message.rounds[0])
+        agreed = Plan.of(message)
+        driven = Driven(agreed, tmp_path)
+        running = asyncio.create_task(driven.driver.run(Round(agreed, 1, b""), tmp_path))
+        offer = decode(round_pb2.Offer, await driven.driver.next(A), MESSAGE_LIMIT).round
+        assert offer.index == 1
+        with pytest.raises(UnexpectedMessage, match="another round"):
+            await driven.driver.advance(A, driven.silos[A].message())  # of round 0
+        running.cancel()
+
+    timed(work)

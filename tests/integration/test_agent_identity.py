@@ -1,0 +1,213 @@
+"""`silo-agent run` against a real servicer over mTLS: whoever is not who it should be is told so on one line."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from copy import copy
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from aggregator.metrics import AggregatorMetrics
+from aggregator.round_driver import RoundDriver
+from commands import Ran, run
+from crypto.identity import Authority, Certified
+from driven import serving
+from models import tiny_llama, write_text
+from plans import signing_keys
+from silo_agent import transport
+from silo_agent.cli import cli
+
+KEYS = signing_keys(3)
+SILO = "silo-001"
+DAY = timedelta(days=1)
+AUTHORITY, OTHER = (Authority(name, datetime.now(UTC), DAY) for name in ("ours", "theirs"))
+SERVER = AUTHORITY.issue("aggregator", ("127.0.0.1",))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("model") / "dense")
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Little patience with a lost connection; and the agent's way with SIGTERM ends with the test."""
+    monkeypatch.setattr(transport, "RECONNECT_SECONDS", 0.5)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+class Home:
+    """An agent's folder, in order until a test changes it."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.folder = folder
+        self.config = {
+            "silo": SILO,
+            "aggregator": "",
+            "model": str(model),
+            "calibration": write_text(folder / "notes.txt", 300, seed=0).name,
+            "state": "state",
+            "signing_key": "signing_key",
+            "roster": "roster.yaml",
+            "certificate": "tls.crt",
+            "private_key": "tls.key",
+            "authority": "ca.crt",
+        }
+        (folder / "signing_key").write_text(KEYS[SILO].to_bytes().hex())
+        (folder / "roster.yaml").write_text(yaml.safe_dump({s: key.public_bytes.hex() for s, key in KEYS.items()}))
+        (folder / "ca.crt").write_bytes(AUTHORITY.certificate)
+        self.certify(AUTHORITY.issue(SILO))
+
+    def certify(self, identity: Certified) -> None:
+        (self.folder / "tls.crt").write_bytes(identity.certificate)
+        (self.folder / "tls.key").write_bytes(identity.private_key)
+
+    def run(self, port: int, capsys: pytest.CaptureFixture[str], **changes: object) -> Ran:
+        """`silo-agent run`; a failure is one line on stderr."""
+        file = self.folder / "agent.yaml"
+        file.write_text(yaml.safe_dump({**self.config, "aggregator": f"127.0.0.1:{port}", **changes}))
+        ran = run(cli, ["run", "--config", file], capsys)
+        if ran.code:
+            assert ran.err.startswith("error: ")
+            assert ran.err.count("\n") == 1
+        assert ran.out == ""
+        return ran
+
+
+@pytest.fixture
+def home(tmp_path: Path, model: Path) -> Home:
+    return Home(tmp_path, model)
+
+
+@pytest.fixture(scope="module")
+def driver() -> RoundDriver:
+    """With nothing to do: whoever is let in leaves again, done."""
+    driver = RoundDriver(AggregatorMetrics(CollectorRegistry()), lambda *_: None)
+    asyncio.run(driver.finish())
+    return driver
+
+
+@pytest.fixture(scope="module")
+def port(driver: RoundDriver) -> Iterator[int]:
+    with serving(driver, KEYS, SERVER, AUTHORITY.certificate) as port:
+        yield port
+
+
+def test_who_is_in_order_is_let_in(home: Home, port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = home.run(port, capsys)
+    assert (ran.code, ran.err) == (0, "")
+
+
+def test_why_all_is_over_is_passed_on(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    driver = RoundDriver(AggregatorMetrics(CollectorRegistry()), lambda *_: None)
+    asyncio.run(driver.finish("phase keys: too few"))
+    with serving(driver, KEYS, SERVER, AUTHORITY.certificate) as port:
+        ran = home.run(port, capsys)
+    assert ran.code == 1
+    assert "phase keys: too few" in ran.err
+
+
+def test_a_certificate_from_another_authority(home: Home, port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    home.certify(OTHER.issue(SILO))
+    ran = home.run(port, capsys)
+    assert ran.code == 2
+    assert "certificate" in ran.err
+
+
+def test_a_certificate_that_has_expired(home: Home, port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    earlier = copy(AUTHORITY)
+    earlier._now, earlier._end = AUTHORITY._now - 2 * DAY, AUTHORITY._now - DAY
+    home.certify(earlier.issue(SILO))
+    ran = home.run(port, capsys)
+    assert ran.code == 2
+    assert "certificate" in ran.err
+
+
+def test_an_aggregator_of_another_authority(home: Home, port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    (home.folder / "ca.crt").write_bytes(OTHER.certificate)
+    ran = home.run(port, capsys)
+    assert ran.code == 2
+    assert "authority in the config" in ran.err
+
+
+def test_a_silos_certificate_is_no_aggregators(
+    home: Home, driver: RoundDriver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One silo cannot pose as the aggregator to another."""
+    with serving(driver, KEYS, AUTHORITY.issue("silo-000"), AUTHORITY.certificate) as port:
+        ran = home.run(port, capsys)
+    assert ran.code == 2
+    assert "certificate" in ran.err
+
+
+def test_an_aggregator_under_another_address(
+    home: Home, driver: RoundDriver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = AUTHORITY.issue("aggregator", ("aggregator.example", "127.0.0.2"))
+    with serving(driver, KEYS, elsewhere, AUTHORITY.certificate) as port:
+        ran = home.run(port, capsys)
+    assert ran.code == 2
+    assert "certificate" in ran.err
+
+
+@pytest.mark.parametrize("name", ["silo-009", "aggregator", "SILO-001", ""])
+def test_a_name_that_is_not_in_the_run(name: str, home: Home, port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    home.certify(AUTHORITY.issue(name or "*"))
+    ran = home.run(port, capsys)
+    assert ran.code == 2
+    assert "is not a silo of this run" in ran.err
+    assert repr(name or "*") in ran.err
+
+
+def test_nothing_listens(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = home.run(9, capsys)
+    assert ran.code == 2
+    assert "127.0.0.1:9: cannot be reached" in ran.err
+    assert "check the address" in ran.err
+
+
+@pytest.mark.parametrize("field", ["signing_key", "roster", "certificate", "private_key", "authority"])
+def test_a_missing_file(field: str, home: Home, port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = home.run(port, capsys, **{field: "none.pem"})
+    assert ran.code == 2
+    assert f"{home.folder / 'none.pem'}: cannot be read" in ran.err
+
+
+MALFORMED = {
+    "certificate": [b"", b"not PEM", SERVER.certificate[:200], SERVER.private_key],
+    "private_key": [b"", b"not PEM", SERVER.private_key[:100], SERVER.certificate, SERVER.private_key],
+    "authority": [b"", b"\n", b"not PEM", SERVER.certificate[:200], SERVER.private_key],
+}
+"""The last private key is sound, but another certificate's. gRPC would end the process that gives it an empty
+certificate or key, and trust every public authority instead of an empty one.
+"""
+
+
+@pytest.mark.parametrize(
+    ("field", "case"), [(field, case) for field, contents in MALFORMED.items() for case in range(len(contents))]
+)
+def test_a_malformed_file(field: str, case: int, home: Home, port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    content = MALFORMED[field][case]
+    (home.folder / "bad.pem").write_bytes(content)
+    ran = home.run(port, capsys, **{field: "bad.pem"})
+    assert ran.code == 2
+    assert f"{home.folder / 'bad.pem'}: " in ran.err
+    assert "not PEM" not in ran.err
+
+
+def test_an_unknown_field(home: Home, port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = home.run(port, capsys, calibrations="notes.txt")
+    assert ran.code == 4
+    assert "agent.yaml: calibrations: unknown field" in ran.err
+
+
+def test_a_config_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = run(cli, ["run", "--config", tmp_path / "none.yaml"], capsys)
+    assert (ran.code, ran.err.count("\n")) == (4, 1)
+    assert "none.yaml: cannot be read" in ran.err

@@ -1,0 +1,30 @@
+"""The demo as a visitor runs it, held against what the README says of it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_federated_beats_the_silos_alone_and_the_self_generated_baseline(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "bench.demo.run", "--out", str(tmp_path / "demo")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads((tmp_path / "demo" / "pruned" / "report.json").read_text())
+    perplexity = report["perplexity"]
+    assert perplexity["dense"] < perplexity["federated"]
+    assert perplexity["federated"] < perplexity["alone_mean"]
+    assert perplexity["federated"] < perplexity["candidates"]["calibrated on self-generated text"]
+    assert report["survivors"] == ["cpp-headers", "licences", "python-code", "python-manual"]
+    for words in ("federated", "bytes up", "Seconds per phase", "Sparse model: ", "The aggregator saw masked words"):
+        assert words in ran.stdout

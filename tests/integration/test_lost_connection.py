@@ -1,0 +1,229 @@
+"""Connections that break: what is repeated is harmless, and nobody is given up too early."""
+
+import asyncio
+import time
+from asyncio import StreamReader, StreamWriter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+import pytest
+import torch
+from prometheus_client import CollectorRegistry
+from safetensors.torch import load_file
+
+from aggregator import planning
+from aggregator.local import Federation
+from aggregator.round_driver import RoundDriver
+from aggregator.spool import Spool
+from commands import local, prune
+from crypto.errors import ConnectionFailed
+from crypto.identity import Authority
+from crypto.names import Phase
+from crypto.secagg.wire import encode
+from driven import looping, on, serving
+from models import tiny_llama, write_text
+from silo_agent import transport
+from silo_agent.metrics import RoundMetrics
+from silo_agent.transport import Transport
+from sparsilo.v1 import round_pb2, words_pb2
+
+SHAPE = ("--samples", 4, "--sequence-length", 32)
+
+
+class Proxy:
+    """Passes bytes on to a port of this machine. `cut` breaks every connection; a closed one breaks new ones too."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._writers: set[StreamWriter] = set()
+        self.closed = False
+
+    async def start(self) -> int:
+        """Its port."""
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        port: int = server.sockets[0].getsockname()[1]
+        return port
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _connected(self, reader: StreamReader, writer: StreamWriter) -> None:
+        if self.closed:
+            writer.close()
+            return
+        there_reader, there = await asyncio.open_connection("127.0.0.1", self._target)
+        self._writers |= {writer, there}
+        await asyncio.gather(self._pass_on(reader, there), self._pass_on(there_reader, writer))
+
+    async def _pass_on(self, reader: StreamReader, writer: StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()
+        self._writers.discard(writer)
+
+
+def test_a_silo_whose_connection_is_cut_twice_survives_and_the_counts_are_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once in the middle of the upload, once while it waits for a phase to close."""
+    model = tiny_llama(tmp_path / "dense")
+    files = [write_text(tmp_path / f"{name}.txt", 900, seed=at) for at, name in enumerate(["a", "b", "c"])]
+    proxies: list[Proxy] = []
+    streams: list[int] = []
+    waits: list[bytes] = []
+    start, take, advance = Federation._start, Spool.take, RoundDriver.advance
+
+    async def start_behind_proxy(self: Federation, silo: str, authority: Authority, target: str) -> Any:
+        if silo == "b":
+            proxies.append(Proxy(int(target.partition(":")[2])))
+            target = f"127.0.0.1:{await proxies[0].start()}"
+        return await start(self, silo, authority, target)
+
+    def take_and_cut(self: Spool, stream: int, message: words_pb2.WordChunk) -> None:
+        take(self, stream, message)
+        if self._silo == "b" and stream not in streams:
+            streams.append(stream)
+        if self._silo == "b" and stream == 1 and message.index == len(self._layout.chunks) // 2:
+            proxies[0].cut()
+
+    async def advance_after_cut(self: RoundDriver, silo: str, data: bytes) -> bytes:
+        assert self._session is not None
+        if self._session.phase is Phase.CONSISTENCY:
+            if silo == "b":
+                waits.append(data)
+            if silo == "a":  # the phase waits for this one, until the other has lost its connection and called anew
+                await until(lambda: bool(waits))
+                proxies[0].cut()
+                await until(lambda: len(waits) > 1)
+        return await advance(self, silo, data)
+
+    monkeypatch.setattr(planning, "CHUNK_WORDS", 8)
+    monkeypatch.setattr(Federation, "_start", start_behind_proxy)
+    monkeypatch.setattr(Spool, "take", take_and_cut)
+    monkeypatch.setattr(RoundDriver, "advance", advance_after_cut)
+    ran = local(model, files, tmp_path / "out", capsys, *SHAPE, "--save-counts")
+    assert ran.code == 0, ran.err
+    assert ran.data["survivors"] == ["a", "b", "c"]
+    assert ran.data["dropped"] == {}
+    assert streams == [1, 2], "the upload was cut and came once more"
+    assert len(waits) == 2
+    assert waits[0] == waits[1], "the same bytes"
+    counts = load_file(tmp_path / "out" / "keep_counts.safetensors")
+    totals = {name: torch.zeros_like(count) for name, count in counts.items()}
+    for file in files:
+        assert prune(model, file, tmp_path / f"{file.stem}.safetensors", capsys, *SHAPE).code == 0
+        for name, mask in load_file(tmp_path / f"{file.stem}.safetensors").items():
+            totals[name] += mask
+    assert all(torch.equal(counts[name], totals[name]) for name in counts)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+# The transport alone, with a servicer that answers at once.
+
+AUTHORITY = Authority("test", datetime.now(UTC), timedelta(days=1))
+SERVER = AUTHORITY.issue("aggregator", ("127.0.0.1",))
+SILO = AUTHORITY.issue("a")
+
+
+class Answers:
+    """What the servicer calls, in place of a RoundDriver."""
+
+    def __init__(self) -> None:
+        self.uploads: list[list[bytes]] = []
+        """Each stream's messages, as far as they came."""
+        self.cut_after: list[int] = []
+        """After how many messages each stream is cut."""
+        self.cut: Callable[[], object] = lambda: None
+
+    def count(self, silo: str, *, up: int = 0, down: int = 0) -> None: ...
+
+    async def next(self, silo: str) -> bytes:
+        return encode(round_pb2.Offer(over=round_pb2.Over()))
+
+    async def upload(self, silo: str, chunks: AsyncIterator[bytes]) -> bytes:
+        taken: list[bytes] = []
+        self.uploads.append(taken)
+        async for chunk in chunks:
+            taken.append(chunk)
+            if self.cut_after and len(taken) == self.cut_after[0]:
+                del self.cut_after[0]
+                self.cut()
+        return encode(words_pb2.UploadReceipt(chunks=len(taken)))
+
+
+@dataclass
+class Behind:
+    """An agent's transport behind a proxy."""
+
+    agent: Transport
+    proxy: Proxy
+    answers: Answers
+
+
+@pytest.fixture
+def behind() -> Iterator[Behind]:
+    answers = Answers()
+    driver: Any = answers
+    with looping() as loop, serving(driver, ["a"], SERVER, AUTHORITY.certificate) as port:
+        proxy = Proxy(port)
+        answers.cut = lambda: loop.call_soon_threadsafe(proxy.cut)
+        agent = Transport(
+            f"127.0.0.1:{on(loop, proxy.start())}",
+            SILO,
+            AUTHORITY.certificate,
+            RoundMetrics(CollectorRegistry(), "silo"),
+        )
+        yield Behind(agent, proxy, answers)
+        agent.close()
+        answers.cut()
+
+
+def test_a_load_balancer_that_has_nobody_behind_it_yet(behind: Behind) -> None:
+    """It takes connections and closes them before a handshake: nobody's identity is at fault."""
+    behind.proxy.closed = True
+    opening = Timer(0.7, lambda: setattr(behind.proxy, "closed", False))
+    opening.start()
+    assert behind.agent.next() == round_pb2.Offer(over=round_pb2.Over())
+    opening.join()
+
+
+def test_a_connection_that_does_not_come_back(behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "RECONNECT_SECONDS", 0.8)
+    assert behind.agent.next() == round_pb2.Offer(over=round_pb2.Over())
+    behind.proxy.closed = True
+    behind.answers.cut()
+    start = time.monotonic()
+    with pytest.raises(ConnectionFailed):
+        behind.agent.next()
+    assert 0.8 <= time.monotonic() - start < 10
+
+
+def test_an_upload_that_is_cut_again_long_after_the_first_time(behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long a connection has been lost counts from when it was lost the last time."""
+    monkeypatch.setattr(transport, "RECONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(transport, "POLL_SECONDS", 0.5)
+    messages = [encode(words_pb2.WordChunk(index=index, words=bytes(8))) for index in range(12)]
+
+    def slowly() -> Iterator[bytes]:
+        for message in messages:
+            time.sleep(0.15)
+            yield message
+
+    behind.answers.cut_after = [1, 10]
+    behind.agent.upload(slowly)
+    first, second, third = behind.answers.uploads
+    assert (len(first), len(second)) == (1, 10)
+    assert first + second[1:] + third[10:] == third == messages

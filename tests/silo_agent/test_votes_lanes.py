@@ -1,0 +1,72 @@
+"""A keep-mask file as lanes: what safetensors' own reader sees in it, and each comparison group's count."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from crypto.encoding.layout import pack_chunk
+from crypto.plan import Plan
+from plans import plan_message
+from silo_agent.prune import write_keep_masks
+from silo_agent.releases.votes import VotesRelease
+
+SHAPES = {"blocks.0.weight": (5, 21), "blocks.1.weight": (1, 1), "blocks.2.weight": (33, 7), "blocks.3.weight": (64, 1)}
+
+
+def votes_plan(group: str, chunk_words: int) -> Plan:
+    message = plan_message(5, group=group, tensors=len(SHAPES), chunk_words=chunk_words)
+    for tensor in message.model:
+        tensor.shape[:] = SHAPES[tensor.name]
+    message.model.add(name="z.norm", digest=bytes(32), shape=[9])  # stored, but not pruned
+    return Plan.of(message)
+
+
+def keep_masks() -> dict[str, Tensor]:
+    """Every row with another count; the first row of the first tensor empty, the last one full."""
+    generator = torch.Generator().manual_seed(3)
+    masks = {name: torch.rand(shape, generator=generator) < 0.4 for name, shape in SHAPES.items()}
+    masks["blocks.0.weight"][0] = False
+    masks["blocks.0.weight"][-1] = True
+    return masks
+
+
+def released(release: VotesRelease, plan: Plan) -> dict[str, list[int]]:
+    """All lanes by section, put together chunk by chunk; every chunk can be packed."""
+    lanes: dict[str, list[int]] = {}
+    for chunk in plan.layout(0).chunks:
+        values = release.lanes(chunk)
+        assert values.shape == (chunk.lanes,)
+        pack_chunk(chunk, values)
+        section = lanes.setdefault(chunk.section.name, [])
+        assert len(section) == chunk.start
+        section += [int(value) for value in values]
+    return lanes
+
+
+@pytest.mark.parametrize("chunk_words", [1, 2, 1000])
+@pytest.mark.parametrize("group", ["layer", "row"])
+def test_lanes_are_the_keep_mask_and_its_counts_by_group(group: str, chunk_words: int, tmp_path: Path) -> None:
+    plan, file = votes_plan(group, chunk_words), tmp_path / "keep_mask.safetensors"
+    write_keep_masks(file, reversed(keep_masks().items()))
+    expected: dict[str, list[int]] = {}
+    stored = load_file(file)
+    for name in SHAPES:
+        rows = [[int(kept) for kept in row] for row in stored[name].tolist()]
+        by_row = [row.count(1) for row in rows]
+        expected[f"votes {name}"] = [kept for row in rows for kept in row]
+        expected[f"nonzero counts {name}"] = by_row if group == "row" else [sum(by_row)]
+    lanes = released(VotesRelease(plan, file), plan)
+    assert lanes == expected
+    assert list(lanes) == list(expected), "in the plan's order"
+    assert len(plan.layout(0).chunks) > len(expected) or chunk_words == 1000
+
+
+def test_a_file_that_another_tool_wrote(tmp_path: Path) -> None:
+    """Metadata, padding and tensors that the plan does not know are no part of the release."""
+    plan, own, other = votes_plan("row", 2), tmp_path / "own.safetensors", tmp_path / "other.safetensors"
+    write_keep_masks(own, keep_masks().items())
+    save_file({**keep_masks(), "a.weight": torch.ones(3, 3), "zz": torch.ones(2)}, other, {"format": "pt"})
+    assert released(VotesRelease(plan, other), plan) == released(VotesRelease(plan, own), plan)
