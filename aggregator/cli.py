@@ -87,7 +87,7 @@ def local(**options: Any) -> None:
     """Prune a model with a whole federation on this machine.
 
     One aggregator and one silo-agent process per --calibration, over mutual TLS on loopback, through the code that a
-    deployment runs. A rehearsal: what it prints is what the same silos would get apart.
+    deployment runs. A rehearsal: the model it writes is what the same silos would get apart.
 
     \b
     Example:

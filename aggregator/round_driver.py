@@ -78,7 +78,8 @@ class RoundDriver:
     async def run(self, round_: Round, folder: Path) -> ClosedRound:
         """One round to the point where its sum can be opened; uploads are spooled in `folder`.
 
-        Raises TooFewSurvivors naming the phase, or the ProtocolError that ended it; every waiting silo is told.
+        Raises TooFewSurvivors naming the phase, or the ProtocolError that ended it. Every waiting silo is told, also
+        when the round is cancelled.
         """
         session = _make_session(round_)
         plan, layout = round_.plan, round_.plan.layout(round_.index)
@@ -96,11 +97,12 @@ class RoundDriver:
                 with self._metrics.timed(phase):
                     await self._run_phase(session)
                 seconds[phase] = monotonic() - start
-        except SparsiloError as error:
+        except (SparsiloError, asyncio.CancelledError) as error:
+            reason = error.message if isinstance(error, SparsiloError) else "the aggregator ended the run"
             self._metrics.rounds.labels(kind, "failed").inc()
             self._metrics.phase.state(Phase.ABORTED)
             async with self._changed:
-                self._answer(dict.fromkeys(self._pending, session.abort(error.message)))
+                self._answer(dict.fromkeys(self._pending, session.abort(reason)))
             raise
         finally:
             for phase in session.dropped.values():

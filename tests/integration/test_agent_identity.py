@@ -161,6 +161,7 @@ def test_a_name_that_is_not_in_the_run(name: str, home: Home, port: int, capsys:
     home.certify(AUTHORITY.issue(name or "*"))
     ran = home.run(port, capsys)
     assert ran.code == 2
+    assert "refuses this silo" in ran.err
     assert "is not a silo of this run" in ran.err
     assert repr(name or "*") in ran.err
 
