@@ -101,8 +101,8 @@ class RoundDriver:
             reason = error.message if isinstance(error, SparsiloError) else "the aggregator ended the run"
             self._metrics.rounds.labels(kind, "failed").inc()
             self._metrics.phase.state(Phase.ABORTED)
-            async with self._changed:
-                self._answer(dict.fromkeys(self._pending, session.abort(reason)))
+            telling = asyncio.create_task(self._abort(session, reason))
+            await asyncio.shield(telling)  # whatever ends this round in the meantime
             raise
         finally:
             for phase in session.dropped.values():
@@ -223,6 +223,10 @@ class RoundDriver:
                     with suppress(TimeoutError):  # words may have arrived in the meantime; nobody is notified of those
                         async with asyncio.timeout(left):
                             await self._changed.wait()
+
+    async def _abort(self, session: AggregatorSession, reason: str) -> None:
+        async with self._changed:
+            self._answer(dict.fromkeys(self._pending, session.abort(reason)))
 
     def _answer(self, answers: dict[str, bytes]) -> None:
         for silo, answer in answers.items():

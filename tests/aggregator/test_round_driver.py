@@ -527,8 +527,40 @@ def test_waiting_silos_hear_of_a_round_that_is_cancelled(phase: Phase, tmp_path:
             with pytest.raises(RoundAborted, match=phase):
                 async with asyncio.timeout(2):
                     await task
+        await asyncio.wait([running], timeout=2)
         assert running.cancelled()
         silent.cancel()
+
+    timed(work)
+
+
+def test_waiting_silos_hear_of_a_round_that_is_cancelled_while_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent ends with an error of its own, and without it too few are left."""
+    close_phase = DoubleMaskingAggregator.close_phase
+
+    def slowly(self: DoubleMaskingAggregator) -> dict[str, bytes]:
+        time.sleep(0.2)
+        return close_phase(self)
+
+    monkeypatch.setattr(DoubleMaskingAggregator, "close_phase", slowly)
+
+    async def work() -> None:
+        driven = Driven(plan(3, threshold=3), tmp_path)
+        running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
+        waiting = [asyncio.create_task(driven.take_part(silo)) for silo in (A, B)]
+        await when(arrived(driven, Phase.PLAN, A, B))
+        await driven.driver.gone(C)
+        await when(driven.driver._changed.locked)
+        await driven.driver.finish("silo-002: its roster differs")
+        running.cancel()
+        for task in waiting:
+            with pytest.raises(RoundAborted, match="plan"):
+                async with asyncio.timeout(2):
+                    await task
+        await asyncio.wait([running], timeout=2)
+        assert running.done()
 
     timed(work)
 
