@@ -19,6 +19,7 @@ class Spool:
         self._round = round_digest
         self._silo = silo
         self._leaves: list[bytes] = []
+        self._size = 0
         self._next = 0
         self._stream = 0
         file.touch(exist_ok=False)
@@ -41,8 +42,10 @@ class Spool:
             raise BadUpload(f"chunk {message.index} has {len(message.words)} bytes", party=self._silo)
         leaf = merkle.leaf(message.words)
         if self._next == len(self._leaves):
-            with self.file.open("ab") as out:
+            with self.file.open("r+b") as out:
+                out.seek(self._size)  # over what a write left that a full disk cut short
                 out.write(message.words)
+            self._size += len(message.words)
             self._leaves.append(leaf)
         elif leaf != self._leaves[self._next]:
             raise BadUpload(f"chunk {message.index} is not what was sent before", party=self._silo)

@@ -14,7 +14,7 @@ from torch import Tensor
 from crypto.backends.double_masking.silo import DoubleMaskingSilo
 from crypto.backends.insecure_plaintext import InsecurePlaintextSilo
 from crypto.encoding.layout import Chunk, pack_chunk
-from crypto.errors import PlanError, RoundAborted, SparsiloError, UnexpectedMessage
+from crypto.errors import IdentityError, PlanError, RoundAborted, SparsiloError, UnexpectedMessage
 from crypto.names import Backend, Phase, Pruner, ReleaseKind
 from crypto.plan import Plan
 from crypto.primitives import merkle
@@ -61,6 +61,8 @@ class Agent:
         self._progress = progress
         self._roster = read_roster(config.roster)
         self._signing_key = read_signing_key(config.signing_key)
+        if self._roster.get(config.silo) != self._signing_key.public_bytes:
+            raise IdentityError(f"{config.roster}: {config.silo}: is not the public key of {config.signing_key}")
         self._weights = DenseWeights.open(config.model)
         self._device = named_device(config.device)
         config.state.mkdir(mode=0o700, parents=True, exist_ok=True)

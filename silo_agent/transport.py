@@ -128,9 +128,11 @@ class Transport:
                     continue
                 if code is not grpc.StatusCode.UNAVAILABLE:
                     raise _meaning(code, error.details() or "") from None
-                if self._lost_at is None:
-                    self._lost_at, delay = monotonic(), FIRST_DELAY
-                if monotonic() - self._lost_at > RECONNECT_SECONDS or _distrusted(error.details() or ""):
+                lost_at = self._lost_at  # an upload's thread may forget it at any time
+                if lost_at is None:
+                    lost_at = self._lost_at = monotonic()
+                    delay = FIRST_DELAY
+                if monotonic() - lost_at > RECONNECT_SECONDS or _distrusted(error.details() or ""):
                     raise _unreachable(self._target, error.details() or "") from None
                 _log.warning("connection to %s lost; trying again", self._target)
                 if self._stopped.wait(delay):
@@ -151,7 +153,7 @@ def _meaning(code: grpc.StatusCode, details: str) -> SparsiloError:
 
 
 def _distrusted(details: str) -> bool:
-    return "CERTIFICATE_VERIFY_FAILED" in details
+    return "CERTIFICATE_VERIFY_FAILED" in details or "Hostname Verification" in details
 
 
 def _unreachable(target: str, details: str) -> SparsiloError:

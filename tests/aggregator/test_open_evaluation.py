@@ -55,3 +55,11 @@ def test_candidates_that_saw_different_tokens_or_none(tokens: list[int]) -> None
     spec, plan = evaluation(3, 1)
     with pytest.raises(CorruptSum, match="one set of tokens"):
         open_evaluation(spec, chunks(plan, [1 << 24] * 3, tokens))
+
+
+def test_no_sum_is_too_large_to_be_a_perplexity() -> None:
+    spec, agreed = evaluation(1, 4)
+    most = 2 * 700 << 24  # two tokens, 24 fraction bits
+    assert open_evaluation(spec, chunks(agreed, [most], [2]))["candidate 1"] > 1e300
+    with pytest.raises(CorruptSum, match="above 700 nats"):
+        open_evaluation(spec, chunks(agreed, [most + 1], [2]))

@@ -15,6 +15,7 @@ from aggregator.metrics import AggregatorMetrics
 from aggregator.round_driver import RoundDriver
 from commands import Ran, run
 from crypto.identity import Authority, Certified
+from crypto.primitives.signing import SigningKey
 from driven import serving
 from models import tiny_llama, write_text
 from plans import signing_keys
@@ -212,3 +213,10 @@ def test_a_config_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
     ran = run(cli, ["run", "--config", tmp_path / "none.yaml"], capsys)
     assert (ran.code, ran.err.count("\n")) == (4, 1)
     assert "none.yaml: cannot be read" in ran.err
+
+
+def test_a_signing_key_that_is_not_the_rosters(home: Home, port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    (home.folder / "other_key").write_text(SigningKey.generate().to_bytes().hex())
+    ran = home.run(port, capsys, signing_key="other_key")
+    assert ran.code == 2
+    assert "is not the public key of" in ran.err
