@@ -105,7 +105,7 @@ def local(**options: Any) -> None:
     if options["output"] == "json":
         _print_envelope("done", data=report)
         return
-    from aggregator.report import print_report  # noqa: PLC0415
+    from aggregator.report import print_report
 
     print_report(report, str(model), Console(highlight=False))
 
@@ -115,11 +115,10 @@ def _local(options: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
     candidates = dict(_candidate(text) for text in options["candidates"])
     if candidates and not options["evaluate"]:
         raise ConfigError("--candidate: is evaluated only with --evaluate N", hint="such as --evaluate 32")
-    # torch and transformers take seconds to import, and --help or a typing mistake need neither.
-    from aggregator.local import LocalSettings, run_local  # noqa: PLC0415
-    from aggregator.planning import PruningSettings  # noqa: PLC0415
-    from silo_agent.calibration import usual_length  # noqa: PLC0415
-    from silo_agent.dense_weights import DenseWeights  # noqa: PLC0415
+    from aggregator.local import LocalSettings, run_local
+    from aggregator.planning import PruningSettings
+    from silo_agent.calibration import usual_length
+    from silo_agent.dense_weights import DenseWeights
 
     settings = LocalSettings(
         model=options["model"],

@@ -59,7 +59,7 @@ def parse_ratio(text: str) -> Decimal:
         ) from None
     if not (ratio.is_finite() and 0 <= ratio < 1):
         raise PlanError(f"sparsity ratio: {text!r} is outside [0, 1)", hint="0.5 sets half of the weights to zero")
-    if ratio.as_tuple().exponent < -MOST_DECIMALS:  # type: ignore[operator] # an integer, since the ratio is finite
+    if ratio != round(ratio, MOST_DECIMALS):
         raise PlanError(f"sparsity ratio: has more than {MOST_DECIMALS} decimals")
     return ratio
 

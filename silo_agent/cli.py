@@ -12,7 +12,7 @@ from typing import Final
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from crypto.errors import OutputError, SparsiloError
 from crypto.names import ComparisonGroup, Pruner
@@ -62,7 +62,7 @@ class ProgressBars(AbstractContextManager["ProgressBars"]):
             console=console,
             disable=not console.is_terminal,
         )
-        self._tasks: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> "ProgressBars":
         self._progress.start()
@@ -77,7 +77,7 @@ class ProgressBars(AbstractContextManager["ProgressBars"]):
         """`task` stands at `done` of `total`."""
         if task not in self._tasks:
             self._tasks[task] = self._progress.add_task(task, total=total)
-        self._progress.update(self._tasks[task], completed=done, total=total)  # type: ignore[arg-type]
+        self._progress.update(self._tasks[task], completed=done, total=total)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -124,11 +124,10 @@ def prune(
     ratio = parse_ratio(sparsity_ratio)
     if out.exists() or not out.parent.is_dir():
         raise OutputError(f"{out}: exists, or its folder does not", hint="name a new file in an existing folder")
-    # torch and transformers take seconds to import, and --help or a typing mistake need neither.
-    from silo_agent.calibration import read_sequences, usual_length  # noqa: PLC0415
-    from silo_agent.dense_weights import DenseWeights  # noqa: PLC0415
-    from silo_agent.device import named_device  # noqa: PLC0415
-    from silo_agent.prune import keep_masks, write_keep_masks  # noqa: PLC0415
+    from silo_agent.calibration import read_sequences, usual_length
+    from silo_agent.dense_weights import DenseWeights
+    from silo_agent.device import named_device
+    from silo_agent.prune import keep_masks, write_keep_masks
 
     where = named_device(device)
     weights = DenseWeights.open(model)
@@ -153,13 +152,13 @@ def prune(
 @click.option("--config", required=True, type=click.Path(path_type=Path), help="The agent's YAML config file.")
 def run(config: Path) -> None:
     """Take part in a run: dial the aggregator, check every plan, prune, and send masked words."""
-    from prometheus_client import CollectorRegistry  # noqa: PLC0415
+    from prometheus_client import CollectorRegistry
 
-    from silo_agent.config import AgentConfig, read_tls  # noqa: PLC0415
-    from silo_agent.health import serve_health  # noqa: PLC0415
-    from silo_agent.metrics import RoundMetrics  # noqa: PLC0415
-    from silo_agent.round_driver import Agent  # noqa: PLC0415
-    from silo_agent.transport import Transport  # noqa: PLC0415
+    from silo_agent.config import AgentConfig, read_tls
+    from silo_agent.health import serve_health
+    from silo_agent.metrics import RoundMetrics
+    from silo_agent.round_driver import Agent
+    from silo_agent.transport import Transport
 
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
