@@ -16,6 +16,9 @@ class Phase(StrEnum):
     UPLOAD = "upload"
     CONSISTENCY = "consistency"
     UNMASK = "unmask"
+    OPENING = "opening"
+    COIN = "coin"
+    AUDIT = "audit"
     DONE = "done"
     ABORTED = "aborted"
 
@@ -52,3 +55,10 @@ class Suite(StrEnum):
     """The cryptographic algorithms of a plan, all or nothing."""
 
     DEFAULT = "mlkem768-x25519-ed25519-aes256-sha256"
+    FIPS = "mlkem1024-p384-ecdsap384-aes256-sha2"
+    """Approved algorithms only (FIPS 180-4, 186-5, 197, 202, 203; SP 800-56A), whatever module they run in."""
+
+    @property
+    def profile(self) -> str:
+        """Its short name in configs and on command lines."""
+        return self.name.lower()

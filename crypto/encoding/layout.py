@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +77,11 @@ class Layout:
             pieces += [(section, start, min(most, section.lanes - start)) for start in range(0, section.lanes, most)]
         return tuple(Chunk(index, *piece) for index, piece in enumerate(pieces))
 
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """Where each chunk begins, in words, when all are written one after another."""
+        return tuple(accumulate((chunk.words for chunk in self.chunks[:-1]), initial=0))
+
     @property
     def total_words(self) -> int:
         """Words of all chunks, headers included."""
@@ -92,7 +98,7 @@ def pack_chunk(chunk: Chunk, values: NDArray[np.bool_ | np.unsignedinteger]) -> 
     words = np.empty(chunk.words, np.uint64)
     words[:HEADER_WORDS] = 1
     try:
-        words[HEADER_WORDS:] = pack(values, chunk.section.width)
+        pack(values, chunk.section.width, words[HEADER_WORDS:])
     except PlanError as error:
         raise PlanError(f"section {chunk.section.name}: {error.message}", hint=error.hint) from None
     return words

@@ -78,6 +78,36 @@ def test_a_strided_view_packs_like_its_copy() -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
+def test_keep_masks_pack_like_python_integers(width: int) -> None:
+    """Lengths around one word, around a table's 16 lanes and around the 8 words after which all bit offsets recur."""
+    per_word = 64 // width
+    source = np.random.default_rng(width).random(3 * 17 * max(per_word, 16)) < 0.5
+    for middle in (1, per_word, 16, 8 * per_word, 16 * per_word):
+        for lanes in (middle - 1, middle, middle + 1):
+            columns = source.reshape(-1, 3)
+            for view in (source[:lanes], source[1 : 1 + lanes], source[::-2][:lanes], columns[:lanes, 1]):
+                words = pack(view, width)
+                assert words.dtype == np.uint64
+                assert words.tolist() == reference_words([int(value) for value in view], width)
+
+
+@pytest.mark.parametrize("width", range(1, 9))
+def test_every_pattern_of_16_weights_packs_and_opens(width: int) -> None:
+    values = (np.arange(2**16)[:, None] >> np.arange(16) & 1).reshape(-1)
+    words = pack(values.astype(np.bool_), width)
+    assert words.tolist() == reference_words(values.tolist(), width)
+    assert (unpack(words, width, len(values)) == values).all()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_byte_but_zero_is_true(width: int) -> None:
+    """A keep-mask file is mapped, so its bytes reach the packing as they are."""
+    values = np.arange(-256, 256).astype(np.uint8)
+    expected = reference_words([int(value != 0) for value in values], width)
+    assert pack(values.view(np.bool_), width).tolist() == expected
+
+
+@pytest.mark.parametrize("width", WIDTHS)
 def test_summed_words_open_to_the_lanewise_sum(width: int) -> None:
     """Silos share out the largest sum that a lane holds, so every lane is full and one more would carry."""
     rng = np.random.default_rng(width)

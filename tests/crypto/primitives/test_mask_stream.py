@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from crypto.primitives.mask_stream import add_mask
+from crypto.primitives.mask_stream import add_masks
 
 SEED, CONTEXT = bytes(range(32)), bytes(range(100, 132))
 
@@ -29,7 +29,7 @@ def masked(
     count: int, seed: bytes = SEED, context: bytes = CONTEXT, chunk: int = 0, start: int = 0
 ) -> NDArray[np.uint64]:
     words = np.full(count, start, np.uint64)
-    add_mask(words, seed, context, chunk, 1)
+    add_masks(words, [(seed, 1)], context, chunk)
     return words
 
 
@@ -45,24 +45,40 @@ def test_masks_are_those_of_the_independent_construction(
     plain: list[int], seed: bytes, context: bytes, chunk: int, sign: int
 ) -> None:
     words = np.array(plain, np.uint64)
-    add_mask(words, seed, context, chunk, sign)  # type: ignore[arg-type]
+    add_masks(words, [(seed, sign)], context, chunk)  # type: ignore[list-item]
     mask = reference_mask(len(plain), seed, context, chunk)
     assert words.tolist() == [(p + sign * m) % 2**64 for p, m in zip(plain, mask, strict=True)]
 
 
-@pytest.mark.parametrize("count", [32_767, 32_768, 32_769, 65_536, 70_001])
+@pytest.mark.parametrize("count", [16_383, 16_384, 16_385, 32_768, 70_001])
 def test_slices_continue_one_keystream(count: int) -> None:
     words = masked(count, chunk=3)
     assert words.tolist() == reference_mask(count, SEED, CONTEXT, 3)
-    add_mask(words, SEED, CONTEXT, 3, -1)
+    add_masks(words, [(SEED, -1)], CONTEXT, 3)
     assert not words.any()
+
+
+@pytest.mark.parametrize("count", [0, 1, 16_385, 40_000])
+def test_many_masks_add_up(count: int) -> None:
+    """Masks of unlike seeds and signs, one seed twice, from an iterator."""
+    masks = [(SEED, 1), (CONTEXT, -1), (SEED[::-1], -1), (SEED, 1), (CONTEXT[::-1], 1)]
+    words = np.arange(count, dtype=np.uint64)
+    add_masks(words, iter(masks), CONTEXT, 9)  # type: ignore[arg-type]
+    signed = [[sign * m for m in reference_mask(count, seed, CONTEXT, 9)] for seed, sign in masks]
+    assert words.tolist() == [sum(column) % 2**64 for column in zip(range(count), *signed, strict=True)]
+
+
+def test_no_masks_change_nothing() -> None:
+    words = np.arange(5, dtype=np.uint64)
+    add_masks(words, [], CONTEXT, 0)
+    assert words.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_pairwise_masks_cancel_in_the_sum() -> None:
     ours, theirs = np.arange(100, dtype=np.uint64), np.full(100, 2**64 - 1, np.uint64)
     total = ours + theirs
-    add_mask(ours, SEED, CONTEXT, 5, 1)
-    add_mask(theirs, SEED, CONTEXT, 5, -1)
+    add_masks(ours, [(SEED, 1)], CONTEXT, 5)
+    add_masks(theirs, [(SEED, -1)], CONTEXT, 5)
     assert (ours + theirs == total).all()
 
 
@@ -70,8 +86,8 @@ def test_seed_and_context_have_32_bytes() -> None:
     words = np.zeros(4, np.uint64)
     for seed, context in ((SEED[1:], CONTEXT), (SEED + b"x", CONTEXT), (SEED, CONTEXT[1:]), (SEED, CONTEXT + b"x")):
         with pytest.raises(ValueError, match="32 bytes"):
-            add_mask(words, seed, context, 0, 1)
-    assert not words.any()
+            add_masks(words, [(SEED, 1), (seed, 1)], context, 0)
+        assert not words.any(), "a refused mask leaves the words as they were"
 
 
 def assert_uniform_bytes(words: NDArray[np.uint64]) -> None:
