@@ -65,6 +65,12 @@ class PlanError(InputError):
     code = "plan"
 
 
+class ReleaseRefused(InputError):
+    """This silo's ledger does not allow the release: it was made before, or another differs from it by one silo."""
+
+    code = "release_refused"
+
+
 class OutputError(InputError):
     """The place to write to cannot be used."""
 
@@ -140,6 +146,12 @@ class BadUpload(ProtocolError):
     """Uploaded words do not match the chunk table or the signed root."""
 
     code = "bad_upload"
+
+
+class BadAudit(ProtocolError):
+    """Recomputed from the committed uploads, a chunk is not what the aggregator opened; or nobody recomputed it."""
+
+    code = "bad_audit"
 
 
 class CorruptSum(ProtocolError):

@@ -5,7 +5,7 @@ section 2).
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
@@ -17,9 +17,9 @@ from typing import Final, TypeVar
 
 from crypto.encoding.lanes import lane_width
 from crypto.encoding.layout import Layout, Section
-from crypto.errors import PlanError
+from crypto.errors import IdentityError, PlanError
 from crypto.names import PROTOCOL, Backend, ComparisonGroup, Pruner, ReleaseKind, Suite
-from crypto.primitives.signing import PUBLIC_KEY_BYTES
+from crypto.primitives.signing import check_public_key
 from crypto.secagg.wire import decode, encode
 from sparsilo.v1 import plan_pb2
 
@@ -129,9 +129,21 @@ class Plan:
         """The roster's public key of a silo of this plan."""
         return self.message.roster[self.silos.index(silo)].signing_key
 
+    def check_roster(self, pinned: Mapping[str, bytes]) -> None:
+        """Names and keys must be exactly the pinned ones. Raises IdentityError naming who differs."""
+        offered = {member.silo: member.signing_key for member in self.message.roster}
+        changed = sorted({silo for silo, _ in {*offered.items()} ^ {*pinned.items()}})
+        if changed:
+            raise IdentityError(f"the plan's roster differs from the pinned one at {', '.join(changed)}")
+
     def point(self, silo: str) -> int:
         """A silo's Shamir evaluation point, nonzero."""
         return self.silos.index(silo) + 1
+
+    @property
+    def suite(self) -> Suite:
+        """The cryptographic algorithms."""
+        return Suite(self.message.suite)
 
     @property
     def backend(self) -> Backend:
@@ -160,6 +172,26 @@ class Plan:
     def round_digest(self, round_index: int, input_digest: bytes) -> bytes:
         """What all signatures, seals and keys of one round are bound to: plan, index and what the round starts from."""
         return sha256(b"sparsilo/1 round" + self.digest + round_index.to_bytes(4, "little") + input_digest).digest()
+
+    def question(self, round_index: int, input_digest: bytes) -> bytes:
+        """32 bytes that two rounds share when a silo's answers are the same (docs/protocol.md, section 2.5).
+
+        Left out is what does not change a silo's values: who takes part, how words travel, in which groups keep counts
+        are compared afterwards, and what an evaluation's candidates are called or in which order they stand.
+        """
+        asked, pruning = plan_pb2.Plan(model=self.message.model), self.message.pruning
+        asked.pruning.samples, asked.pruning.sequence_length = pruning.samples, pruning.sequence_length
+        match self.release_kind(round_index):
+            case ReleaseKind.VOTES:
+                asked.pruning.pruner, asked.pruning.sparsity_ratio = pruning.pruner, pruning.sparsity_ratio
+                asked.rounds.add().votes.SetInParent()
+            case ReleaseKind.EVALUATION:
+                evaluation = self.message.rounds[round_index].evaluation
+                same = asked.rounds.add().evaluation
+                same.sequences = evaluation.sequences
+                for digest in sorted({candidate.digest for candidate in evaluation.candidates}):  # none: dense
+                    same.candidates.add(digest=digest)
+        return sha256(b"sparsilo/1 question" + sha256(encode(asked)).digest() + input_digest).digest()
 
     def layout(self, round_index: int) -> Layout:
         """Sections and chunk table of one round. Lane widths come from the whole roster, never from the survivors."""
@@ -224,7 +256,7 @@ class Plan:
             _require(
                 bool(SILO_NAME.fullmatch(member.silo)), f"roster {member.silo!r}", "a name is 1 to 63 of a-z 0-9 -"
             )
-            _require(len(member.signing_key) == PUBLIC_KEY_BYTES, f"roster {member.silo}", "has no valid signing key")
+            _check_key(self.suite, member)
         _require(
             len({member.signing_key for member in plan.roster}) == silos, "roster", "two silos share a signing key"
         )
@@ -239,8 +271,12 @@ class Plan:
             "least_survivors",
             f"{plan.least_survivors} is out of range: {plan.threshold} (the threshold) to {silos}",
         )
+        honest = 2 if plan.two_honest_survivors else 3
         _require(
-            plan.least_survivors - plan.colluders >= 2, "least_survivors", "must exceed the colluders by at least 2"
+            plan.least_survivors - plan.colluders >= honest,
+            "least_survivors",
+            f"must exceed the colluders by at least {honest}"
+            + ("" if plan.two_honest_survivors else ", or by 2 where the plan says two_honest_survivors"),
         )
 
     @staticmethod
@@ -273,6 +309,13 @@ class Plan:
 
 
 _Name = TypeVar("_Name", bound=StrEnum)
+
+
+def _check_key(suite: Suite, member: plan_pb2.Member) -> None:
+    try:
+        check_public_key(suite, member.signing_key)
+    except IdentityError as error:
+        raise PlanError(f"plan: roster {member.silo}: {error.message}") from None
 
 
 def _require(condition: bool, field: str, problem: str) -> None:

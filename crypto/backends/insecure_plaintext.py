@@ -23,11 +23,11 @@ class InsecurePlaintextSilo(SiloSession):
     def __init__(self, round_: Round, silo: str) -> None:
         super().__init__(TABLE, round_, silo)
 
-    def mask_chunk(self, index: int, words: Words) -> None:
+    def _mask(self, index: int, words: Words) -> None:
         """Leaves the words as they are."""
 
     def _outgoing(self) -> Mapping[Phase, Callable[[], Message]]:
-        return {Phase.PLAN: round_pb2.Acceptance, Phase.UPLOAD: lambda: round_pb2.UploadRoot(root=self._own_root())}
+        return {Phase.PLAN: round_pb2.Acceptance, Phase.UPLOAD: lambda: round_pb2.UploadRoot(root=self._root)}
 
     def _incoming(self) -> Mapping[Phase, Callable[[Any], None]]:
         return {Phase.PLAN: lambda _: None, Phase.UPLOAD: lambda _: None}
@@ -38,6 +38,9 @@ class InsecurePlaintextAggregator(AggregatorSession):
 
     def __init__(self, round_: Round) -> None:
         super().__init__(TABLE, round_)
+
+    def recover(self) -> None:
+        """There is nothing to recover."""
 
     def unmask_chunk(self, index: int, words: Words) -> None:
         """There is nothing to remove."""

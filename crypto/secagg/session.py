@@ -4,20 +4,22 @@ A session holds the cryptography and knows no clock, disk or socket. A driver fe
 phase closes (time is a message), and carries what it answers. A backend is one transition table (`Table`) and one file
 a role.
 
-Bulk words never pass through here: while the phase is UPLOAD a silo's session lends `mask_chunk`, and after the
-unmask the aggregator's session lends `unmask_chunk`. Both are pure functions of the chunk, so a driver may call them
-in any order and thread.
+Bulk words never pass through the messages: while the phase is UPLOAD a silo's session lends `masked`, in AUDIT
+`audit`, and once the masks are recovered the aggregator's session lends `unmask_chunk`. A driver may call them for
+chunks in any order and from several threads.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
+from crypto.encoding.layout import Layout
 from crypto.errors import (
     BadUpload,
     MalformedMessage,
@@ -28,11 +30,12 @@ from crypto.errors import (
 )
 from crypto.names import Phase
 from crypto.plan import Plan
+from crypto.primitives import merkle
 from crypto.secagg.wire import decode, encode
-from sparsilo.v1 import round_pb2
+from sparsilo.v1 import round_pb2, words_pb2
 
 MAX_MESSAGE_BYTES: Final = 1 << 22
-"""Of one control message; the largest, a sealed share for each of 200 silos, is under 300 KB."""
+"""Of one control message; the largest, sealed shares from each of 200 silos, is under 400 KB."""
 
 Words = NDArray[np.uint64]
 Entropy = Callable[[int], bytes]
@@ -60,10 +63,30 @@ class Round:
     input_digest: bytes
     """SHA-256 of the keep mask that the round starts from; empty where it starts from the dense model."""
 
-    @property
+    @classmethod
+    def of(cls, plan: bytes, index: int, input_digest: bytes) -> "Round":
+        """As an offer or a transcript names it. Raises MalformedMessage, PlanError or UnexpectedMessage."""
+        round_ = cls(Plan.decode(plan), index, input_digest)
+        rounds = len(round_.plan.message.rounds)
+        if index >= rounds:
+            raise UnexpectedMessage(f"offers round {index} of {rounds}", party="aggregator")
+        if input_digest:
+            raise UnexpectedMessage("offers a round that does not start from the dense model", party="aggregator")
+        return round_
+
+    @cached_property
     def digest(self) -> bytes:
         """32 bytes: plan, index and input (docs/protocol.md, section 2)."""
         return self.plan.round_digest(self.index, self.input_digest)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Sections and chunk table."""
+        return self.plan.layout(self.index)
+
+    def transcript(self) -> round_pb2.Transcript:
+        """What both roles fill with the answers of each phase, as far as a transcript has a field for them."""
+        return round_pb2.Transcript(plan=self.plan.encoded, index=self.index, input=self.input_digest)
 
 
 class SiloSession(ABC):
@@ -74,8 +97,19 @@ class SiloSession(ABC):
         self.round = round_
         self.silo = silo
         self.phase = Phase.PLAN
-        self._root: bytes | None = None
+        self.transcript = round_.transcript()
+        self._leaves: dict[int, bytes] = {}
         self._sent: bytes | None = None
+
+    @property
+    def survivors(self) -> tuple[str, ...]:
+        """The silos whose uploads make up the sum, from CONSISTENCY on; before that nobody."""
+        return ()
+
+    @property
+    def assigned(self) -> Sequence[int]:
+        """In AUDIT, the chunks that this silo recomputes."""
+        return ()
 
     def message(self) -> bytes:
         """This silo's message of the present phase; the same bytes however often it is asked for."""
@@ -103,19 +137,41 @@ class SiloSession(ABC):
                 raise RoundAborted(f"{message.aborted.phase}: {message.aborted.reason}")
             if kind != exchange.aggregator:
                 raise UnexpectedMessage(f"{kind} in phase {self.phase}", party="aggregator")
-            self._incoming()[self.phase](getattr(message, kind))
+            body = getattr(message, kind)
+            self._incoming()[self.phase](body)
+            _note(self.transcript, kind, body)
         except SparsiloError:
             self.phase, self._sent = Phase.ABORTED, None
             raise
         self.phase, self._sent = exchange.then, None
 
-    def uploaded(self, root: bytes) -> None:
-        """All chunks were handed over; `root` is the Merkle root over their bytes, which the UPLOAD message signs."""
-        self._root = root
+    def masked(self, index: int, words: Words) -> bytes:
+        """One packed chunk, its header word first, hidden in place; returns the bytes to upload.
+
+        Asked again for a chunk, as a retry does, it must be given the same words: a second plaintext under one mask
+        would show the difference. Raises BadUpload otherwise, before the bytes leave (docs/protocol.md, 6.5.3).
+        """
+        if self.phase is not Phase.UPLOAD:
+            raise RuntimeError("words are masked in UPLOAD only")
+        self._mask(index, words)
+        data = words.astype("<u8", copy=False).tobytes()
+        leaf = merkle.leaf(data)
+        if self._leaves.setdefault(index, leaf) != leaf:
+            self.phase, self._sent = Phase.ABORTED, None
+            raise BadUpload(
+                f"chunk {index} is not what was sent before",
+                party=self.silo,
+                hint="do not change files in the state folder during a round",
+            )
+        return data
+
+    def audit(self, index: int, committed: Iterable[words_pb2.CommittedChunk]) -> None:
+        """AUDIT: recompute an assigned chunk from what the survivors committed to. Raises BadAudit."""
+        raise RuntimeError(f"chunk {index} and {committed} are not for this backend, which assigns none")
 
     @abstractmethod
-    def mask_chunk(self, index: int, words: Words) -> None:
-        """Hide one packed chunk in place; its header word is the first."""
+    def _mask(self, index: int, words: Words) -> None:
+        """Hide one packed chunk in place; a pure function of the chunk."""
 
     @abstractmethod
     def _outgoing(self) -> Mapping[Phase, Callable[[], Message]]: ...
@@ -128,10 +184,13 @@ class SiloSession(ABC):
             raise UnexpectedMessage(f"nothing may be exchanged in phase {self.phase}")
         return self._table[self.phase]
 
-    def _own_root(self) -> bytes:
-        if self._root is None:
+    @cached_property
+    def _root(self) -> bytes:
+        """Merkle root over the uploaded chunks' bytes, which the UPLOAD message signs."""
+        chunks = range(len(self.round.layout.chunks))
+        if len(self._leaves) != len(chunks):
             raise RuntimeError("the driver closed UPLOAD before it uploaded")
-        return self._root
+        return merkle.root([self._leaves[index] for index in chunks])
 
 
 class AggregatorSession(ABC):
@@ -145,7 +204,9 @@ class AggregatorSession(ABC):
         self.survivors: tuple[str, ...] = ()
         self.dropped: dict[str, Phase] = {}
         self._messages: dict[str, tuple[bytes, Any]] = {}
+        self.transcript = round_.transcript()
         self._roots: dict[str, bytes] = {}
+        self._sum_root = b""
 
     @property
     def arrived(self) -> frozenset[str]:
@@ -175,21 +236,30 @@ class AggregatorSession(ABC):
         """The driver holds all of a silo's chunks and computed `root` over their bytes."""
         self._roots[silo] = root
 
+    def recover(self) -> None:
+        """UNMASK, before it is closed: from now on `unmask_chunk` works. Raises TooFewSurvivors or BadShare.
+
+        The driver then adds up the uploads, unmasks the sum and says `summed`.
+        """
+        self._enough(self._messages)
+
+    def summed(self, root: bytes) -> None:
+        """The driver opened the sum and computed the Merkle root over its chunks' bytes."""
+        self._sum_root = root
+
+    def may_audit(self, silo: str, index: int) -> bool:
+        """Whether, in AUDIT, a silo recomputes that chunk and may be given it."""
+        raise RuntimeError(f"{silo} asks for chunk {index} of a backend that has no AUDIT")
+
     def close_phase(self) -> dict[str, bytes]:
         """Whoever has not spoken is dropped; the answers to those who have. Raises TooFewSurvivors naming the phase."""
         exchange = self._table[self.phase]
         bodies = {silo: self._messages[silo][1] for silo in self.expected if silo in self._messages}
-        self.dropped |= {silo: self.phase for silo in self.expected if silo not in bodies}
-        fewest = self._fewest()
-        if len(bodies) < fewest:
-            raise TooFewSurvivors(
-                f"phase {self.phase}: {len(bodies)} of {len(self.round.plan.silos)} silos answered and {fewest} are "
-                "needed",
-                hint=f"dropped: {', '.join(f'{silo} in {when}' for silo, when in sorted(self.dropped.items()))}",
-            )
+        self._enough(bodies)
         answers = self._closing()[self.phase](bodies)
         self.expected, self.phase = tuple(bodies), exchange.then
         self._messages = {}
+        _note(self.transcript, exchange.aggregator, next(iter(answers.values())))
         return {silo: self._encoded(exchange.aggregator, answer) for silo, answer in answers.items()}
 
     def abort(self, reason: str) -> bytes:
@@ -212,6 +282,17 @@ class AggregatorSession(ABC):
     @abstractmethod
     def _closing(self) -> Mapping[Phase, Callable[[dict[str, Any]], dict[str, Message]]]: ...
 
+    def _enough(self, spoke: Mapping[str, Any]) -> None:
+        """Whoever did not speak is dropped. Raises TooFewSurvivors naming the phase."""
+        self.dropped |= {silo: self.phase for silo in self.expected if silo not in spoke}
+        fewest = self._fewest()
+        if len(spoke) < fewest:
+            raise TooFewSurvivors(
+                f"phase {self.phase}: {len(spoke)} of {len(self.round.plan.silos)} silos answered and {fewest} are "
+                "needed",
+                hint=f"dropped: {', '.join(f'{silo} in {when}' for silo, when in sorted(self.dropped.items()))}",
+            )
+
     def _fewest(self) -> int:
         """How many silos the present phase needs: the least survivors until they are fixed, then the threshold."""
         plan = self.round.plan.message
@@ -220,6 +301,11 @@ class AggregatorSession(ABC):
     def _check_root(self, silo: str, root: bytes) -> None:
         if self._roots.get(silo) != root:
             raise BadUpload("the signed root is not that of the uploaded chunks", party=silo)
+
+
+def _note(transcript: round_pb2.Transcript, field: str, body: Message) -> None:
+    if field in transcript.DESCRIPTOR.fields_by_name:  # what differs from silo to silo has none
+        getattr(transcript, field).CopyFrom(body)
 
 
 def _decode_round(kind: Any, data: bytes, digest: bytes, party: str) -> Any:

@@ -3,11 +3,14 @@
 Signatures and digests cover encoded bytes, so two spellings of one message would be two messages.
 """
 
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from crypto.errors import MalformedMessage
+
+MESSAGE_LIMIT: Final = 1 << 23
+"""Bytes of one gRPC message (docs/protocol.md, 7.2)."""
 
 _Message = TypeVar("_Message", bound=Message)
 

@@ -6,26 +6,34 @@ It routes, counts who is left, and at the end can remove masks from the sum over
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from google.protobuf.message import Message
 
 from crypto.backends.double_masking.phases import TABLE
+from crypto.backends.double_masking.replay import check_covered
 from crypto.backends.double_masking.transcript import (
     ACCEPTANCE,
+    OPENING,
     SURVIVORS,
     UPLOAD_ROOT,
+    VERDICT,
+    Auditors,
+    auditors,
     bundle_bytes,
     check_names,
+    check_signature,
+    coin_commitment,
+    joint_coin,
     open_bundle,
+    opening_masks,
     others,
-    pairwise_sign,
     participants_digest,
 )
-from crypto.errors import BadShare, MalformedMessage
+from crypto.errors import BadAudit, BadShare, MalformedMessage
 from crypto.names import Phase
 from crypto.primitives import shamir
-from crypto.primitives.mask_stream import add_mask
+from crypto.primitives.mask_stream import add_masks
 from crypto.primitives.sealed import check_public
-from crypto.primitives.signing import verify
 from crypto.secagg.session import AggregatorSession, Round, Words
 from crypto.secagg.wire import encode
 from sparsilo.v1 import round_pb2
@@ -43,17 +51,33 @@ class DoubleMaskingAggregator(AggregatorSession):
         self._bundles: dict[str, bytes] = {}
         self._contributors: tuple[str, ...] = ()  # sent pair seeds: a bundle names them all
         self._sharers: tuple[str, ...] = ()  # and shares
+        self._signers: tuple[str, ...] = ()  # and the opening
+        self._joint_coin = b""
         self._survivors = round_pb2.Survivors()
-        self._self_seeds: dict[str, bytes] = {}
-        self._lost_pair_seeds: dict[tuple[str, str], bytes] = {}  # (dropped, survivor)
+        self._commitments: dict[str, bytes] = {}  # to coins
+        self._opening: round_pb2.Opening | None = None
+        self._auditors: Auditors = np.empty((0, 2), np.uint8)
 
     def unmask_chunk(self, index: int, words: Words) -> None:
         """Subtract the survivors' self masks, and the pairwise masks whose other end was dropped (section 6)."""
-        for seed in self._self_seeds.values():
-            add_mask(words, seed, self._participants, index, -1)
-        for (dropped, survivor), seed in self._lost_pair_seeds.items():
-            # The survivor added its end; adding the dropped silo's end, of opposite sign, cancels it.
-            add_mask(words, seed, self._participants, index, pairwise_sign(self._plan, dropped, survivor))
+        add_masks(words, opening_masks(self._plan, self._recovered), self._participants, index)
+
+    def recover(self) -> None:
+        """Combine the revealed shares into the seeds that open the sum (5.6.4)."""
+        super().recover()
+        self._opening = self._combined({silo: body for silo, (_, body) in self._messages.items()})
+
+    def may_audit(self, silo: str, index: int) -> bool:
+        """Whether the joint coin gave the chunk to that silo (5.9.1)."""
+        if self.phase is not Phase.AUDIT or silo not in self._signers or index >= len(self._auditors):
+            return False
+        return self._signers.index(silo) in self._auditors[index]
+
+    @property
+    def _recovered(self) -> round_pb2.Opening:
+        if self._opening is None:
+            raise RuntimeError("the driver opens the sum before it recovered the masks")
+        return self._opening
 
     def _checks(self) -> Mapping[Phase, Callable[[str, Any], None]]:
         return {
@@ -61,8 +85,11 @@ class DoubleMaskingAggregator(AggregatorSession):
             Phase.KEYS: lambda silo, body: self._check_sealed(silo, body.sealed),
             Phase.SHARES: self._check_shares,
             Phase.UPLOAD: self._check_upload,
-            Phase.CONSISTENCY: self._check_signature,
+            Phase.CONSISTENCY: lambda silo, body: self._check_signature(silo, body, SURVIVORS, encode(self._survivors)),
             Phase.UNMASK: self._check_revealed,
+            Phase.OPENING: lambda silo, body: self._check_signature(silo, body, OPENING, encode(self._recovered)),
+            Phase.COIN: self._check_coin,
+            Phase.AUDIT: lambda silo, body: self._check_signature(silo, body, VERDICT, self._judged),
         }
 
     def _closing(self) -> Mapping[Phase, Callable[[dict[str, Any]], Answers]]:
@@ -71,22 +98,32 @@ class DoubleMaskingAggregator(AggregatorSession):
             Phase.KEYS: lambda bodies: _route(bodies, round_pb2.PairSeedDelivery),
             Phase.SHARES: self._route_shares,
             Phase.UPLOAD: self._fix_survivors,
-            Phase.CONSISTENCY: self._forward_signatures,
-            Phase.UNMASK: self._recover,
+            Phase.CONSISTENCY: lambda bodies: _forward(bodies, round_pb2.SurvivorsSignatures),
+            Phase.UNMASK: self._open,
+            Phase.OPENING: self._fix_signers,
+            Phase.COIN: self._toss,
+            Phase.AUDIT: self._conclude,
         }
 
     def _check_acceptance(self, silo: str, body: round_pb2.Acceptance) -> None:
-        check_public(body.sealing_key, party=silo)  # a malformed key would stop every other silo
-        self._verify(silo, body.signature, ACCEPTANCE + self.round.digest, body.sealing_key)
+        check_public(self._plan.suite, body.sealing_key, party=silo)  # a malformed key would stop every other silo
+        signed = body.sealing_key + body.coin_commitment
+        check_signature(self._plan, silo, body.signature, ACCEPTANCE + self.round.digest, signed)
 
     def _fix_participants(self, bodies: dict[str, round_pb2.Acceptance]) -> Answers:
         message = round_pb2.Participants(
             keys=[
-                round_pb2.SignedKey(silo=silo, sealing_key=body.sealing_key, signature=body.signature)
+                round_pb2.SignedKey(
+                    silo=silo,
+                    sealing_key=body.sealing_key,
+                    coin_commitment=body.coin_commitment,
+                    signature=body.signature,
+                )
                 for silo, body in bodies.items()
             ]
         )
         self._participants = participants_digest(self.round.digest, message)
+        self._commitments = {silo: body.coin_commitment for silo, body in bodies.items()}
         return dict.fromkeys(bodies, message)
 
     def _check_sealed(self, silo: str, sealed: Any) -> None:
@@ -104,7 +141,7 @@ class DoubleMaskingAggregator(AggregatorSession):
 
     def _check_upload(self, silo: str, body: round_pb2.UploadRoot) -> None:
         self._check_root(silo, body.root)
-        self._verify(silo, body.signature, UPLOAD_ROOT + self._participants, body.root)
+        check_signature(self._plan, silo, body.signature, UPLOAD_ROOT + self._participants, body.root)
 
     def _fix_survivors(self, bodies: dict[str, round_pb2.UploadRoot]) -> Answers:
         self.survivors = tuple(bodies)
@@ -116,14 +153,8 @@ class DoubleMaskingAggregator(AggregatorSession):
         )
         return dict.fromkeys(bodies, self._survivors)
 
-    def _check_signature(self, silo: str, body: round_pb2.SurvivorsSignature) -> None:
-        self._verify(silo, body.signature, SURVIVORS + self._participants, encode(self._survivors))
-
-    def _forward_signatures(self, bodies: dict[str, round_pb2.SurvivorsSignature]) -> Answers:
-        message = round_pb2.SurvivorsSignatures(
-            signatures=[round_pb2.SiloSignature(silo=silo, signature=body.signature) for silo, body in bodies.items()]
-        )
-        return dict.fromkeys(bodies, message)
+    def _check_signature(self, silo: str, body: Any, context: bytes, message: bytes) -> None:
+        check_signature(self._plan, silo, body.signature, context + self._participants, message)
 
     def _check_revealed(self, silo: str, body: round_pb2.RevealedShares) -> None:
         lost = [sharer for sharer in self._sharers if sharer not in self.survivors]
@@ -132,7 +163,7 @@ class DoubleMaskingAggregator(AggregatorSession):
         if any(len(share.share) != shamir.SHARE_BYTES for share in (*body.self_seeds, *body.bundle_keys)):
             raise BadShare(f"a share must be {shamir.SHARE_BYTES} bytes", party=silo)
 
-    def _recover(self, bodies: dict[str, round_pb2.RevealedShares]) -> Answers:
+    def _combined(self, bodies: Mapping[str, round_pb2.RevealedShares]) -> round_pb2.Opening:
         threshold = self._plan.message.threshold
 
         def combine(shares: Callable[[round_pb2.RevealedShares], Any]) -> dict[str, bytes]:
@@ -142,15 +173,56 @@ class DoubleMaskingAggregator(AggregatorSession):
                     by_owner.setdefault(share.silo, {})[self._plan.point(holder)] = share.share
             return {owner: shamir.combine(held, threshold) for owner, held in by_owner.items()}
 
-        self._self_seeds = combine(lambda body: body.self_seeds)
+        opening = round_pb2.Opening()
+        for silo, seed in combine(lambda body: body.self_seeds).items():
+            opening.self_seeds.add(silo=silo, seed=seed)
         for dropped, key in combine(lambda body: body.bundle_keys).items():
             peers = list(others(self._contributors, dropped))
             seeds = open_bundle(key, self._participants, dropped, peers, self._bundles[dropped])
-            self._lost_pair_seeds |= {(dropped, survivor): seeds[survivor] for survivor in self.survivors}
-        return {silo: round_pb2.Unmasked() for silo in bodies}
+            for survivor in self.survivors:
+                opening.pair_seeds.add(dropped=dropped, survivor=survivor, seed=seeds[survivor])
+        return opening
 
-    def _verify(self, silo: str, signature: bytes, context: bytes, message: bytes) -> None:
-        verify(self._plan.signing_key(silo), signature, context, message, party=silo)
+    def _open(self, bodies: dict[str, round_pb2.RevealedShares]) -> Answers:
+        self._recovered.sum_root = self._sum_root
+        return dict.fromkeys(bodies, self._recovered)
+
+    def _fix_signers(self, bodies: dict[str, round_pb2.OpeningSignature]) -> Answers:
+        self._signers = tuple(bodies)
+        return _forward(bodies, round_pb2.OpeningSignatures)
+
+    def _check_coin(self, silo: str, body: round_pb2.Coin) -> None:
+        if coin_commitment(self.round.digest, silo, body.coin) != self._commitments[silo]:
+            raise BadAudit("its coin is not the one it committed to", party=silo)
+
+    def _toss(self, bodies: dict[str, round_pb2.Coin]) -> Answers:
+        message = round_pb2.Coins(
+            coins=[round_pb2.SiloCoin(silo=silo, coin=body.coin) for silo, body in bodies.items()]
+        )
+        self._joint_coin = joint_coin(self._participants, message)
+        self._auditors = auditors(self._joint_coin, len(self.round.layout.chunks), len(self._signers))
+        return dict.fromkeys(bodies, message)
+
+    @property
+    def _judged(self) -> bytes:
+        return encode(self._recovered) + self._joint_coin
+
+    def _conclude(self, bodies: dict[str, round_pb2.Verdict]) -> Answers:
+        judged_by = [self._signers.index(silo) for silo in bodies]
+        check_covered(self._auditors, judged_by, self._plan.message.colluders)
+        return _forward(bodies, round_pb2.Verdicts)
+
+    def _fewest(self) -> int:
+        # A missing coin would let whoever withholds it choose between two assignments (5.8.3).
+        return len(self.expected) if self.phase is Phase.COIN else super()._fewest()
+
+
+def _forward(bodies: dict[str, Any], signatures: Callable[..., Message]) -> Answers:
+    """To everybody, what everybody signed."""
+    message = signatures(
+        signatures=[round_pb2.SiloSignature(silo=silo, signature=body.signature) for silo, body in bodies.items()]
+    )
+    return dict.fromkeys(bodies, message)
 
 
 def _route(bodies: dict[str, Any], delivery: Callable[..., Message]) -> Answers:

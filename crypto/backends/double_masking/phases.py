@@ -17,5 +17,8 @@ TABLE: Final[Table] = {
     Phase.SHARES: Exchange(silo="shares", aggregator="share_delivery", then=Phase.UPLOAD),
     Phase.UPLOAD: Exchange(silo="upload_root", aggregator="survivors", then=Phase.CONSISTENCY),
     Phase.CONSISTENCY: Exchange(silo="survivors_signature", aggregator="survivors_signatures", then=Phase.UNMASK),
-    Phase.UNMASK: Exchange(silo="revealed_shares", aggregator="unmasked", then=Phase.DONE),
+    Phase.UNMASK: Exchange(silo="revealed_shares", aggregator="opening", then=Phase.OPENING),
+    Phase.OPENING: Exchange(silo="opening_signature", aggregator="opening_signatures", then=Phase.COIN),
+    Phase.COIN: Exchange(silo="coin", aggregator="coins", then=Phase.AUDIT),
+    Phase.AUDIT: Exchange(silo="verdict", aggregator="verdicts", then=Phase.DONE),
 }

@@ -1,4 +1,5 @@
-"""What both roles compute from the round's messages: contexts, the bundle, and the sign of a pairwise mask.
+"""What both roles, and whoever verifies a round later, compute from its messages and hold them to: contexts, names,
+signatures, the bundle, and the sign of a pairwise mask.
 
 Every context binds the round digest (and with it the plan), and from KEYS on also the exact set of signed sealing
 keys, so that silos who were shown different participants cannot understand each other.
@@ -9,21 +10,37 @@ from hashlib import sha256
 from itertools import pairwise
 from typing import Final, Literal
 
+import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from numpy.typing import NDArray
 
-from crypto.errors import BadShare, MalformedMessage
+from crypto.errors import BadAudit, BadShare, MalformedMessage, TooFewSurvivors
+from crypto.names import Phase
 from crypto.plan import Plan
+from crypto.primitives.sealed import check_public
+from crypto.primitives.signing import verify
+from crypto.secagg.session import Round
 from crypto.secagg.wire import encode
 from sparsilo.v1 import round_pb2
 
 SEED_BYTES: Final = 32
 
+AGGREGATOR: Final = "aggregator"
+
+Auditors = NDArray[np.uint8]
+"""Shape (chunks, 2): each chunk's two auditors, as places among the silos that signed the opening."""
+
+Signatures = round_pb2.SurvivorsSignatures | round_pb2.OpeningSignatures | round_pb2.Verdicts
+
+# What a signature is for; the participants digest (in ACCEPTANCE the round digest) follows in its context.
 ACCEPTANCE: Final = b"acceptance"
 UPLOAD_ROOT: Final = b"upload root"
 SURVIVORS: Final = b"survivors"
+OPENING: Final = b"opening"
+VERDICT: Final = b"verdict"
 
 
 def participants_digest(round_digest: bytes, participants: round_pb2.Participants) -> bytes:
@@ -71,6 +88,85 @@ def open_bundle(key: bytes, participants: bytes, silo: str, peers: Sequence[str]
 def bundle_bytes(peers: int) -> int:
     """Length of a sealed bundle for that many peers."""
     return peers * SEED_BYTES + 16
+
+
+def coin_commitment(round_digest: bytes, silo: str, coin: bytes) -> bytes:
+    """32 bytes that fix a silo's coin in PLAN without showing it."""
+    return sha256(b"sparsilo/1 coin" + round_digest + silo.encode() + b"\0" + coin).digest()
+
+
+def check_coins(coins: round_pb2.Coins, round_digest: bytes, commitments: Mapping[str, bytes], party: str) -> None:
+    """The coins must be of exactly these silos, in order, each as committed to. Raises BadAudit, MalformedMessage."""
+    check_names([coin.silo for coin in coins.coins], tuple(commitments), "coins", party)
+    for coin in coins.coins:
+        if coin_commitment(round_digest, coin.silo, coin.coin) != commitments[coin.silo]:
+            raise BadAudit("its coin is not the one it committed to", party=coin.silo)
+
+
+def joint_coin(participants: bytes, coins: round_pb2.Coins) -> bytes:
+    """32 bytes that nobody could foresee as long as one silo's coin was random and hidden."""
+    return sha256(b"sparsilo/1 joint coin" + participants + encode(coins)).digest()
+
+
+def auditors(coin: bytes, chunks: int, silos: int) -> Auditors:
+    """The two auditors of every chunk as places among `silos` silos (2 or more); shape (chunks, 2), two different."""
+    pairs = np.empty((chunks, 2), np.uint8)
+    for chunk in range(chunks):
+        drawn = sha256(b"sparsilo/1 auditors" + coin + chunk.to_bytes(8, "little")).digest()
+        first = int.from_bytes(drawn[:8], "little") % silos
+        second = int.from_bytes(drawn[8:16], "little") % (silos - 1)
+        pairs[chunk] = first, second + (second >= first)
+    return pairs
+
+
+def opening_masks(plan: Plan, opening: round_pb2.Opening) -> list[tuple[bytes, Literal[1, -1]]]:
+    """Seeds and signs of the masks that, added to the sum over the survivors, open it (docs/protocol.md, 6.7.1)."""
+    self_masks: list[tuple[bytes, Literal[1, -1]]] = [(seed.seed, -1) for seed in opening.self_seeds]
+    # The survivor added its end of a pairwise mask; adding the dropped silo's end, of opposite sign, cancels it.
+    lost = [(pair.seed, pairwise_sign(plan, pair.dropped, pair.survivor)) for pair in opening.pair_seeds]
+    return self_masks + lost
+
+
+def check_participants(round_: Round, participants: round_pb2.Participants) -> None:
+    """Known silos, ascending, each with a key that can be sealed to and a signature over key and coin commitment.
+
+    Raises MalformedMessage, BadSignature, or BadSeal naming the silo.
+    """
+    plan = round_.plan
+    check_ascending([key.silo for key in participants.keys], plan.silos, "participants", AGGREGATOR)
+    for key in participants.keys:
+        signed = key.sealing_key + key.coin_commitment
+        check_signature(plan, key.silo, key.signature, ACCEPTANCE + round_.digest, signed)
+        check_public(plan.suite, key.sealing_key, party=key.silo)
+
+
+def check_survivors(plan: Plan, participants: bytes, survivors: round_pb2.Survivors, allowed: Sequence[str]) -> None:
+    """Silos of `allowed`, ascending, each with a signature over its root. Raises MalformedMessage or BadSignature."""
+    check_ascending([signed.silo for signed in survivors.roots], allowed, "survivors", AGGREGATOR)
+    for signed in survivors.roots:
+        check_signature(plan, signed.silo, signed.signature, UPLOAD_ROOT + participants, signed.root)
+
+
+def check_signatures(
+    plan: Plan, participants: bytes, signatures: Signatures, allowed: Sequence[str], context: bytes, message: bytes
+) -> tuple[str, ...]:
+    """Who signed one message: silos of `allowed`, ascending. Raises MalformedMessage or BadSignature."""
+    names = tuple(signed.silo for signed in signatures.signatures)
+    check_ascending(names, allowed, f"{context.decode()} signatures", AGGREGATOR)
+    for signed in signatures.signatures:
+        check_signature(plan, signed.silo, signed.signature, context + participants, message)
+    return names
+
+
+def check_signature(plan: Plan, silo: str, signature: bytes, context: bytes, message: bytes) -> None:
+    """A silo's signature under the key that the roster has for it. Raises BadSignature."""
+    verify(plan.suite, plan.signing_key(silo), signature, context, message, party=silo)
+
+
+def check_enough(silos: int, fewest: int, phase: Phase) -> None:
+    """Raises TooFewSurvivors naming the phase."""
+    if silos < fewest:
+        raise TooFewSurvivors(f"phase {phase}: {silos} silos are left and {fewest} are needed")
 
 
 def check_ascending(names: Sequence[str], allowed: Sequence[str], what: str, party: str) -> None:

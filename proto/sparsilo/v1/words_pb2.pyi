@@ -1,5 +1,7 @@
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable
 from typing import ClassVar as _ClassVar, Optional as _Optional
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -19,6 +21,24 @@ class UploadReceipt(_message.Message):
     CHUNKS_FIELD_NUMBER: _ClassVar[int]
     chunks: int
     def __init__(self, chunks: _Optional[int] = ...) -> None: ...
+
+class CommittedRequest(_message.Message):
+    __slots__ = ("round", "index")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    round: bytes
+    index: int
+    def __init__(self, round: _Optional[bytes] = ..., index: _Optional[int] = ...) -> None: ...
+
+class CommittedChunk(_message.Message):
+    __slots__ = ("silo", "words", "path")
+    SILO_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    silo: str
+    words: bytes
+    path: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, silo: _Optional[str] = ..., words: _Optional[bytes] = ..., path: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class KeepMaskRequest(_message.Message):
     __slots__ = ("digest",)
