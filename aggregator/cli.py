@@ -1,22 +1,28 @@
 """`aggregator`: run rounds over silos."""
 
-import json
 import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 from rich.console import Console
 
-from crypto.errors import ConfigError, SparsiloError
-from crypto.names import Backend, ComparisonGroup, Pruner, ReleaseKind
+from crypto.errors import ConfigError
+from crypto.names import Backend, ComparisonGroup, Pruner, ReleaseKind, Suite
 from crypto.plan import parse_ratio
-from silo_agent.cli import LOG_FORMAT, ProgressBars, named, run_command
-
-ENVELOPE_VERSION: Final = 1
-FILE = click.Path(path_type=Path)
+from silo_agent.cli import (
+    FILE,
+    LOG_FORMAT,
+    ProgressBars,
+    failing_as,
+    named,
+    output_option,
+    print_envelope,
+    run_command,
+    suite_option,
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -73,6 +79,12 @@ def cli() -> None:
     "--save-counts", is_flag=True, help="Also write keep_counts.safetensors: how many silos kept each weight."
 )
 @click.option(
+    "--save-transcript",
+    is_flag=True,
+    help="Also write transcript/, with which `silo-agent verify` repeats the sum; it holds what the aggregator saw.",
+)
+@suite_option
+@click.option(
     "--phase-timeout",
     type=click.IntRange(1),
     default=60,
@@ -81,7 +93,7 @@ def cli() -> None:
     help="A phase closes this long after the last thing that arrived in it.",
 )
 @click.option("--device", default="cpu", show_default=True, help="Where silos run the model: cpu, cuda, cuda:1, ...")
-@click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@output_option
 @click.option("--verbose", is_flag=True, help="Log what happens to stderr.")
 def local(**options: Any) -> None:
     """Prune a model with a whole federation on this machine.
@@ -96,14 +108,10 @@ def local(**options: Any) -> None:
     logging.basicConfig(
         level=logging.INFO if options["verbose"] else logging.ERROR, format=LOG_FORMAT, stream=sys.stderr
     )
-    try:
+    with failing_as(options["output"]):
         report, model = _local(options)
-    except SparsiloError as error:
-        if options["output"] == "json":
-            _print_envelope("failed", error={"code": error.code, "message": error.message, "hint": error.hint})
-        raise
     if options["output"] == "json":
-        _print_envelope("done", data=report)
+        print_envelope("done", data=report)
         return
     from aggregator.report import print_report
 
@@ -138,6 +146,8 @@ def _local(options: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
         evaluate=options["evaluate"],
         candidates=candidates,
         device=options["device"],
+        suite=Suite[options["suite"].upper()],
+        save_transcript=options["save_transcript"],
     )
     with ProgressBars() as progress:
         return run_local(settings, progress), settings.out / "model"
@@ -148,10 +158,6 @@ def _candidate(text: str) -> tuple[str, Path]:
     if not name or not file:
         raise ConfigError(f"--candidate: {text!r} is not NAME=FILE")
     return name, Path(file)
-
-
-def _print_envelope(status: str, **content: object) -> None:
-    click.echo(json.dumps({"schema_version": ENVELOPE_VERSION, "status": status, **content}, indent=2))
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from aggregator.servicer import serve
 from aggregator.sparse_checkpoint import write_sparse_model
 from crypto.errors import ConfigError, InputError, LinkError, OutputError, SparsiloError
 from crypto.identity import Authority
-from crypto.names import Backend
+from crypto.names import Backend, Suite
 from crypto.plan import FEWEST_SILOS, MOST_SILOS, Plan
 from crypto.primitives.signing import SigningKey
 from crypto.secagg.session import Round
@@ -68,6 +68,8 @@ class LocalSettings:
     candidates: Mapping[str, Path]
     """Keep-mask files to evaluate beside the others."""
     device: str
+    suite: Suite
+    save_transcript: bool
 
 
 def run_local(settings: LocalSettings, watch: Watch) -> dict[str, Any]:
@@ -131,9 +133,9 @@ class Federation:
         self._work = work
         self._watch = watch
         self._calibration = dict(sorted(zip(silo_names(settings.calibration), settings.calibration, strict=True)))
-        self._signing_keys = {silo: SigningKey.generate() for silo in self._calibration}
+        self._signing_keys = {silo: SigningKey.generate(settings.suite) for silo in self._calibration}
         roster = {silo: key.public_bytes for silo, key in self._signing_keys.items()}
-        cohort = CohortSettings(roster, settings.threshold, settings.backend, settings.phase_seconds)
+        cohort = CohortSettings(roster, settings.threshold, settings.backend, settings.phase_seconds, settings.suite)
         self._planner = Planner(weights, settings.pruning, cohort, secrets.token_bytes)
         self._votes_plan = self._planner.votes()  # found wrong here, before a process is started
         self.agents: dict[str, Process] = {}
@@ -142,7 +144,7 @@ class Federation:
         """The report and the folder that becomes OUT."""
         authority = Authority("sparsilo local", datetime.now(UTC), LIFETIME)
         registry = CollectorRegistry()
-        self.driver = driver = RoundDriver(AggregatorMetrics(registry), self._watch)
+        self.driver = driver = RoundDriver(AggregatorMetrics(registry), self._watch, len(os.sched_getaffinity(0)))
         own = authority.issue("aggregator", ("localhost", "127.0.0.1"))
         server, port = await serve(driver, frozenset(self._calibration), "127.0.0.1:0", own, authority.certificate)
         health_port = serve_health(registry, lambda: True, "127.0.0.1", 0)
@@ -187,6 +189,9 @@ class Federation:
         )
         if self._settings.save_counts:
             opened.write_counts(result / "keep_counts.safetensors")
+        if self._settings.save_transcript:
+            closed.save_transcript(result / "transcript")
+            self._write_roster(result / "transcript")
         self._watch("writing model", 1, 1)
         perplexity = await self._evaluate(opened) if self._settings.evaluate else None
         return make_report(plan, closed, achieved, traffic, perplexity), result
@@ -242,8 +247,7 @@ class Federation:
         _write_secret(home / "tls.key", identity.private_key)
         (home / "tls.crt").write_bytes(identity.certificate)
         (home / "ca.crt").write_bytes(authority.certificate)
-        roster = {name: key.public_bytes.hex() for name, key in self._signing_keys.items()}
-        (home / "roster.yaml").write_text(yaml.safe_dump(roster), encoding="utf-8")
+        self._write_roster(home)
         config = {
             "silo": silo,
             "aggregator": target,
@@ -256,6 +260,8 @@ class Federation:
             "private_key": "tls.key",
             "authority": "ca.crt",
             "backend": str(self._settings.backend),
+            "suite": self._settings.suite.profile,
+            "least_honest_survivors": 2 if self._settings.threshold == 2 else 3,
             "device": self._settings.device,
         }
         (home / "agent.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -292,6 +298,10 @@ class Federation:
                     agent.kill()
         if waiting:
             await asyncio.wait(waiting)
+
+    def _write_roster(self, folder: Path) -> None:
+        roster = {silo: key.public_bytes.hex() for silo, key in self._signing_keys.items()}
+        (folder / "roster.yaml").write_text(yaml.safe_dump(roster), encoding="utf-8")
 
     def _own_keep_mask(self, silo: str) -> Path:
         return self._home(silo) / "state" / f"{self._votes_plan.digest.hex()}.keep_mask.safetensors"

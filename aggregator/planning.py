@@ -38,6 +38,7 @@ class CohortSettings:
     threshold: int | None
     backend: Backend
     phase_seconds: int
+    suite: Suite
 
 
 def default_threshold(silos: int) -> int:
@@ -90,12 +91,13 @@ class Planner:
             plan_pb2.Plan(
                 protocol=PROTOCOL,
                 run=self._entropy(RUN_BYTES),
-                suite=Suite.DEFAULT,
+                suite=cohort.suite,
                 backend=cohort.backend,
                 roster=[plan_pb2.Member(silo=silo, signing_key=key) for silo, key in sorted(cohort.roster.items())],
                 threshold=threshold,
                 least_survivors=threshold,
                 colluders=0,
+                two_honest_survivors=cohort.threshold == 2,  # only because somebody asked for it by number
                 model=self.model,
                 pruning=plan_pb2.Pruning(
                     pruner=pruning.pruner,

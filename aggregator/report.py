@@ -85,8 +85,9 @@ def print_report(report: Mapping[str, Any], model: str, console: Console) -> Non
         fate = f"dropped in {report['dropped'][silo]}" if silo in report["dropped"] else "survived"
         silos.add_row(silo, f"{traffic['up']:,}", f"{traffic['down']:,}", fate)
     console.print(silos)
-    phases = Table(*report["seconds"], title="Seconds per phase")
-    phases.add_row(*(f"{seconds:.2f}" for seconds in report["seconds"].values()))
+    phases = Table("phase", Column("seconds", justify="right"), title="Phases")
+    for phase, seconds in report["seconds"].items():
+        phases.add_row(phase, f"{seconds:.2f}")
     console.print(phases)
     ratio = report["sparsity_ratio"]
     console.print(
@@ -117,7 +118,8 @@ def _seen(report: Mapping[str, Any]) -> str:
     seen = (
         "The aggregator saw masked words, which are uniformly random, and opened only their sum over "
         f"{len(report['survivors'])} silos: how many kept each weight. It did not see any silo's text, scores or keep "
-        "mask. Where all silos agree, the sum tells each one's choice."
+        "mask. Where all silos agree, the sum tells each one's choice. Two silos recomputed each chunk of the sum from "
+        "what all of them had uploaded."
     )
     if "perplexity" in report:
         seen += (

@@ -2,7 +2,8 @@
 cryptography.
 
 Silos call, the aggregator never dials. A call waits here until its phase closes: when everybody expected has spoken,
-or nothing has arrived for as long as the plan allows. Whatever was answered is answered again to the same bytes.
+or nothing has arrived for as long as the plan allows. Whatever was answered is answered again to the same bytes, also
+by an aggregator that was killed and started again (aggregator/journal).
 """
 
 import asyncio
@@ -13,19 +14,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from time import monotonic
 from typing import Final
 
+from aggregator.journal import CLOSED, SPOKE, UPLOADED, Journal
 from aggregator.metrics import AggregatorMetrics
 from aggregator.spool import Spool
-from aggregator.word_sum import OpenedChunk, opened_chunks
+from aggregator.word_sum import OpenedChunk, opened_chunks, write_sum
 from crypto.backends.double_masking.aggregator import DoubleMaskingAggregator
 from crypto.backends.insecure_plaintext import InsecurePlaintextAggregator
 from crypto.errors import ProtocolError, SparsiloError, UnexpectedMessage
 from crypto.names import Backend, Phase
+from crypto.primitives import merkle
 from crypto.secagg.session import AggregatorSession, Round
-from crypto.secagg.wire import decode, encode
-from silo_agent.transport import MESSAGE_LIMIT
+from crypto.secagg.wire import MESSAGE_LIMIT, decode, encode
+from silo_agent.committed_words import SUM_FILE, TRANSCRIPT_FILE, WORDS_SUFFIX, CommittedWords
 from sparsilo.v1 import round_pb2, words_pb2
 
 Watch = Callable[[str, int, int], None]
@@ -46,71 +48,89 @@ class Traffic:
 
 @dataclass
 class ClosedRound:
-    """A round whose masks can be removed: `chunks()` opens the sum."""
+    """A round whose sum is opened, and recomputed by the silos where the backend has an AUDIT."""
 
     session: AggregatorSession
-    uploads: list[Path]
+    folder: Path
     seconds: dict[Phase, float] = field(default_factory=dict)
 
     def chunks(self) -> Iterator[OpenedChunk]:
         """The opened chunks, in order."""
-        round_ = self.session.round
-        return opened_chunks(round_.plan.layout(round_.index), self.uploads, self.session)
+        return opened_chunks(self.session.round.layout, self.folder / SUM_FILE, len(self.session.survivors))
+
+    def save_transcript(self, folder: Path) -> None:
+        """The round as `silo-agent verify` reads it: signed messages, uploads and sum (docs/formats.md, section 9)."""
+        folder.mkdir()
+        (folder / TRANSCRIPT_FILE).write_bytes(encode(self.session.transcript))
+        for name in (*(f"{silo}{WORDS_SUFFIX}" for silo in self.session.survivors), SUM_FILE):
+            (folder / name).hardlink_to(self.folder / name)
 
 
 class RoundDriver:
     """What the servicer calls for silos, and `run()` for whoever wants a round run. Lives in one event loop."""
 
-    def __init__(self, metrics: AggregatorMetrics, watch: Watch) -> None:
+    def __init__(self, metrics: AggregatorMetrics, watch: Watch, threads: int = 1) -> None:
         self.traffic: dict[str, Traffic] = defaultdict(Traffic)
         self._metrics = metrics
         self._watch = watch
         self._changed = asyncio.Condition()
         self._session: AggregatorSession | None = None
         self._over: round_pb2.Over | None = None
+        self._journal: Journal | None = None
+        self._folder = Path()
+        self._threads = threads
         self._spools: dict[str, Spool] = {}
+        self._committed: list[CommittedWords] = []
         self._pending: dict[str, bytes] = {}  # digest of the message that each silo waits on
         self._answers: dict[tuple[str, bytes], bytes] = {}
         self._gone: set[str] = set()
         self._keep_masks: dict[bytes, Path] = {}
-        self._last_arrival = monotonic()
+        self._last_arrival = 0.0
 
     async def run(self, round_: Round, folder: Path) -> ClosedRound:
-        """One round to the point where its sum can be opened; uploads are spooled in `folder`.
+        """One round; uploads, sum and journal go into `folder`, and a folder with the journal of this round continues
+        it.
 
         Raises TooFewSurvivors naming the phase, or the ProtocolError that ended it. Every waiting silo is told, also
         when the round is cancelled.
         """
         session = _make_session(round_)
-        plan, layout = round_.plan, round_.plan.layout(round_.index)
+        plan = round_.plan
         self._metrics.silos.set(len(plan.silos))
         seconds: dict[Phase, float] = {}
         kind = plan.release_kind(round_.index)
         async with self._changed:
-            self._spools = {silo: Spool(folder / f"{silo}.words", layout, round_.digest, silo) for silo in plan.silos}
+            self._folder = folder
+            self._spools = {
+                silo: Spool(folder / f"{silo}{WORDS_SUFFIX}", round_.layout, round_.digest, silo) for silo in plan.silos
+            }
+            await self._resume(session)
             self._session = session
             self._changed.notify_all()
         try:
             while session.phase is not Phase.DONE:
                 phase: Phase = session.phase
-                start = monotonic()
-                with self._metrics.timed(phase):
-                    await self._run_phase(session)
-                seconds[phase] = monotonic() - start
+                start = _now()
+                self._metrics.enter(phase)
+                await self._run_phase(session)
+                seconds[phase] = _now() - start
+            if not self._committed:  # a backend without AUDIT
+                await self._open(session)
         except (SparsiloError, asyncio.CancelledError) as error:
             reason = error.message if isinstance(error, SparsiloError) else "the aggregator ended the run"
             self._metrics.rounds.labels(kind, "failed").inc()
-            self._metrics.phase.state(Phase.ABORTED)
+            self._metrics.enter(Phase.ABORTED)
             telling = asyncio.create_task(self._abort(session, reason))
             await asyncio.shield(telling)  # whatever ends this round in the meantime
             raise
         finally:
+            self._noted.close()
             for phase in session.dropped.values():
                 self._metrics.dropped.labels(phase).inc()
-        self._metrics.phase.state(Phase.DONE)
+        self._metrics.enter(Phase.DONE)
         self._metrics.rounds.labels(kind, "done").inc()
         self._metrics.survivors.set(len(session.survivors))
-        return ClosedRound(session, [self._spools[silo].file for silo in session.survivors], seconds)
+        return ClosedRound(session, folder, seconds)
 
     async def finish(self, failure: str = "") -> None:
         """Tell every silo that asks for more that there is none; what was said first stands."""
@@ -169,6 +189,7 @@ class RoundDriver:
                     raise UnexpectedMessage("no round has begun", party=silo)
                 if self._pending.get(silo) != digest:  # asking again is no arrival
                     self._session.receive(silo, data)
+                    self._noted.note(SPOKE, silo, data)
                     self._pending[silo] = digest
                     self._arrived()
                     self._changed.notify_all()
@@ -188,8 +209,21 @@ class RoundDriver:
             spool.take(stream, decode(words_pb2.WordChunk, data, MESSAGE_LIMIT))
             self._arrived()
             count += 1
-        session.uploaded(silo, spool.root())
+        if session.phase is not Phase.UPLOAD:  # the journal may be the next round's by now
+            raise UnexpectedMessage("the upload ended too late", party=silo)
+        root = spool.root()
+        self._noted.note(UPLOADED, silo, root)
+        session.uploaded(silo, root)
         return encode(words_pb2.UploadReceipt(chunks=count))
+
+    def committed(self, silo: str, round_digest: bytes, index: int) -> Iterator[bytes]:
+        """One chunk of every survivor's upload and of the opened sum, encoded, for an auditor of that chunk."""
+        session = self._session
+        if session is None or session.round.digest != round_digest or not session.may_audit(silo, index):
+            raise UnexpectedMessage(f"is no auditor of chunk {index}", party=silo)
+        self._arrived()
+        for words in self._committed:
+            yield encode(words.chunk(index))
 
     def keep_mask(self, digest: bytes) -> Iterator[bytes]:
         """The encoded chunks of a keep-mask file."""
@@ -203,10 +237,46 @@ class RoundDriver:
         phase = session.phase
         await self._all_arrived_or_late(session)
         async with self._changed:  # nobody speaks while the phase closes
-            self._answer(await asyncio.to_thread(session.close_phase))
+            if phase is Phase.UNMASK:
+                await self._open(session)
+            answers = await asyncio.to_thread(session.close_phase)
+            self._noted.note(CLOSED, "", b"")
+            self._answer(answers)
         for silo, dropped_in in session.dropped.items():
             if dropped_in is phase:
                 _log.warning("%s: dropped in phase %s", silo, phase)
+
+    async def _open(self, session: AggregatorSession) -> None:
+        """The survivors' sum, opened into a file."""
+        layout, file = session.round.layout, self._folder / SUM_FILE
+        await asyncio.to_thread(session.recover)
+        survivors = [self._spools[silo] for silo in session.survivors]
+        uploads = [spool.file for spool in survivors]
+        leaves = await asyncio.to_thread(write_sum, layout, uploads, session, file, self._threads)
+        self._committed = [*(spool.committed() for spool in survivors), CommittedWords(file, layout, "", leaves)]
+        session.summed(merkle.root(leaves))
+
+    async def _resume(self, session: AggregatorSession) -> None:
+        """Whatever a journal says has happened in the round, happens to the new session."""
+        self._journal = Journal(self._folder / "journal.sqlite", session.round.digest)
+        self._committed, self._pending = [], {}
+        for kind, silo, data in self._journal.events():
+            match kind:
+                case "spoke":
+                    session.receive(silo, data)
+                    self._pending[silo] = sha256(data).digest()
+                case "uploaded":
+                    session.uploaded(silo, data)
+                case "closed":
+                    if session.phase is Phase.UNMASK:
+                        await self._open(session)
+                    self._answer(session.close_phase())
+
+    @property
+    def _noted(self) -> Journal:
+        if self._journal is None:
+            raise RuntimeError("no round has begun")
+        return self._journal
 
     async def _all_arrived_or_late(self, session: AggregatorSession) -> None:
         plan = session.round.plan.message
@@ -215,7 +285,7 @@ class RoundDriver:
         while True:
             arrived, expected = session.arrived, set(session.expected)
             self._watch(f"{session.phase}", len(arrived), len(expected))
-            left = self._last_arrival + patience - monotonic()
+            left = self._last_arrival + patience - _now()
             if not expected - arrived - self._gone or left <= 0:
                 return
             async with self._changed:
@@ -234,7 +304,11 @@ class RoundDriver:
         self._changed.notify_all()
 
     def _arrived(self) -> None:
-        self._last_arrival = monotonic()
+        self._last_arrival = _now()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _make_session(round_: Round) -> AggregatorSession:

@@ -3,7 +3,7 @@ rule lives here.
 """
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -12,8 +12,8 @@ import grpc.aio
 from aggregator.round_driver import RoundDriver
 from crypto.errors import MalformedMessage, ProtocolError, RoundAborted
 from crypto.identity import Certified
-from crypto.secagg.wire import decode
-from silo_agent.transport import MESSAGE_LIMIT, OPTIONS, ROUNDS, WORDS
+from crypto.secagg.wire import MESSAGE_LIMIT, decode
+from silo_agent.transport import OPTIONS, ROUNDS, WORDS
 from sparsilo.v1 import round_pb2, words_pb2
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -43,6 +43,7 @@ def _handlers(servicer: "Servicer") -> tuple[grpc.GenericRpcHandler, ...]:
     }
     words: dict[str, Any] = {
         "Upload": grpc.stream_unary_rpc_method_handler(servicer.upload),
+        "Committed": grpc.unary_stream_rpc_method_handler(servicer.committed),
         "KeepMask": grpc.unary_stream_rpc_method_handler(servicer.keep_mask),
     }
     return grpc.method_handlers_generic_handler(ROUNDS, rounds), grpc.method_handlers_generic_handler(WORDS, words)
@@ -81,12 +82,32 @@ class Servicer:
 
         return await self._answered(silo, b"", lambda: self._driver.upload(silo, counted()), context)
 
+    async def committed(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+        """Words.Committed."""
+
+        def chunks(silo: str) -> Iterator[bytes]:
+            asked = decode(words_pb2.CommittedRequest, request, MESSAGE_LIMIT)
+            return self._driver.committed(silo, asked.round, asked.index)
+
+        async for chunk in self._streamed(request, chunks, context):
+            yield chunk
+
     async def keep_mask(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         """Words.KeepMask."""
+
+        def chunks(_: str) -> Iterator[bytes]:
+            return self._driver.keep_mask(decode(words_pb2.KeepMaskRequest, request, MESSAGE_LIMIT).digest)
+
+        async for chunk in self._streamed(request, chunks, context):
+            yield chunk
+
+    async def _streamed(
+        self, request: bytes, chunks: Callable[[str], Iterator[bytes]], context: Context
+    ) -> AsyncIterator[bytes]:
         silo = await self._silo(context)
+        self._count(silo, up=len(request))
         try:
-            self._count(silo, up=len(request))
-            for chunk in self._driver.keep_mask(decode(words_pb2.KeepMaskRequest, request, MESSAGE_LIMIT).digest):
+            for chunk in chunks(silo):
                 self._count(silo, down=len(chunk))
                 yield chunk
         except ProtocolError as error:

@@ -1,28 +1,31 @@
 """One silo's masked words on disk, as they arrive. They can be added up only once the survivors are fixed."""
 
+import os
 from pathlib import Path
 
 from crypto.encoding.layout import Layout
 from crypto.errors import BadUpload
 from crypto.primitives import merkle
+from silo_agent.committed_words import WORD_BYTES, CommittedWords, read_chunks
 from sparsilo.v1 import words_pb2
-
-WORD_BYTES = 8
 
 
 class Spool:
-    """Takes chunks strictly in order; a retry starts over with the same bytes (docs/protocol.md, section 6.5)."""
+    """Takes chunks strictly in order; a retry starts over with the same bytes (docs/protocol.md, section 6.5).
+
+    What a restarted aggregator finds in the file counts as sent before.
+    """
 
     def __init__(self, file: Path, layout: Layout, round_digest: bytes, silo: str) -> None:
         self.file = file
         self._layout = layout
         self._round = round_digest
         self._silo = silo
-        self._leaves: list[bytes] = []
-        self._size = 0
+        file.touch()
+        self._leaves = [merkle.leaf(data) for data in read_chunks(file, layout)]
+        self._size = WORD_BYTES * sum(chunk.words for chunk in layout.chunks[: len(self._leaves)])
         self._next = 0
         self._stream = 0
-        file.touch(exist_ok=False)
 
     def start(self) -> int:
         """A stream begins, the first one or a retry; its number. Whatever an earlier stream still brings is refused."""
@@ -52,7 +55,13 @@ class Spool:
         self._next += 1
 
     def root(self) -> bytes:
-        """The Merkle root of the whole upload. Raises BadUpload where chunks are missing."""
+        """The Merkle root of the whole upload, which is on disk. Raises BadUpload where chunks are missing."""
         if self._next != len(self._layout.chunks):
             raise BadUpload(f"{self._next} of {len(self._layout.chunks)} chunks arrived", party=self._silo)
+        with self.file.open("r+b") as written:
+            os.fsync(written.fileno())
         return merkle.root(self._leaves)
+
+    def committed(self) -> CommittedWords:
+        """The whole upload, for auditors."""
+        return CommittedWords(self.file, self._layout, self._silo, self._leaves)

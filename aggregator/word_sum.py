@@ -1,7 +1,8 @@
-"""The streaming sum: the survivors' words added chunk by chunk, unmasked and opened. Memory is one chunk, whatever
-the model's size.
+"""The streaming sum: the survivors' words added chunk by chunk, unmasked, checked and written. Memory is a few chunks,
+whatever the model's size.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,20 +10,45 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.spool import WORD_BYTES
 from crypto.encoding.layout import Chunk, Layout, open_chunk
+from crypto.primitives import merkle
 from crypto.secagg.session import AggregatorSession
+from silo_agent.ahead import ahead
+from silo_agent.committed_words import WORD_BYTES, read_chunks
 
 OpenedChunk = tuple[Chunk, NDArray[np.uint64]]
 
 
-def opened_chunks(layout: Layout, uploads: Sequence[Path], session: AggregatorSession) -> Iterator[OpenedChunk]:
-    """Each chunk with its summed lanes, in order. Raises CorruptSum where a header does not count the survivors."""
+def write_sum(
+    layout: Layout, uploads: Sequence[Path], session: AggregatorSession, file: Path, threads: int
+) -> list[bytes]:
+    """The opened sum as `file`, on disk when this returns; the Merkle leaves of its chunks.
+
+    Raises CorruptSum where a header does not count the survivors.
+    """
     with ExitStack() as stack:
-        files = [stack.enter_context(upload.open("rb")) for upload in uploads]
-        for chunk in layout.chunks:
-            total = np.zeros(chunk.words, np.uint64)
-            for file in files:
-                total += np.frombuffer(file.read(WORD_BYTES * chunk.words), "<u8")  # mod 2^64
+        descriptors = [stack.enter_context(upload.open("rb")).fileno() for upload in uploads]
+        out = stack.enter_context(file.open("wb"))
+
+        def opened(chunk: Chunk) -> tuple[bytes, bytes]:
+            total, size, start = np.zeros(chunk.words, np.uint64), WORD_BYTES * chunk.words, layout.starts[chunk.index]
+            for descriptor in descriptors:
+                total += np.frombuffer(os.pread(descriptor, size, WORD_BYTES * start), "<u8")  # mod 2^64
             session.unmask_chunk(chunk.index, total)
-            yield chunk, open_chunk(chunk, total, len(uploads))
+            open_chunk(chunk, total, len(uploads))
+            data = total.astype("<u8", copy=False).tobytes()
+            return data, merkle.leaf(data)
+
+        leaves = []
+        for data, leaf in ahead(opened, layout.chunks, threads):
+            out.write(data)
+            leaves.append(leaf)
+        out.flush()
+        os.fsync(out.fileno())
+    return leaves
+
+
+def opened_chunks(layout: Layout, file: Path, survivors: int) -> Iterator[OpenedChunk]:
+    """Each chunk of an opened sum with its summed lanes, in order."""
+    for chunk, data in zip(layout.chunks, read_chunks(file, layout), strict=True):
+        yield chunk, open_chunk(chunk, np.frombuffer(data, "<u8").astype(np.uint64), survivors)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from crypto.errors import CalibrationError, ConfigError
+from silo_agent.keep_mask_file import file_digest
 
 
 def usual_length(config: Any, asked: int | None) -> int:
@@ -38,7 +39,7 @@ def read_sequences(
     """
     needed = samples + held_out
     tokens: list[int] = []
-    for record in _records(file):
+    for record in records(file):
         tokens += tokenizer(record, verbose=False)["input_ids"]  # verbose would warn about every long record
         if len(tokens) >= needed * sequence_length:
             break
@@ -55,7 +56,16 @@ def read_sequences(
     return sequences[:samples], sequences[samples:]
 
 
-def _records(file: Path) -> Iterator[str]:
+def data_digest(file: Path) -> bytes:
+    """SHA-256 of the file: what the release ledger knows its text by. Raises CalibrationError naming it."""
+    try:
+        return file_digest(file)
+    except OSError as error:
+        raise CalibrationError(f"{file}: {error.strerror}", hint="name a file that can be read") from None
+
+
+def records(file: Path) -> Iterator[str]:
+    """Every record's text. CalibrationError names the file, and the line where one is at fault."""
     if file.suffix not in (".txt", ".jsonl"):
         raise CalibrationError(f"{file}: is neither .txt nor .jsonl", hint="name the file by its format")
     try:

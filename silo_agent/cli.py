@@ -1,25 +1,39 @@
 """`silo-agent`: prune locally, or take part in a run."""
 
+import json
 import logging
 import signal
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from crypto.errors import OutputError, SparsiloError
-from crypto.names import ComparisonGroup, Pruner
+from crypto.errors import ConfigError, OutputError, SparsiloError
+from crypto.names import ComparisonGroup, Pruner, Suite
 from crypto.plan import parse_ratio
 
 USAGE_EXIT: Final = 4
+ENVELOPE_VERSION: Final = 1
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
+FILE: Final = click.Path(path_type=Path)
+
+output_option = click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+suite_option = click.option(
+    "--suite",
+    type=click.Choice([suite.profile for suite in Suite]),
+    default=Suite.DEFAULT.profile,
+    show_default=True,
+    help="Cryptographic algorithms; fips takes approved ones only.",
+)
+config_option = click.option("--config", required=True, type=FILE, help="The agent's YAML config file.")
 
 
 def named(kind: type[StrEnum]) -> click.Choice[str]:
@@ -80,6 +94,27 @@ class ProgressBars(AbstractContextManager["ProgressBars"]):
         self._progress.update(self._tasks[task], completed=done, total=total)
 
 
+def print_envelope(status: str, **content: object) -> None:
+    """What `--output json` puts on stdout: one document a command, whatever became of it."""
+    click.echo(json.dumps({"schema_version": ENVELOPE_VERSION, "status": status, **content}, indent=2))
+
+
+@contextmanager
+def failing_as(output: str) -> Iterator[None]:
+    """An error is the document too where `output` is json; it then ends the process as ever."""
+    try:
+        yield
+    except SparsiloError as error:
+        if output == "json":
+            print_envelope("failed", error=described(error))
+        raise
+
+
+def described(error: SparsiloError) -> dict[str, str]:
+    """An error as a JSON document has it."""
+    return {"code": error.code, "message": error.message, "hint": error.hint}
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="sparsilo")
 def cli() -> None:
@@ -87,9 +122,9 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--model", required=True, type=click.Path(path_type=Path), help="Folder of the dense model.")
-@click.option("--calibration", required=True, type=click.Path(path_type=Path), help="Calibration text, .txt or .jsonl.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write: bool tensors, True = kept.")
+@click.option("--model", required=True, type=FILE, help="Folder of the dense model.")
+@click.option("--calibration", required=True, type=FILE, help="Calibration text, .txt or .jsonl.")
+@click.option("--out", required=True, type=FILE, help="File to write: bool tensors, True = kept.")
 @click.option("--pruner", type=named(Pruner), default=Pruner.WANDA.value, show_default=True)
 @click.option("--sparsity-ratio", default="0.5", show_default=True, help="Fraction of weights set to zero, in [0, 1).")
 @click.option(
@@ -149,7 +184,7 @@ def prune(
 
 
 @cli.command()
-@click.option("--config", required=True, type=click.Path(path_type=Path), help="The agent's YAML config file.")
+@config_option
 def run(config: Path) -> None:
     """Take part in a run: dial the aggregator, check every plan, prune, and send masked words."""
     from prometheus_client import CollectorRegistry
@@ -182,6 +217,142 @@ def run(config: Path) -> None:
             agent.run()
         finally:
             transport.close()
+
+
+@cli.command()
+@click.argument("folder", type=FILE, metavar="TRANSCRIPT_FOLDER")
+@click.option("--roster", required=True, type=FILE, help="Your pinned roster: all that is proven rests on its keys.")
+@suite_option
+@click.option("--own", type=FILE, help="state/ROUND.transcript, which your agent wrote: must be the same round.")
+@click.option("--signatures-only", is_flag=True, help="Leave the words alone, where they are not at hand.")
+@output_option
+def verify(folder: Path, roster: Path, suite: str, own: Path | None, signatures_only: bool, output: str) -> None:
+    """Check a round after it is over, without trusting who ran it.
+
+    Every signature is verified under your pinned roster, and the opened sum is computed anew from the masked words that
+    the silos signed. No secret and no network is needed. TRANSCRIPT_FOLDER is what `aggregator local
+    --save-transcript` writes; a roster.yaml in it is its maker's word, so compare it with yours. What cannot be shown:
+    that a silo's words said the truth about its text.
+
+    \b
+    Example:
+      silo-agent verify pruned/transcript --roster roster.yaml --own state/0a1b2c.transcript
+    """
+    from silo_agent.config import read_roster
+    from silo_agent.verify import verify_folder
+
+    with failing_as(output), ProgressBars() as progress:
+        pinned = read_roster(roster, Suite[suite.upper()])
+        found = verify_folder(folder, pinned, own, not signatures_only, progress)
+    if output == "json":
+        print_envelope("done", data=found)
+        return
+    signed = {f"{what} signed by": ", ".join(silos) for what, silos in found["signed"].items()}
+    words = f"{found['recomputed']} of {found['chunks']}, from the words that the survivors signed"
+    _print_fields(
+        {
+            **{name: found[name] for name in ("round", "plan", "release")},
+            "survivors": ", ".join(found["survivors"]),
+            "dropped": ", ".join(found["dropped"]) or "nobody",
+            **signed,
+            "own transcript": "the same, byte for byte" if found["same_as_own"] else "not compared: no --own",
+            "chunks recomputed": "none: --signatures-only; that the sum is right is the auditors' word"
+            if signatures_only
+            else words,
+            "sum root": found["sum_root"],
+        }
+    )
+
+
+@cli.command()
+@config_option
+@output_option
+def preflight(config: Path, output: str) -> None:
+    """Find out before a round what would stop this silo in it, and what crypto library it stands on.
+
+    Reads the config, keys, roster, certificates, model and calibration text, and opens the state folder. Nothing leaves
+    this machine: the aggregator is not dialled. Exits with the code of the first check that failed.
+
+    \b
+    Example:
+      silo-agent preflight --config agent.yaml
+    """
+    from silo_agent.preflight import check_agent
+
+    checks = check_agent(config, datetime.now(UTC))
+    failed = next((check.error for check in checks if check.error), None)
+    if output == "table":
+        for check in checks:
+            click.echo(f"{check.status:<8} {check.name:<15} {check.said}")
+    else:
+        lines = [{"check": check.name, "status": check.status, "message": check.said} for check in checks]
+        outcome = {"error": described(failed)} if failed else {}
+        print_envelope("failed" if failed else "done", data={"checks": lines}, **outcome)
+    if failed:
+        raise failed
+
+
+@cli.command()
+@config_option
+@click.option(
+    "--forget", metavar="ROUND", help="Remove the release of this round, 64 hex digits; says what that risks."
+)
+@output_option
+def ledger(config: Path, forget: str | None, output: str) -> None:
+    """What this silo has released: what its agent holds every further round against.
+
+    Two sums over the same text that differ by one silo give away that silo's part, so the agent refuses a question it
+    has answered, and rosters or survivors that differ by one from an earlier release's.
+
+    \b
+    Example:
+      silo-agent ledger --config agent.yaml
+    """
+    from silo_agent.config import AgentConfig
+    from silo_agent.ledger import FORGOTTEN
+    from silo_agent.state_store import STATE_FILE, StateStore
+
+    with failing_as(output):
+        store = StateStore(AgentConfig.read(config).state / STATE_FILE)
+        if forget is not None:
+            store.forget(_digest(forget))
+        made = store.releases()
+    releases = [
+        {
+            "round": release.round.hex(),
+            "kind": release.kind,
+            "question": release.question.hex(),
+            "data": release.data.hex(),
+            "roster": list(release.roster),
+            "survivors": list(release.survivors),
+        }
+        for release in made
+    ]
+    said = {"forgotten": forget, "risk": FORGOTTEN} if forget else {}
+    if output == "json":
+        print_envelope("done", data={"releases": releases, **said})
+        return
+    if forget:
+        click.echo(f"{forget}: forgotten. {FORGOTTEN}")
+        return
+    for release in releases:
+        roster, survivors = len(release["roster"]), ", ".join(release["survivors"])
+        _print_fields({**release, "roster": f"{roster} silos", "survivors": survivors or "none that this silo signed"})
+        click.echo()
+    click.echo(f"releases: {len(releases)}")
+
+
+def _digest(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise ConfigError(f"--forget: {text!r} is not a round digest in hex", hint="as this command lists it") from None
+
+
+def _print_fields(fields: Mapping[str, Any]) -> None:
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        click.echo(f"{name:<{width}}  {value}")
 
 
 def main() -> None:

@@ -12,10 +12,14 @@ import yaml
 
 from crypto.errors import ConfigError, IdentityError
 from crypto.identity import Certified, check_certificates, check_key_pair
-from crypto.names import Backend
-from crypto.primitives.signing import PRIVATE_KEY_BYTES, PUBLIC_KEY_BYTES, SigningKey
+from crypto.names import Backend, Suite
+from crypto.primitives.signing import SigningKey, check_public_key
 
-PUBLIC_KEY: Final = re.compile(rf"[0-9a-fA-F]{{{2 * PUBLIC_KEY_BYTES}}}")
+CHOICES: Final[Mapping[object, Mapping[str, object]]] = {
+    Backend: {backend.value: backend for backend in Backend},
+    Suite: {suite.profile: suite for suite in Suite},
+}
+HEX: Final = re.compile(r"([0-9a-fA-F]{2})+")
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class AgentConfig:
     state: Path
     """Folder for what the agent writes; made where missing."""
     signing_key: Path
-    """This silo's Ed25519 signing key, 32 bytes in hex."""
+    """This silo's private signing key in hex, of the suite: 32 bytes for Ed25519, 48 for ECDSA P-384."""
     roster: Path
     """YAML mapping of every silo's name to its public signing key in hex. A plan with another roster is refused."""
     certificate: Path
@@ -44,6 +48,12 @@ class AgentConfig:
     """Certificate of the authority that the aggregator's certificate must come from, PEM."""
     backend: Backend = Backend.DOUBLE_MASKING
     """The only backend that this silo accepts in a plan."""
+    suite: Suite = Suite.DEFAULT
+    """The only suite that this silo accepts in a plan; its keys and the roster's are of this suite."""
+    colluders: int = 0
+    """Dishonest silos that a plan must withstand at least, beside the aggregator."""
+    least_honest_survivors: int = 3
+    """Survivors beyond the plan's colluders that a sum must hide this silo among, itself included."""
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:1, ..."""
     metrics_host: str = "127.0.0.1"
@@ -78,11 +88,10 @@ def _typed(file: Path, name: str, kind: Any, value: object) -> object:
         raise ConfigError(f"{file}: {name}: must be a text")
     if kind is Path:
         return file.parent / value
-    if kind is Backend:
-        try:
-            return Backend(value)
-        except ValueError:
-            raise ConfigError(f"{file}: {name}: {value!r} is unknown", hint=f"known: {', '.join(Backend)}") from None
+    if kind in CHOICES:
+        if value not in CHOICES[kind]:
+            raise ConfigError(f"{file}: {name}: {value!r} is unknown", hint=f"known: {', '.join(CHOICES[kind])}")
+        return CHOICES[kind][value]
     return value
 
 
@@ -102,31 +111,40 @@ def read_mapping(file: Path) -> Mapping[str, object]:
     return given
 
 
-def read_roster(file: Path) -> dict[str, bytes]:
-    """The pinned roster: public signing keys by silo."""
+def read_roster(file: Path, suite: Suite) -> dict[str, bytes]:
+    """The pinned roster: public signing keys of the suite, by silo."""
     try:
         given = read_mapping(file)
     except ConfigError as error:
         raise IdentityError(error.message, hint=error.hint) from None
     roster = {}
     for silo, key in given.items():
-        if not isinstance(key, str) or not PUBLIC_KEY.fullmatch(key):
-            raise IdentityError(f"{file}: {silo}: is not a public signing key in hex", hint="64 digits, in quotes")
+        if not isinstance(key, str) or not HEX.fullmatch(key):
+            raise IdentityError(f"{file}: {silo}: is not a public signing key in hex", hint="hex digits, in quotes")
+        with _named(f"{file}: {silo}"):
+            check_public_key(suite, bytes.fromhex(key))
         roster[silo] = bytes.fromhex(key)
     return roster
 
 
-def read_signing_key(file: Path) -> SigningKey:
+def read_signing_key(file: Path, suite: Suite) -> SigningKey:
     """Raises IdentityError naming the file, never its content."""
     try:
         secret = bytes.fromhex(file.read_text(encoding="ascii").strip())
-        if len(secret) != PRIVATE_KEY_BYTES:
-            raise ValueError
-        return SigningKey.from_bytes(secret)
     except OSError as error:
         raise IdentityError(f"{file}: cannot be read: {error.strerror}") from None
     except ValueError:
-        raise IdentityError(f"{file}: is not a signing key", hint="64 hex digits are expected") from None
+        raise IdentityError(f"{file}: is not a signing key", hint="hex digits are expected") from None
+    with _named(file):
+        return SigningKey.from_bytes(secret, suite)
+
+
+def read_identity(config: AgentConfig) -> tuple[SigningKey, dict[str, bytes]]:
+    """This silo's signing key and the pinned roster, which has its public half. Raises IdentityError."""
+    roster, key = read_roster(config.roster, config.suite), read_signing_key(config.signing_key, config.suite)
+    if roster.get(config.silo) != key.public_bytes:
+        raise IdentityError(f"{config.roster}: {config.silo}: is not the public key of {config.signing_key}")
+    return key, roster
 
 
 def read_tls(config: AgentConfig, now: datetime) -> tuple[Certified, bytes]:
@@ -143,7 +161,7 @@ def read_tls(config: AgentConfig, now: datetime) -> tuple[Certified, bytes]:
 
 
 @contextmanager
-def _named(file: Path) -> Iterator[None]:
+def _named(file: Path | str) -> Iterator[None]:
     try:
         yield
     except IdentityError as error:

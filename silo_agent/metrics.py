@@ -2,8 +2,6 @@
 data.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from time import monotonic
 
 from prometheus_client import CollectorRegistry, Counter, Enum, Histogram
@@ -16,6 +14,7 @@ class RoundMetrics:
 
     def __init__(self, registry: CollectorRegistry, role: str) -> None:
         prefix = f"sparsilo_{role}"
+        self._entered = Phase.DONE, 0.0
         self.phase = Enum(f"{prefix}_phase", "Phase of the present round.", states=list(Phase), registry=registry)
         self.phase_seconds = Histogram(
             f"{prefix}_phase_seconds",
@@ -28,12 +27,13 @@ class RoundMetrics:
         self.sent_bytes = Counter(f"{prefix}_sent_bytes", "Message bytes sent.", registry=registry)
         self.received_bytes = Counter(f"{prefix}_received_bytes", "Message bytes received.", registry=registry)
 
-    @contextmanager
-    def timed(self, phase: Phase) -> Iterator[None]:
-        """Inside, `phase` is the present one; its seconds are observed when it ends, however it ends."""
+    def enter(self, phase: Phase) -> bool:
+        """`phase` is the present one from now on, and the seconds of the one before are observed; False if it was."""
+        before, since = self._entered
+        if phase is before:
+            return False
+        if before not in (Phase.DONE, Phase.ABORTED):
+            self.phase_seconds.labels(before).observe(monotonic() - since)
         self.phase.state(phase)
-        start = monotonic()
-        try:
-            yield
-        finally:
-            self.phase_seconds.labels(phase).observe(monotonic() - start)
+        self._entered = phase, monotonic()
+        return True

@@ -15,12 +15,24 @@ def check_plan(
             f"the plan uses the backend {plan.backend} and this silo accepts {config.backend}",
             hint="a backend is chosen by name in the agent's config",
         )
-    offered = {member.silo: member.signing_key for member in plan.message.roster}
-    if offered != roster:
-        changed = sorted({*offered.items()} ^ {*roster.items()})
-        raise IdentityError(
-            f"the plan's roster differs from the pinned one at {', '.join(sorted({s for s, _ in changed}))}"
+    if plan.suite is not config.suite:
+        raise PlanError(
+            f"the plan uses the suite {plan.suite} and this silo accepts {config.suite}",
+            hint="a suite is chosen by name in the agent's config",
         )
+    cohort = plan.message
+    if cohort.colluders < config.colluders:
+        raise PlanError(
+            f"the plan withstands {cohort.colluders} colluders and this silo asks for {config.colluders}",
+            hint="colluders in the agent's config",
+        )
+    if cohort.least_survivors - cohort.colluders < config.least_honest_survivors:
+        raise PlanError(
+            f"the plan opens sums over {cohort.least_survivors - cohort.colluders} honest survivors and this silo asks "
+            f"for {config.least_honest_survivors}",
+            hint="least_honest_survivors in the agent's config",
+        )
+    plan.check_roster(roster)
     if config.silo not in roster:
         raise IdentityError(f"silo {config.silo} is not in the roster")
     planned = {tensor.name: tensor.digest for tensor in plan.message.model}

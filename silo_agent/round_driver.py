@@ -4,36 +4,37 @@ disk and retries; no cryptography.
 
 import logging
 import secrets
-from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
+from functools import cached_property, partial
+from typing import Any, Final
 
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, get_num_threads
 
 from crypto.backends.double_masking.silo import DoubleMaskingSilo
 from crypto.backends.insecure_plaintext import InsecurePlaintextSilo
-from crypto.encoding.layout import Chunk, pack_chunk
-from crypto.errors import IdentityError, PlanError, RoundAborted, SparsiloError, UnexpectedMessage
+from crypto.errors import PlanError, RoundAborted, SparsiloError
 from crypto.names import Backend, Phase, Pruner, ReleaseKind
 from crypto.plan import Plan
-from crypto.primitives import merkle
 from crypto.secagg.session import Round, SiloSession
 from crypto.secagg.wire import encode
-from silo_agent.calibration import read_sequences
-from silo_agent.config import AgentConfig, read_roster, read_signing_key
+from silo_agent.calibration import data_digest, read_sequences
+from silo_agent.config import AgentConfig, read_identity
 from silo_agent.dense_weights import DenseWeights
 from silo_agent.device import named_device
 from silo_agent.keep_mask_file import KeepMaskFile
+from silo_agent.ledger import Release
 from silo_agent.metrics import RoundMetrics
+from silo_agent.one_round import Call, SiloRelease, one_round
 from silo_agent.perplexity import negative_log_likelihood
 from silo_agent.policy import check_plan
 from silo_agent.prune import keep_masks, write_keep_masks
 from silo_agent.pruners import wanda
 from silo_agent.releases.evaluation import EvaluationRelease
 from silo_agent.releases.votes import VotesRelease
+from silo_agent.state_store import STATE_FILE, StateStore
 from silo_agent.transport import Transport
-from sparsilo.v1 import plan_pb2, round_pb2, words_pb2
+from sparsilo.v1 import plan_pb2
 
 Progress = Callable[[str, int, int], None]
 """What is being done, how much of it is done, and how much there is."""
@@ -44,13 +45,6 @@ GROUPS: Final = {Pruner.WANDA: wanda.GROUP}
 _log = logging.getLogger(__name__)
 
 
-class SiloRelease(Protocol):
-    """One release kind on the silo's side."""
-
-    def lanes(self, chunk: Chunk) -> NDArray[Any]:
-        """The values of one chunk's lanes."""
-
-
 class Agent:
     """One silo. `run()` returns when all is done and raises what ended it otherwise."""
 
@@ -59,17 +53,18 @@ class Agent:
         self._transport = transport
         self._metrics = metrics
         self._progress = progress
-        self._roster = read_roster(config.roster)
-        self._signing_key = read_signing_key(config.signing_key)
-        if self._roster.get(config.silo) != self._signing_key.public_bytes:
-            raise IdentityError(f"{config.roster}: {config.silo}: is not the public key of {config.signing_key}")
+        self._signing_key, self._roster = read_identity(config)
         self._weights = DenseWeights.open(config.model)
         self._device = named_device(config.device)
-        config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._store = StateStore(config.state / STATE_FILE)
 
     @cached_property
     def _digests(self) -> dict[str, bytes]:
         return self._weights.digest()
+
+    @cached_property
+    def _data(self) -> bytes:
+        return data_digest(self._config.calibration)
 
     def run(self) -> None:
         """Rounds, one after another."""
@@ -77,7 +72,7 @@ class Agent:
             offer = self._transport.next()
             match offer.WhichOneof("offer"):
                 case "round":
-                    self.take_part(_accept(offer.round))
+                    self.take_part(Round.of(offer.round.plan, offer.round.index, offer.round.input))
                 case "over":
                     if offer.over.failure:
                         raise RoundAborted(offer.over.failure)
@@ -89,24 +84,34 @@ class Agent:
         """One round: check the plan, compute what to release, then phase by phase."""
         plan, kind = round_.plan, round_.plan.release_kind(round_.index)
         outcome = "failed"
+        self._metrics.enter(Phase.PLAN)
         try:
             check_plan(plan, self._config, self._roster, self._weights, self._digests)
+            question = plan.question(round_.index, round_.input_digest)
+            colluders = plan.message.colluders
+            release = Release(round_.digest, question, kind, self._data, plan.silos, colluders=colluders)
             session = self._session(round_)
-            while session.phase is not Phase.DONE:
-                with self._metrics.timed(session.phase):
-                    _log.info("%s round: phase %s", kind, session.phase)
-                    if session.phase is Phase.PLAN:
-                        release = self._prepare(plan, round_.index, kind)
-                    if session.phase is Phase.UPLOAD:
-                        self._upload(session, release)
-                    session.receive(self._transport.advance(session.message()))
-            self._metrics.phase.state(Phase.DONE)
+            prepare = partial(self._prepare, plan, round_.index, kind)
+            self._go_through(session, one_round(session, prepare, release, self._store, get_num_threads()))
+            if plan.backend is Backend.DOUBLE_MASKING:
+                own = self._config.state / f"{round_.digest.hex()}.transcript"  # for `silo-agent verify --own`
+                own.write_bytes(encode(session.transcript))
+            self._metrics.enter(Phase.DONE)
             outcome = "done"
         except SparsiloError:
-            self._metrics.phase.state(Phase.ABORTED)
+            self._metrics.enter(Phase.ABORTED)
             raise
         finally:
             self._metrics.rounds.labels(kind, outcome).inc()
+
+    def _go_through(self, session: SiloSession, calls: Generator[Call, Any, None]) -> None:
+        answer = None
+        with suppress(StopIteration):
+            while True:
+                call = calls.send(answer)
+                if self._metrics.enter(session.phase):
+                    _log.info("%s round: phase %s", session.round.plan.release_kind(session.round.index), session.phase)
+                answer = self._transport.perform(call)
 
     def _session(self, round_: Round) -> SiloSession:
         match round_.plan.backend:
@@ -163,32 +168,3 @@ class Agent:
         keep = KeepMaskFile(file)
         keep.check((tensor.name, tuple(tensor.shape)) for tensor in plan.prunable)
         return keep
-
-    def _upload(self, session: SiloSession, release: SiloRelease) -> None:
-        chunks = session.round.plan.layout(session.round.index).chunks
-        leaves: list[bytes] = []
-
-        def masked() -> Iterator[bytes]:
-            nonlocal leaves
-            # A retry streams the same bytes from the start, while the library may still drain the stream before it.
-            leaves = mine = []
-            for chunk in chunks:
-                words = pack_chunk(chunk, release.lanes(chunk))
-                session.mask_chunk(chunk.index, words)
-                data = words.astype("<u8", copy=False).tobytes()
-                mine.append(merkle.leaf(data))
-                self._progress("uploading chunks", chunk.index + 1, len(chunks))
-                yield encode(words_pb2.WordChunk(round=session.round.digest, index=chunk.index, words=data))
-
-        self._transport.upload(masked)
-        session.uploaded(merkle.root(leaves))
-
-
-def _accept(offer: round_pb2.RoundOffer) -> Round:
-    """The round that an offer names. Raises PlanError, MalformedMessage or UnexpectedMessage."""
-    plan = Plan.decode(offer.plan)
-    if offer.index >= len(plan.message.rounds):
-        raise UnexpectedMessage(f"offers round {offer.index} of {len(plan.message.rounds)}", party="aggregator")
-    if offer.input:
-        raise UnexpectedMessage("offers a round that does not start from the dense model", party="aggregator")
-    return Round(plan, offer.index, offer.input)

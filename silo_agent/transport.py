@@ -6,7 +6,7 @@ on the way sees an idle stream.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from threading import Event
@@ -17,15 +17,15 @@ import grpc
 
 from crypto.errors import ConnectionFailed, IdentityError, ProtocolError, RoundAborted, SparsiloError
 from crypto.identity import Certified
-from crypto.secagg.wire import decode, encode
+from crypto.secagg.wire import MESSAGE_LIMIT, decode, encode
 from silo_agent.metrics import RoundMetrics
+from silo_agent.one_round import Advance, Call, Committed, Upload
 from sparsilo.v1 import round_pb2, words_pb2
 
 POLL_SECONDS: Final = 30.0
 RECONNECT_SECONDS = 60.0
 """How long a lost connection may stay away."""
 FIRST_DELAY: Final = 0.2
-MESSAGE_LIMIT: Final = 1 << 23
 
 OPTIONS: Final = (
     ("grpc.max_send_message_length", MESSAGE_LIMIT),
@@ -53,6 +53,7 @@ class Transport:
         self._next: Any = self._channel.unary_unary(f"/{ROUNDS}/Next")
         self._advance: Any = self._channel.unary_unary(f"/{ROUNDS}/Advance")
         self._upload: Any = self._channel.stream_unary(f"/{WORDS}/Upload")
+        self._committed: Any = self._channel.unary_stream(f"/{WORDS}/Committed")
         self._keep_mask: Any = self._channel.unary_stream(f"/{WORDS}/KeepMask")
         self._stopped = Event()
         self._lost_at: float | None = None
@@ -66,15 +67,34 @@ class Transport:
         """Waits for a round that needs this silo, or for the end of everything."""
         return decode(round_pb2.Offer, self._unary(self._next, encode(round_pb2.NextRequest())), MESSAGE_LIMIT)
 
-    def advance(self, message: bytes) -> bytes:
-        """Hands in a phase's message; the aggregator's answer when the phase has closed."""
-        return self._unary(self._advance, message)
+    def perform(self, call: Call) -> bytes | None:
+        """Carries one call of a round; the aggregator's answer where there is one."""
+        match call:
+            case Advance(message):
+                return self._unary(self._advance, message)
+            case Upload(chunks):
+                self._upload_all(chunks)
+            case Committed(request, take):
+                self._retried(lambda: take(map(self._received, self._committed(self._sent(request)))))
+        return None
 
-    def upload(self, chunks: Callable[[], Iterator[bytes]]) -> None:
-        """Streams encoded WordChunks; `chunks` gives the same bytes each time it is called."""
+    def _upload_all(self, chunks: Callable[[], Iterator[bytes]]) -> None:
+        own_errors: list[SparsiloError] = []
+
+        def watched() -> Iterator[bytes]:
+            try:
+                yield from chunks()
+            except SparsiloError as error:  # in the library's thread, which would say only that the stream broke
+                own_errors.append(error)
+                raise
 
         def attempt() -> bytes:
-            receipt: bytes = self._upload(self._counted(chunks()))
+            try:
+                receipt: bytes = self._upload(self._counted(watched()))
+            except grpc.RpcError:
+                if own_errors:
+                    raise own_errors[0] from None
+                raise
             return receipt
 
         self._received(self._retried(attempt))
@@ -86,7 +106,7 @@ class Transport:
         def attempt() -> bytes:
             hashed = sha256()
             with part.open("wb") as out:
-                for chunk in self._keep_mask(encode(words_pb2.KeepMaskRequest(digest=digest))):
+                for chunk in self._keep_mask(self._sent(encode(words_pb2.KeepMaskRequest(digest=digest)))):
                     data = decode(words_pb2.KeepMaskChunk, self._received(chunk), MESSAGE_LIMIT).data
                     hashed.update(data)
                     out.write(data)
@@ -98,18 +118,17 @@ class Transport:
         part.replace(file)
 
     def _unary(self, call: Callable[..., bytes], message: bytes) -> bytes:
-        def attempt() -> bytes:
-            self._metrics.sent_bytes.inc(len(message))
-            return call(message, timeout=POLL_SECONDS)
+        return self._received(self._retried(lambda: call(self._sent(message), timeout=POLL_SECONDS)))
 
-        return self._received(self._retried(attempt))
-
-    def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    def _counted(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         for index, chunk in enumerate(chunks):
             if index:  # the library asks for a second one only when the first is on its way
                 self._lost_at = None
-            self._metrics.sent_bytes.inc(len(chunk))
-            yield chunk
+            yield self._sent(chunk)
+
+    def _sent(self, data: bytes) -> bytes:
+        self._metrics.sent_bytes.inc(len(data))
+        return data
 
     def _received(self, data: bytes) -> bytes:
         self._metrics.received_bytes.inc(len(data))

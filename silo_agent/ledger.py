@@ -1,0 +1,81 @@
+"""What this silo has released, and which further release it refuses (docs/protocol.md, section 2.5).
+
+Two sums that differ by one silo give that silo's values as their difference, however well each is hidden (So et al.,
+"Securing Secure Aggregation", arXiv 2106.03328). So the same question is answered once, and no two releases of the same
+text may be over rosters or survivors that differ by one silo, or by one and the plan's colluders, who know their own
+part.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from crypto.errors import ReleaseRefused
+
+
+@dataclass(frozen=True)
+class Release:
+    """One round in which this silo's values left in masked words."""
+
+    round: bytes
+    """Round digest."""
+    question: bytes
+    """Plan.question: what was asked of the text."""
+    kind: str
+    data: bytes
+    """SHA-256 of the calibration file."""
+    roster: tuple[str, ...]
+    survivors: tuple[str, ...] = ()
+    """The survivors that this silo signed; none where it did not come to that."""
+    colluders: int = 0
+    """Of the plan; the ledger does not keep it."""
+
+
+FORGOTTEN: Final = (
+    "This silo no longer refuses to answer the same again. The sum of that round stays known, and one of a later round "
+    "may differ from it by one silo: whoever has both then has that silo's part as their difference."
+)
+"""What it risks to take a release out of the ledger."""
+
+
+def are_close(some: Iterable[str], others: Iterable[str], colluders: int) -> bool:
+    """Whether the sets differ and each lacks at most 1 + `colluders` of the other's silos (2.5.4)."""
+    added, removed = {*some} - {*others}, {*others} - {*some}
+    return 1 <= max(len(added), len(removed)) <= 1 + colluders
+
+
+def check_release(wanted: Release, released: Sequence[Release]) -> None:
+    """Before anything is computed. Raises ReleaseRefused where the question was answered, or rosters are close."""
+    for earlier in _of_the_same_data(wanted, released):
+        if earlier.question == wanted.question:
+            raise ReleaseRefused(
+                f"the same was asked of the same text in round {earlier.round.hex()[:16]}",
+                hint="the sum of that round stands; two could show one silo's part as their difference",
+            )
+        if are_close(earlier.roster, wanted.roster, wanted.colluders):
+            raise ReleaseRefused(
+                f"the roster differs by {_up_to(wanted)} from that of round {earlier.round.hex()[:16]}",
+                hint="the difference of the two sums could be one silo's part; change more silos, or none",
+            )
+
+
+def check_survivors(wanted: Release, survivors: Sequence[str], released: Sequence[Release]) -> None:
+    """Before survivors are signed. Raises ReleaseRefused where another release of the kind was over close
+    survivors.
+    """
+    for earlier in _of_the_same_data(wanted, released):
+        if earlier.kind != wanted.kind or not earlier.survivors:
+            continue
+        if are_close(earlier.survivors, survivors, wanted.colluders):
+            raise ReleaseRefused(
+                f"the survivors differ by {_up_to(wanted)} from those of round {earlier.round.hex()[:16]}",
+                hint="the difference of the two sums could be one silo's part",
+            )
+
+
+def _up_to(wanted: Release) -> str:
+    return f"up to {1 + wanted.colluders} silos" if wanted.colluders else "one silo"
+
+
+def _of_the_same_data(wanted: Release, released: Sequence[Release]) -> list[Release]:
+    return [earlier for earlier in released if earlier.data == wanted.data and earlier.round != wanted.round]

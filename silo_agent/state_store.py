@@ -1,0 +1,100 @@
+"""What an agent must not forget when it is killed: what it said in every round, and its release ledger. One SQLite
+file; every method returns when its change is on disk.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from crypto.errors import InputError, ReleaseRefused
+from crypto.names import Phase
+from silo_agent.ledger import Release, check_release, check_survivors
+
+STATE_FILE: Final = "agent.sqlite"
+
+_SAID = """CREATE TABLE IF NOT EXISTS said (
+    round BLOB NOT NULL, phase TEXT NOT NULL, digest BLOB NOT NULL, PRIMARY KEY (round, phase)
+) STRICT"""
+_RELEASES = """CREATE TABLE IF NOT EXISTS releases (
+    round BLOB PRIMARY KEY, question BLOB NOT NULL, kind TEXT NOT NULL, data BLOB NOT NULL,
+    roster TEXT NOT NULL, survivors TEXT NOT NULL
+) STRICT"""
+
+
+class StateStore:
+    """Opened for every change, so that two agents that share a folder by mistake still keep one promise."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._changes() as database:
+            database.execute(_SAID)
+            database.execute(_RELEASES)
+
+    def begin(self, wanted: Release) -> None:
+        """Before anything is computed for a round. Raises ReleaseRefused where the ledger forbids it, or where this
+        silo already spoke in the round: its keys are gone with the process that made them.
+        """
+        with self._changes() as database:
+            if database.execute("SELECT 1 FROM said WHERE round = ?", (wanted.round,)).fetchone():
+                raise ReleaseRefused(
+                    f"this silo already took part in round {wanted.round.hex()[:16]}",
+                    hint="a round's keys live in memory only; after a restart it goes on without this silo",
+                )
+            check_release(wanted, _releases(database))
+
+    def say(self, round_digest: bytes, phase: Phase, message: bytes) -> None:
+        """Before a message is sent: in a phase of a round this silo says one thing (4.3). Raises ReleaseRefused."""
+        with self._changes() as database:
+            digest = sha256(message).digest()
+            row = (round_digest, phase, digest)
+            database.execute("INSERT OR IGNORE INTO said VALUES (?, ?, ?)", row)
+            if not database.execute("SELECT 1 FROM said WHERE (round, phase, digest) = (?, ?, ?)", row).fetchone():
+                raise ReleaseRefused(f"this silo said something else in phase {phase} of this round")
+
+    def release(self, wanted: Release) -> None:
+        """Before the first masked word is sent. Raises ReleaseRefused."""
+        with self._changes() as database:
+            check_release(wanted, _releases(database))
+            row = (wanted.round, wanted.question, wanted.kind, wanted.data, ",".join(wanted.roster), "")
+            database.execute("INSERT OR IGNORE INTO releases VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def survive(self, wanted: Release, survivors: tuple[str, ...]) -> None:
+        """Before survivors are signed. Raises ReleaseRefused."""
+        with self._changes() as database:
+            check_survivors(wanted, survivors, _releases(database))
+            database.execute("UPDATE releases SET survivors = ? WHERE round = ?", (",".join(survivors), wanted.round))
+
+    def releases(self) -> list[Release]:
+        """The ledger, oldest first."""
+        with self._changes() as database:
+            return _releases(database)
+
+    def forget(self, round_digest: bytes) -> None:
+        """Take a release out of the ledger; its round is still one in which this silo has spoken. Raises InputError."""
+        with self._changes() as database:
+            if not database.execute("DELETE FROM releases WHERE round = ?", (round_digest,)).rowcount:
+                raise InputError(f"{self._file}: has no release in round {round_digest.hex()}")
+
+    @contextmanager
+    def _changes(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, and nobody else's in between."""
+        try:
+            with closing(sqlite3.connect(self._file, timeout=60, isolation_level=None)) as database:
+                database.execute("PRAGMA synchronous = FULL")
+                with database:  # commits, or rolls back what an error interrupts
+                    database.execute("BEGIN IMMEDIATE")
+                    yield database
+        except sqlite3.Error as error:
+            raise InputError(f"{self._file}: {error}", hint="is the state folder on a working local disk?") from None
+
+
+def _releases(database: sqlite3.Connection) -> list[Release]:
+    rows = database.execute("SELECT round, question, kind, data, roster, survivors FROM releases ORDER BY rowid")
+    return [
+        Release(round_, question, kind, data, tuple(roster.split(",")), tuple(filter(None, survivors.split(","))))
+        for round_, question, kind, data, roster, survivors in rows
+    ]
