@@ -14,7 +14,7 @@ WORD_BYTES: Final = 8
 
 # In a round's folder (docs/formats.md, section 9)
 WORDS_SUFFIX: Final = ".words"
-SUM_FILE: Final = f"sum{WORDS_SUFFIX}"
+SUM_FILE: Final = f"opened_sum{WORDS_SUFFIX}"  # no silo may have an underscore in its name
 TRANSCRIPT_FILE: Final = "transcript"
 
 

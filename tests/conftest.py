@@ -3,9 +3,15 @@
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--schedule", help="run one schedule of tests/scenarios/test_schedules.py, by its seed")
+
 
 # A loaded machine is slow, not wrong: no test is timed.
 settings.register_profile("sparsilo", deadline=None)

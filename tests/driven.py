@@ -3,25 +3,28 @@
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from aggregator.metrics import AggregatorMetrics
 from aggregator.round_driver import ClosedRound, RoundDriver
 from aggregator.servicer import serve
-from crypto.encoding.layout import pack_chunk
+from crypto.encoding.layout import Chunk
 from crypto.identity import Certified
 from crypto.names import Phase
 from crypto.plan import Plan
-from crypto.primitives import merkle
 from crypto.secagg.session import Round, SiloSession
-from crypto.secagg.wire import decode, encode
+from crypto.secagg.wire import MESSAGE_LIMIT, decode
 from plans import plan_message, signing_keys
 from scenarios.world import Lanes, World, random_lanes
-from silo_agent.transport import MESSAGE_LIMIT
+from silo_agent.ledger import Release
+from silo_agent.one_round import Advance, Call, Committed, Upload, one_round
+from silo_agent.state_store import StateStore
 from sparsilo.v1 import round_pb2, words_pb2
 
 Result = TypeVar("Result")
@@ -34,13 +37,31 @@ def plan(silos: int = 4, *, seconds: int = 60, **fields: object) -> Plan:
     return Plan.of(message)
 
 
+def release_of(round_: Round) -> Release:
+    """What a silo whose calibration file hashes to zeros notes of a round."""
+    kind = round_.plan.release_kind(round_.index)
+    question = round_.plan.question(round_.index, round_.input_digest)
+    plan = round_.plan
+    return Release(round_.digest, question, kind, bytes(32), plan.silos, colluders=plan.message.colluders)
+
+
+@dataclass
+class LanesRelease:
+    """A release of given lanes, by section."""
+
+    values: Mapping[str, Lanes]
+
+    def lanes(self, chunk: Chunk) -> NDArray[Any]:
+        return self.values[chunk.section.name][chunk.start : chunk.start + chunk.lanes]
+
+
 async def iterate(messages: Iterator[bytes]) -> AsyncIterator[bytes]:
     for message in messages:
         yield message
 
 
 class Driven:
-    """One driver and the silos of one plan. Lives in one event loop."""
+    """One driver and the silos of one plan, each an agent's `one_round`. Lives in one event loop."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.registry = CollectorRegistry()
@@ -52,32 +73,53 @@ class Driven:
         self.silos: dict[str, SiloSession] = World(plan, signing_keys(len(plan.silos))).silos
         self.said: list[tuple[str, bytes, bytes]] = []
         """Silo, message and answer of every phase that a silo was answered in."""
+        self._rounds = {silo: self._one_round(silo) for silo in plan.silos}
+        self._calls: dict[str, Call] = {}
 
     def metric(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(f"sparsilo_aggregator_{name}", labels)
 
+    def _one_round(self, silo: str) -> Any:
+        store = StateStore(self.folder / "agents" / silo / "agent.sqlite")
+        release = LanesRelease(self.lanes[silo])
+        return one_round(self.silos[silo], lambda: release, release_of(self.round), store, 1)
+
+    def call(self, silo: str) -> Call:
+        """What this silo does next, which it then has not done."""
+        if silo not in self._calls:
+            self._calls[silo] = next(self._rounds[silo])
+        return self._calls[silo]
+
     def chunks(self, silo: str) -> Iterator[bytes]:
-        """Encoded WordChunks, masked as they are asked for."""
-        session = self.silos[silo]
-        for chunk in self.round.plan.layout(0).chunks:
-            words = pack_chunk(chunk, self.lanes[silo][chunk.section.name][chunk.start : chunk.start + chunk.lanes])
-            session.mask_chunk(chunk.index, words)
-            data = words.astype("<u8").tobytes()
-            yield encode(words_pb2.WordChunk(round=self.round.digest, index=chunk.index, words=data))
+        """What the silo uploads now, masked as it is asked for."""
+        call = self.call(silo)
+        assert isinstance(call, Upload)
+        return call.chunks()
+
+    async def step(self, silo: str) -> None:
+        """The silo's next call and what came back."""
+        answer = await self.perform(silo, self.call(silo))
+        try:
+            self._calls[silo] = self._rounds[silo].send(answer)
+        except StopIteration:
+            del self._calls[silo]
+
+    async def perform(self, silo: str, call: Call) -> bytes | None:
+        """As an agent's transport does."""
+        match call:
+            case Advance(message):
+                answer = await self.driver.advance(silo, message)
+                self.said.append((silo, message, answer))
+                return answer
+            case Upload():
+                await self.upload(silo)
+            case Committed(request, take):
+                asked = decode(words_pb2.CommittedRequest, request, MESSAGE_LIMIT)
+                take(self.driver.committed(silo, asked.round, asked.index))
+        return None
 
     async def upload(self, silo: str) -> None:
-        chunks = list(self.chunks(silo))
-        await self.driver.upload(silo, iterate(iter(chunks)))
-        words = [decode(words_pb2.WordChunk, chunk, MESSAGE_LIMIT).words for chunk in chunks]
-        self.silos[silo].uploaded(merkle.root([merkle.leaf(data) for data in words]))
-
-    async def speak(self, silo: str) -> None:
-        """The present phase's message and its answer."""
-        session = self.silos[silo]
-        message = session.message()
-        answer = await self.driver.advance(silo, message)
-        self.said.append((silo, message, answer))
-        session.receive(answer)
+        await self.driver.upload(silo, iterate(self.chunks(silo)))
 
     async def take_part(self, silo: str, until: Phase = Phase.DONE) -> None:
         """From the offer to DONE; with `until`, silent from that phase on."""
@@ -85,9 +127,7 @@ class Driven:
         offer = decode(round_pb2.Offer, await self.driver.next(silo), MESSAGE_LIMIT).round
         assert Round(Plan.decode(offer.plan), offer.index, offer.input) == session.round
         while session.phase is not until:
-            if session.phase is Phase.UPLOAD:
-                await self.upload(silo)
-            await self.speak(silo)
+            await self.step(silo)
 
     async def run(self, lost: Mapping[str, Phase] | None = None) -> ClosedRound:
         """A whole round; `lost` silos fall silent in their phase."""

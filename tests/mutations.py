@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-COPIED = ("crypto", "silo_agent", "aggregator", "proto", "tests", "pyproject.toml")
+COPIED = ("crypto", "silo_agent", "aggregator", "proto", "tests", "docs", "pyproject.toml")
 SECONDS = 120
 TESTS_FAILED = 1  # pytest's exit status; 2 and above mean that the tests did not run, which kills nothing
 
@@ -33,10 +33,12 @@ class Mutation:
 
 SIGN, BOUND, INDEX = "flipped sign", "bound off by one", "index off by one"
 TIE, ORDER = "dropped tie-break", "swapped order"
+CHECK = "dropped check"
 
 LANES, LAYOUT = "tests/crypto/encoding/test_lanes.py", "tests/crypto/encoding/test_layout.py"
 SHAMIR, STREAM = "tests/crypto/primitives/test_shamir.py", "tests/crypto/primitives/test_mask_stream.py"
 HONEST, REFUSALS = "tests/scenarios/test_double_masking.py", "tests/scenarios/test_refusals.py"
+ATTACKS = "tests/attacks"
 KEEP_MASK, EXPANSION = "tests/silo_agent/test_keep_mask.py", "tests/aggregator/test_mask_expansion.py"
 
 MUTATIONS = (
@@ -133,9 +135,9 @@ MUTATIONS = (
     ),
     Mutation(
         SIGN,
-        "crypto/backends/double_masking/aggregator.py",
-        "add_mask(words, seed, self._participants, index, -1)",
-        "add_mask(words, seed, self._participants, index, 1)",
+        "crypto/backends/double_masking/transcript.py",
+        "[(seed.seed, -1) for seed in opening.self_seeds]",
+        "[(seed.seed, 1) for seed in opening.self_seeds]",
         f"{HONEST}::test_the_opened_sum_is_exact",
     ),
     Mutation(
@@ -147,7 +149,7 @@ MUTATIONS = (
     ),
     Mutation(
         BOUND,
-        "crypto/backends/double_masking/silo.py",
+        "crypto/backends/double_masking/transcript.py",
         "if silos < fewest:",
         "if silos < fewest - 1:",
         f"{REFUSALS}::test_a_silo_refuses",
@@ -155,8 +157,8 @@ MUTATIONS = (
     Mutation(
         BOUND,
         "crypto/secagg/session.py",
-        "if len(bodies) < fewest:",
-        "if len(bodies) <= fewest:",
+        "if len(spoke) < fewest:",
+        "if len(spoke) <= fewest:",
         "tests/crypto/test_session.py::test_least_survivors_count_until_they_are_fixed_and_the_threshold_after",
     ),
     Mutation(
@@ -207,6 +209,90 @@ MUTATIONS = (
         "keep_by_score(keep_counts.long(),",
         "keep_by_score(-keep_counts.long(),",
         f"{EXPANSION}::test_counts_come_first_then_magnitude_then_the_lower_index",
+    ),
+    Mutation(
+        CHECK,
+        "crypto/secagg/session.py",
+        "if self._leaves.setdefault(index, leaf) != leaf:",
+        "if self._leaves.setdefault(index, leaf) == b'':",
+        f"{ATTACKS}/test_retry_with_changed_plaintext.py",
+    ),
+    Mutation(
+        CHECK,
+        "crypto/backends/double_masking/replay.py",
+        "if found != root:",
+        "if found == b'':",
+        f"{ATTACKS}/test_other_words_served_to_an_auditor.py",
+    ),
+    Mutation(
+        ORDER,
+        "crypto/backends/double_masking/replay.py",
+        "verdicts.all(axis=1) if colluders else verdicts.any(axis=1)",
+        "verdicts.any(axis=1) if colluders else verdicts.all(axis=1)",
+        f"{ATTACKS}/test_forged_sum_with_a_colluding_auditor.py",
+    ),
+    Mutation(
+        BOUND,
+        "crypto/backends/double_masking/transcript.py",
+        "second + (second >= first)",
+        "second + (second > first)",
+        "tests/crypto/test_vectors.py",
+    ),
+    Mutation(
+        CHECK,
+        "crypto/backends/double_masking/silo.py",
+        "if not all(own):",
+        "if not any(own):",
+        f"{ATTACKS}/test_false_seeds_in_the_opening.py",
+    ),
+    Mutation(
+        CHECK,
+        "crypto/backends/double_masking/aggregator.py",
+        "return len(self.expected) if self.phase is Phase.COIN else super()._fewest()",
+        "return super()._fewest()",
+        f"{ATTACKS}/test_coin_withheld.py",
+    ),
+    Mutation(
+        BOUND,
+        "crypto/primitives/signing.py",
+        "0 < s <= cls._order // 2",
+        "0 < s < cls._order",
+        f"{ATTACKS}/test_high_s_twin.py",
+    ),
+    Mutation(
+        BOUND,
+        "silo_agent/ledger.py",
+        "max(len(added), len(removed)) <= 1 + colluders",
+        "max(len(added), len(removed)) <= colluders",
+        "tests/silo_agent/test_ledger.py",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/state_store.py",
+        "INSERT OR IGNORE INTO said",
+        "INSERT OR REPLACE INTO said",
+        "tests/silo_agent/test_state_store.py",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/one_round.py",
+        "        store.say(round_.digest, session.phase, message)\n",
+        "",
+        "tests/silo_agent/test_one_round.py",
+    ),
+    Mutation(
+        BOUND,
+        "silo_agent/policy.py",
+        "if cohort.colluders < config.colluders:",
+        "if cohort.colluders < config.colluders - 1:",
+        "tests/silo_agent/test_policy.py",
+    ),
+    Mutation(
+        ORDER,
+        "aggregator/journal.py",
+        "FROM events ORDER BY rowid",
+        "FROM events ORDER BY kind",
+        "tests/aggregator/test_journal.py",
     ),
 )
 

@@ -1,10 +1,10 @@
 """Plans for tests: small, valid, and changed one field at a time."""
 
-from hashlib import sha256
+from hashlib import sha512
 
-from crypto.names import Backend
+from crypto.names import Backend, Suite
 from crypto.plan import Plan, least_threshold
-from crypto.primitives.signing import SigningKey
+from crypto.primitives.signing import SigningKey, private_key_bytes
 from sparsilo.v1 import plan_pb2
 
 
@@ -12,9 +12,10 @@ def silo_names(count: int) -> list[str]:
     return [f"silo-{index:03d}" for index in range(count)]
 
 
-def signing_keys(count: int) -> dict[str, SigningKey]:
+def signing_keys(count: int, suite: Suite = Suite.DEFAULT) -> dict[str, SigningKey]:
     """Reproducible identities; nothing in a test depends on their secrecy."""
-    return {silo: SigningKey.from_bytes(sha256(silo.encode()).digest()) for silo in silo_names(count)}
+    size = private_key_bytes(suite)
+    return {silo: SigningKey.from_bytes(sha512(silo.encode()).digest()[:size], suite) for silo in silo_names(count)}
 
 
 def plan_message(
@@ -28,17 +29,22 @@ def plan_message(
     chunk_words: int = 4,
     backend: Backend = Backend.DOUBLE_MASKING,
     run: bytes = b"0123456789abcdef",
+    suite: Suite = Suite.DEFAULT,
+    least_survivors: int | None = None,
 ) -> plan_pb2.Plan:
     if threshold is None:
         threshold = least_threshold(silos, colluders)
     return plan_pb2.Plan(
         protocol="sparsilo/1",
         run=run,
-        suite="mlkem768-x25519-ed25519-aes256-sha256",
+        suite=suite,
         backend=backend,
-        roster=[plan_pb2.Member(silo=silo, signing_key=key.public_bytes) for silo, key in signing_keys(silos).items()],
+        roster=[
+            plan_pb2.Member(silo=silo, signing_key=key.public_bytes) for silo, key in signing_keys(silos, suite).items()
+        ],
         threshold=threshold,
-        least_survivors=threshold,
+        least_survivors=least_survivors or threshold,
+        two_honest_survivors=(least_survivors or threshold) - colluders == 2,
         colluders=colluders,
         model=[
             plan_pb2.Tensor(name=f"blocks.{index}.weight", digest=bytes(32), shape=shape, prunable=True)

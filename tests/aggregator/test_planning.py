@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from aggregator.planning import CohortSettings, Planner, PruningSettings, default_threshold, silo_names
 from crypto.errors import PlanError
-from crypto.names import Backend, ComparisonGroup, Pruner, ReleaseKind
+from crypto.names import Backend, ComparisonGroup, Pruner, ReleaseKind, Suite
 from crypto.plan import Plan
 from models import tiny_llama
 from plans import plan_message, signing_keys
@@ -75,13 +75,19 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> DenseWeights:
 
 
 def planner(
-    weights: DenseWeights, *, ratio: str = "0.5", threshold: int | None = None, silos: int = 4, seconds: int = 60
+    weights: DenseWeights,
+    *,
+    ratio: str = "0.5",
+    threshold: int | None = None,
+    silos: int = 4,
+    seconds: int = 60,
+    suite: Suite = Suite.DEFAULT,
 ) -> Planner:
-    roster = {silo: key.public_bytes for silo, key in reversed(signing_keys(silos).items())}
+    roster = {silo: key.public_bytes for silo, key in reversed(signing_keys(silos, suite).items())}
     return Planner(
         weights,
         PruningSettings(Pruner.WANDA, ratio, ComparisonGroup.ROW, 8, 32),
-        CohortSettings(roster, threshold, Backend.DOUBLE_MASKING, seconds),
+        CohortSettings(roster, threshold, Backend.DOUBLE_MASKING, seconds, suite),
         lambda count: bytes(range(count)),
     )
 
@@ -166,3 +172,19 @@ def test_a_threshold_out_of_range(threshold: int, weights: DenseWeights) -> None
 def test_a_threshold_that_was_asked_for(weights: DenseWeights) -> None:
     message = planner(weights, threshold=4).votes().message
     assert (message.threshold, message.least_survivors) == (4, 4)
+
+
+def test_two_honest_survivors_are_enough_only_where_somebody_asked_for_a_threshold_of_two(
+    weights: DenseWeights,
+) -> None:
+    for threshold, silos, said in ((2, 3, True), (3, 3, False), (None, 3, False), (3, 4, False)):
+        message = planner(weights, threshold=threshold, silos=silos).votes().message
+        assert message.two_honest_survivors is said
+        assert message.least_survivors == (threshold or 3)
+
+
+@pytest.mark.parametrize("suite", list(Suite))
+def test_the_suite_that_was_asked_for(suite: Suite, weights: DenseWeights) -> None:
+    plan = planner(weights, suite=suite).votes()
+    assert plan.suite is suite
+    assert plan.signing_key("silo-003") == signing_keys(4, suite)["silo-003"].public_bytes

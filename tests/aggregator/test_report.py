@@ -13,6 +13,7 @@ from rich.console import Console
 
 from aggregator.report import Perplexity, make_report, print_report
 from aggregator.round_driver import ClosedRound, Traffic
+from crypto.backends.double_masking.phases import TABLE
 from crypto.names import Backend, Phase
 from driven import Driven, plan
 
@@ -63,7 +64,7 @@ def test_the_fields(tmp_path: Path) -> None:
     made = report(tmp_path, {"silo-002": Phase.UPLOAD})
     assert json.loads(json.dumps(made)) == made
     seconds = made.pop("seconds")
-    assert list(seconds) == ["plan", "keys", "shares", "upload", "consistency", "unmask"]
+    assert list(seconds) == list(TABLE)
     assert all(0 <= value < 20 and round(value, 3) == value for value in seconds.values())
     assert len(made.pop("plan_digest")) == 64
     assert made == {
@@ -100,7 +101,8 @@ def test_the_fields_of_an_evaluation(tmp_path: Path) -> None:
 
 
 def test_the_tables(tmp_path: Path) -> None:
-    text = printed(report(tmp_path, {"silo-002": Phase.KEYS}, perplexity=PERPLEXITY))
+    made = report(tmp_path, {"silo-002": Phase.KEYS}, perplexity=PERPLEXITY)
+    text = printed(made)
     rows = {line.split("│")[1].strip(): line for line in text.splitlines() if line.count("│") > 2}
     assert "dropped in keys" in rows["silo-002"]
     assert "1,002" in rows["silo-002"]
@@ -111,6 +113,7 @@ def test_the_tables(tmp_path: Path) -> None:
     assert "30.46" in rows["mean of the silos alone"]
     assert "15.06" in rows["federated"]
     assert "silo-002 alone" not in rows
+    assert all(f"{seconds:.2f}" in rows[phase] for phase, seconds in made["seconds"].items())
     assert "out/model" in text
     assert "54.1667% of 72 prunable weights are zero, 0.5 was asked" in " ".join(text.split())
 

@@ -4,26 +4,29 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aggregator import round_driver
+from aggregator.journal import Journal
 from aggregator.round_driver import ClosedRound
 from crypto.backends.double_masking.aggregator import DoubleMaskingAggregator
+from crypto.backends.double_masking.phases import TABLE
 from crypto.errors import BadUpload, MalformedMessage, ProtocolError, RoundAborted, TooFewSurvivors, UnexpectedMessage
 from crypto.names import Backend, Phase
 from crypto.plan import Plan
 from crypto.secagg.session import Round
-from crypto.secagg.wire import decode
+from crypto.secagg.wire import MESSAGE_LIMIT, decode
 from driven import Driven, iterate, plan
 from plans import signing_keys
 from scenarios.world import World, plain_sum
-from silo_agent.transport import MESSAGE_LIMIT
+from silo_agent.one_round import Advance, Call, Committed
 from sparsilo.v1 import round_pb2, words_pb2
 
-PHASES = [Phase.PLAN, Phase.KEYS, Phase.SHARES, Phase.UPLOAD, Phase.CONSISTENCY, Phase.UNMASK]
+PHASES = list(TABLE)
 A, B, C, D = (f"silo-{index:03d}" for index in range(4))
 
 
@@ -86,11 +89,9 @@ def test_one_driver_runs_one_round_after_another(tmp_path: Path) -> None:
 
     async def work() -> None:
         first = Driven(plan(4, threshold=3), tmp_path / "first")
-        first.folder.mkdir()
         await first.driver.gone(B)
         await first.run({B: Phase.PLAN})
         second = Driven(plan(4, threshold=3, run=b"another run of 4"), tmp_path / "second")
-        second.folder.mkdir()
         second.driver = first.driver
         closed = await second.run({B: Phase.PLAN})
         assert closed.session.survivors == (A, C, D)
@@ -105,14 +106,15 @@ def test_one_driver_runs_one_round_after_another(tmp_path: Path) -> None:
 def test_a_message_after_its_phase_closed_gets_the_same_answer(tmp_path: Path) -> None:
     async def work() -> None:
         driven = Driven(plan(3), tmp_path)
-        speak = driven.speak
+        perform = driven.perform
 
-        async def speak_again(silo: str) -> None:
-            await speak(silo)
-            _, message, answer = driven.said[-1]
-            assert await driven.driver.advance(silo, message) == answer
+        async def perform_again(silo: str, call: Call) -> bytes | None:
+            answer = await perform(silo, call)
+            if isinstance(call, Advance):
+                assert await driven.driver.advance(silo, call.message) == answer
+            return answer
 
-        driven.speak = speak_again  # type: ignore[method-assign]
+        driven.perform = perform_again  # type: ignore[method-assign]
         await driven.run()
         assert len(driven.said) == 3 * len(PHASES)
         for silo, message, answer in driven.said:
@@ -136,7 +138,7 @@ def test_a_message_that_is_repeated_while_the_phase_waits_is_answered_both_times
         assert not first.done()
         assert not again.done()
         lost.cancel()  # as when its connection breaks
-        await asyncio.gather(driven.speak(B), driven.speak(C))
+        await asyncio.gather(driven.step(B), driven.step(C))
         assert await first == await again
         running.cancel()
 
@@ -159,25 +161,25 @@ def test_a_message_that_is_repeated_while_the_phase_closes_gets_the_same_answer(
 
     async def work() -> None:
         driven = Driven(plan(3), tmp_path)
-        speak, repeated = driven.speak, []
+        perform, repeated = driven.perform, []
 
-        async def speak_again(silo: str) -> None:
+        async def perform_again(silo: str, call: Call) -> bytes | None:
             present = driven.silos[silo].phase
-            spoken = asyncio.create_task(speak(silo))
+            spoken = asyncio.create_task(perform(silo, call))
             if silo == A and present is phase:
                 await when(driven.driver._changed.locked)
                 await asyncio.sleep(0.1)
                 repeated.append(await driven.driver.advance(A, driven.silos[A].message()))
-            await spoken
+            return await spoken
 
-        driven.speak = speak_again  # type: ignore[method-assign]
+        driven.perform = perform_again  # type: ignore[method-assign]
         await driven.run()
         assert repeated == [answer for silo, _, answer in driven.said if silo == A][PHASES.index(phase) :][:1]
 
     timed(work)
 
 
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("phase", [phase for phase in PHASES if phase is not Phase.COIN])
 def test_a_silent_silo_is_dropped_after_as_long_as_the_plan_says(phase: Phase, tmp_path: Path) -> None:
     """In PLAN: it never calls."""
 
@@ -185,13 +187,28 @@ def test_a_silent_silo_is_dropped_after_as_long_as_the_plan_says(phase: Phase, t
         driven = Driven(plan(4, threshold=3, seconds=1), tmp_path)
         closed = await driven.run({C: phase})
         assert closed.session.dropped == {C: phase}
-        survivors = (A, B, C, D) if phase in (Phase.CONSISTENCY, Phase.UNMASK) else (A, B, D)
+        survivors = (A, B, C, D) if PHASES.index(phase) > PHASES.index(Phase.UPLOAD) else (A, B, D)
         assert closed.session.survivors == survivors
         assert opened(closed) == plain_sum(driven.lanes, survivors)
         assert 1 <= closed.seconds[phase] < 3
         assert all(seconds < 1 for other, seconds in closed.seconds.items() if other is not phase)
         assert driven.metric("dropped_total", phase=phase) == 1
         assert driven.metric("survivors") == len(survivors)
+
+    timed(work)
+
+
+def test_one_silent_silo_is_too_many_when_coins_are_revealed(tmp_path: Path) -> None:
+    """Whoever withholds its coin would choose between two assignments of auditors (5.8)."""
+
+    async def work() -> None:
+        driven = Driven(plan(4, threshold=3, seconds=1), tmp_path)
+        running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
+        silos = [driven.take_part(silo, Phase.COIN if silo == C else Phase.DONE) for silo in (A, B, C, D)]
+        told = await asyncio.gather(*silos, return_exceptions=True)
+        assert [type(each) for each in told] == [RoundAborted, RoundAborted, type(None), RoundAborted]
+        with pytest.raises(TooFewSurvivors, match=r"^phase coin: 3 of 4 silos answered and 4 are needed"):
+            await running
 
     timed(work)
 
@@ -275,6 +292,75 @@ def test_every_chunk_prolongs_the_upload(tmp_path: Path) -> None:
     timed(work)
 
 
+@pytest.mark.clause("4.5")
+def test_every_chunk_that_is_asked_for_prolongs_the_audit(tmp_path: Path) -> None:
+    async def work() -> None:
+        driven = Driven(plan(3, seconds=1, chunk_words=1, shape=(20, 32)), tmp_path)  # 42 chunks
+        perform, pauses = driven.perform, [0.4] * 4
+
+        async def slowly(silo: str, call: Call) -> bytes | None:
+            if silo == B and isinstance(call, Committed) and pauses:
+                await asyncio.sleep(pauses.pop())
+            return await perform(silo, call)
+
+        driven.perform = slowly  # type: ignore[method-assign]
+        closed = await driven.run()
+        assert pauses == []
+        assert closed.session.dropped == {}
+        assert closed.seconds[Phase.AUDIT] > 1.5
+
+    timed(work)
+
+
+@pytest.mark.clause("5.9.1")
+def test_committed_words_are_for_their_auditors_and_in_audit_only(tmp_path: Path) -> None:
+    async def work() -> None:
+        driven = Driven(plan(4, chunk_words=2), tmp_path)
+        digest, refused = driven.round.digest, 0
+
+        def ask(silo: str, index: int, round_: bytes = digest) -> list[bytes]:
+            return list(driven.driver.committed(silo, round_, index))
+
+        with pytest.raises(UnexpectedMessage):
+            ask(A, 0)
+        running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
+        await asyncio.gather(*(driven.take_part(silo, Phase.AUDIT) for silo in driven.silos))
+        uploads = [(tmp_path / f"{silo}.words").read_bytes() for silo in driven.silos]
+        for silo, index in product(driven.silos, range(6)):
+            chunk, start = driven.round.layout.chunks[index], 8 * driven.round.layout.starts[index]
+            if index in driven.silos[silo].assigned:
+                pieces = [decode(words_pb2.CommittedChunk, piece, MESSAGE_LIMIT) for piece in ask(silo, index)]
+                assert [piece.silo for piece in pieces] == [*driven.silos, ""]
+                sent = [upload[start : start + 8 * chunk.words] for upload in uploads]
+                assert [piece.words for piece in pieces[:-1]] == sent
+                with pytest.raises(UnexpectedMessage, match=f"{silo}: is no auditor of chunk {index}"):
+                    ask(silo, index, bytes(32))
+            else:
+                refused += 1
+                with pytest.raises(UnexpectedMessage, match=f"{silo}: is no auditor of chunk {index}"):
+                    ask(silo, index)
+        assert refused == 6 * 2
+        for silo, index in (("silo-009", 0), (A, 6)):
+            with pytest.raises(UnexpectedMessage, match="is no auditor"):
+                ask(silo, index)
+        running.cancel()
+
+    timed(work)
+
+
+def test_a_saved_transcript_is_that_of_the_round(tmp_path: Path) -> None:
+    async def work() -> None:
+        driven = Driven(plan(4, threshold=3), tmp_path)
+        await driven.driver.gone(D)
+        closed = await driven.run({D: Phase.SHARES})
+        closed.save_transcript(tmp_path / "saved")
+        saved = {file.name: file.read_bytes() for file in (tmp_path / "saved").iterdir()}
+        assert decode(round_pb2.Transcript, saved.pop("transcript"), MESSAGE_LIMIT) == closed.session.transcript
+        assert saved == {f"{name}.words": (tmp_path / f"{name}.words").read_bytes() for name in (A, B, C, "sum")}
+
+    timed(work)
+
+
 @pytest.mark.parametrize("phase", [Phase.PLAN, Phase.SHARES, Phase.UPLOAD, Phase.UNMASK])
 def test_nobody_waits_for_a_silo_that_is_gone(phase: Phase, tmp_path: Path) -> None:
     async def work() -> None:
@@ -349,7 +435,8 @@ def test_every_waiting_silo_hears_that_the_round_is_aborted(phase: Phase, tmp_pa
         last = {silo: driven.silos[silo].message() for silo in (A, D)}
         await driven.driver.gone(B)
         await driven.driver.gone(C)
-        with pytest.raises(TooFewSurvivors, match=f"phase {phase}: 2 of 4 silos answered and 3 are needed"):
+        needed = 4 if phase is Phase.COIN else 3
+        with pytest.raises(TooFewSurvivors, match=f"phase {phase}: 2 of 4 silos answered and {needed} are needed"):
             await running
         for task in waiting:
             with pytest.raises(RoundAborted, match=f"{phase}: phase {phase}: 2 of 4"):
@@ -362,7 +449,7 @@ def test_every_waiting_silo_hears_that_the_round_is_aborted(phase: Phase, tmp_pa
             answer = decode(round_pb2.AggregatorMessage, await driven.driver.advance(silo, message), MESSAGE_LIMIT)
             assert answer.aborted.phase == phase
         with pytest.raises(UnexpectedMessage):  # and whoever comes later gets no round
-            await driven.driver.advance(B, driven.silos[B].message() if phase is not Phase.UPLOAD else b"")
+            await driven.driver.advance(B, late.message if isinstance(late := driven.call(B), Advance) else b"")
         assert driven.metric("rounds_total", release="votes", outcome="failed") == 1
         assert driven.metric("rounds_total", release="votes", outcome="done") is None
         assert driven.metric("dropped_total", phase=phase) == 2
@@ -383,12 +470,12 @@ def test_next_waits_for_a_round_and_offers_it_once(tmp_path: Path) -> None:
         offer = decode(round_pb2.Offer, await asking, MESSAGE_LIMIT).round
         assert (offer.plan, offer.index, offer.input) == (driven.round.plan.encoded, 0, b"")
         assert await driver.next(A) == await driver.next(B) == await asking, "until it has accepted"
-        accepted = asyncio.create_task(driven.speak(A))
+        accepted = asyncio.create_task(driven.step(A))
         await when(arrived(driven, Phase.PLAN, A))
         more = asyncio.create_task(driver.next(A))
         await asyncio.sleep(0.05)
         assert not more.done()
-        await asyncio.gather(accepted, driven.speak(B), driven.speak(C))
+        await asyncio.gather(accepted, driven.step(B), driven.step(C))
         late = asyncio.create_task(driver.next(B))
         await asyncio.sleep(0.05)
         assert not late.done()
@@ -475,6 +562,42 @@ def test_chunks_after_the_upload_closed_are_refused(tmp_path: Path) -> None:
     timed(work)
 
 
+def test_an_upload_that_ends_after_the_upload_closed_is_refused_and_not_noted(tmp_path: Path) -> None:
+    """Every chunk came in time, but not the end of the stream: the next round's journal is none of its business."""
+
+    async def work() -> None:
+        driven = Driven(plan(4, threshold=3), tmp_path)
+        go_on = asyncio.Event()
+
+        async def endless(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+            for chunk in chunks:
+                yield chunk
+            await go_on.wait()
+
+        async def lost() -> None:
+            await driven.take_part(D, Phase.UPLOAD)
+            with pytest.raises(UnexpectedMessage, match="ended too late"):
+                await driven.driver.upload(D, endless(driven.chunks(D)))
+
+        losing = asyncio.create_task(lost())
+        running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
+        others = [asyncio.create_task(driven.take_part(silo)) for silo in (A, B, C)]
+        await when(arrived(driven, Phase.UPLOAD, A, B, C))
+        await driven.driver.gone(D)
+        await asyncio.gather(running, *others)
+        next_folder = tmp_path / "next"
+        next_folder.mkdir()
+        next_round = Round(plan(4, run=b"another run of 4"), 0, b"")
+        following = asyncio.create_task(driven.driver.run(next_round, next_folder))
+        await when(lambda: driven.driver._session is not None and driven.driver._session.round is next_round)
+        go_on.set()
+        await losing
+        assert Journal(next_folder / "journal.sqlite", next_round.digest).events() == []
+        following.cancel()
+
+    timed(work)
+
+
 @pytest.mark.parametrize("size", [0, 1, 6, 7, 8, 20])
 def test_keep_masks_are_served_by_digest(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(round_driver, "KEEP_MASK_CHUNK_BYTES", 7)
@@ -501,7 +624,7 @@ def test_a_round_that_is_cancelled_while_something_arrives_ends(ticks: int, tmp_
         driven = Driven(plan(3), tmp_path)
         running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
         await when(lambda: driven.watched != [])
-        speaking = asyncio.create_task(driven.speak(A))
+        speaking = asyncio.create_task(driven.step(A))
         for _ in range(ticks):
             await asyncio.sleep(0)
         running.cancel()

@@ -9,6 +9,7 @@ import pytest
 from aggregator.spool import Spool
 from crypto.encoding.layout import Layout, Section
 from crypto.errors import BadUpload
+from crypto.primitives.merkle import leaf, root_of_path
 from sparsilo.v1 import words_pb2
 
 LAYOUT = Layout((Section("a", 70, 2), Section("b", 3, 33), Section("c", 200, 1)), 2)
@@ -55,9 +56,36 @@ def test_the_file_is_the_words_and_the_root_is_the_trees_over_the_chunks(spool: 
     assert [each.words for each in LAYOUT.chunks] == WORDS
 
 
-def test_a_file_that_exists_is_never_continued(spool: Spool) -> None:
-    with pytest.raises(FileExistsError):
-        Spool(spool.file, LAYOUT, ROUND, "silo-7")
+@pytest.mark.parametrize("torn", [b"", b"\1", content(0)[:8], bytes(15)])
+@pytest.mark.parametrize("whole", range(7))
+def test_an_aggregator_that_was_killed_goes_on_with_what_is_in_the_file(whole: int, torn: bytes, spool: Spool) -> None:
+    """`torn` is the beginning of a chunk, whose write was cut short; none is as long as the shortest chunk."""
+    take(spool, *range(whole))
+    spool.file.write_bytes(spool.file.read_bytes() + (torn if whole < 6 else b""))
+    again = Spool(spool.file, LAYOUT, ROUND, "silo-7")
+    with pytest.raises(BadUpload, match="0 of 6 chunks"):
+        again.root()
+    stream = again.start()
+    for index in range(whole):
+        with pytest.raises(BadUpload, match=f"silo-7: chunk {index} is not what was sent before"):
+            again.take(stream, chunk(index, words=bytes(len(content(index)))))
+        again.take(stream, chunk(index))
+    for index in range(whole, 6):
+        again.take(stream, chunk(index))
+    chunks = [content(index) for index in range(6)]
+    assert again.root() == tree_hash(chunks)
+    assert spool.file.read_bytes() == b"".join(chunks)
+
+
+@pytest.mark.clause("5.9.1")
+@pytest.mark.parametrize("restarted", [False, True])
+def test_committed_chunks_lead_to_the_root(restarted: bool, spool: Spool) -> None:
+    take(spool, *range(6))
+    committed = (Spool(spool.file, LAYOUT, ROUND, "silo-7") if restarted else spool).committed()
+    for index in range(6):
+        piece = committed.chunk(index)
+        assert (piece.silo, piece.words) == ("silo-7", content(index))
+        assert root_of_path(leaf(content(index)), index, 6, piece.path) == tree_hash([content(i) for i in range(6)])
 
 
 @pytest.mark.parametrize("taken", range(6))

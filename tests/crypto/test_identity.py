@@ -23,6 +23,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 
 from crypto.errors import IdentityError
 from crypto.identity import Authority, Certified, check_certificates, check_key_pair
+from crypto.names import Suite
 from crypto.primitives.sealed import SealingKey
 from plans import signing_keys
 
@@ -139,7 +140,7 @@ def test_no_repr_shows_a_key(authority: Authority) -> None:
     issued = authority.issue("silo-007")
     assert repr(issued) == str(issued) == f"{issued}" == "Certified(...)"
     signing = signing_keys(1)["silo-000"]
-    for value in (authority, signing, SealingKey.generate()):
+    for value in (authority, signing, SealingKey.generate(Suite.DEFAULT)):
         assert repr(value) == object.__repr__(value)  # a type and an address
     assert signing.to_bytes().hex() not in repr(vars(signing))
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
 from hashlib import sha256
+from itertools import product
 from typing import Any
 
 import pytest
@@ -75,9 +76,14 @@ def cohort(silos: int) -> Edit:
     return edit
 
 
-def pairless(message: plan_pb2.Plan) -> None:
-    """Three silos of which two collude: a sum over all three shows the third's words."""
-    message.CopyFrom(plan_message(3, threshold=3, colluders=2))
+def honest(survivors: int, *, two: bool) -> Edit:
+    """Five silos, all of whom must survive, and as many colluders as leave so many honest ones."""
+
+    def edit(message: plan_pb2.Plan) -> None:
+        message.CopyFrom(plan_message(5, threshold=5, colluders=5 - survivors))
+        message.two_honest_survivors = two
+
+    return edit
 
 
 def no_prunable(message: plan_pb2.Plan) -> None:
@@ -110,7 +116,9 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "more colluders than can be withstood": (put(colluders=4), "threshold: 3"),
     "least survivors below the threshold": (put(least_survivors=2), r"least_survivors: 2 .*: 3 \(the threshold\) to 4"),
     "least survivors above the silos": (put(least_survivors=5), "least_survivors: 5"),
-    "one honest survivor": (pairless, "least_survivors: must exceed the colluders by at least 2"),
+    "two honest survivors": (honest(2, two=False), "least_survivors: must exceed the colluders by at least 3, or by 2"),
+    "one honest survivor": (honest(1, two=True), "least_survivors: must exceed the colluders by at least 2$"),
+    "one honest survivor of two": (honest(1, two=False), "least_survivors: must exceed the colluders by at least 3"),
     "no tensor": (lambda m: m.ClearField("model"), "model: has no prunable tensor"),
     "no prunable tensor": (no_prunable, "model: has no prunable tensor"),
     "model out of order": (lambda m: setattr(m.model[0], "name", "c"), f"model: {ASCENDING}"),
@@ -169,7 +177,10 @@ ACCEPTED: dict[str, Edit] = {
     "200 silos": cohort(200),
     "all silos must survive": put(threshold=4, least_survivors=4),
     "threshold above the least": put(threshold=4, least_survivors=4, colluders=1),
-    "two colluders of four": put(threshold=4, least_survivors=4, colluders=2),
+    "three honest survivors": honest(3, two=False),
+    "three honest survivors where two would do": honest(3, two=True),
+    "two honest survivors, in so many words": honest(2, two=True),
+    "two colluders of four": put(threshold=4, least_survivors=4, colluders=2, two_honest_survivors=True),
     "least survivors above the threshold": put(least_survivors=4),
     "one of three colludes": lambda m: m.CopyFrom(plan_message(3, threshold=3, colluders=1)),
     "largest chunks": put(chunk_words=1 << 18),
@@ -266,7 +277,7 @@ def test_the_number_of_rounds_is_bounded() -> None:
 
 def test_other_bytes_than_the_canonical_ones_are_no_plan() -> None:
     encoded = plan().encoded
-    for data in (encoded[:-1], encoded + b"\x78\x01", encoded + encoded[-2:], b"\xff"):
+    for data in (encoded[:-1], encoded + b"\x80\x7d\x01", encoded + encoded[-2:], b"\xff"):  # the field 2000
         with pytest.raises(MalformedMessage, match=r"^Plan: "):
             Plan.decode(data)
 
@@ -330,16 +341,17 @@ def test_the_least_threshold_is_the_first_whose_double_exceeds_silos_and_collude
 
 @pytest.mark.parametrize("silos", range(3, 12))
 def test_exactly_the_thresholds_that_are_safe_and_can_be_met_are_accepted(silos: int) -> None:
-    for colluders in range(silos + 2):
-        for threshold in range(silos + 3):
-            message = edited(put(threshold=threshold, least_survivors=threshold, colluders=colluders), silos)
-            valid = 2 * threshold > silos + colluders and threshold <= silos and threshold - colluders >= 2
-            try:
-                Plan.of(message)
-            except PlanError:
-                assert not valid
-            else:
-                assert valid
+    for colluders, threshold, two in product(range(silos + 2), range(silos + 3), (False, True)):
+        fields = put(threshold=threshold, least_survivors=threshold, colluders=colluders, two_honest_survivors=two)
+        message = edited(fields, silos)
+        enough = threshold - colluders >= (2 if two else 3)
+        valid = 2 * threshold > silos + colluders and threshold <= silos and enough
+        try:
+            Plan.of(message)
+        except PlanError:
+            assert not valid
+        else:
+            assert valid
 
 
 # Digests.
@@ -419,6 +431,85 @@ def test_a_round_digest_binds_plan_index_and_input() -> None:
     assert len(digests) == 2 * 3 * 3
     by_hand = sha256(b"sparsilo/1 round" + plans[0].digest + b"\x02\x01\0\0" + inputs[2]).digest()
     assert plans[0].round_digest(0x102, inputs[2]) == by_hand
+
+
+def question(message: plan_pb2.Plan, index: int = 0, data: bytes = b"") -> bytes:
+    return Plan(message, message.SerializeToString(deterministic=True)).question(index, data)
+
+
+def both_kinds(edit: Edit) -> plan_pb2.Plan:
+    """Votes, and an evaluation of two candidates."""
+    message = edited(evaluation(DIGEST, DENSE))
+    edit(message)
+    return message
+
+
+def candidates(*changed: plan_pb2.Candidate) -> Edit:
+    def edit(message: plan_pb2.Plan) -> None:
+        del message.rounds[1].evaluation.candidates[:]
+        message.rounds[1].evaluation.candidates.extend(changed)
+
+    return edit
+
+
+RENAMED = [plan_pb2.Candidate(name="x", dense=True), plan_pb2.Candidate(name="y", digest=DIGEST.digest)]
+SAME_OF_BOTH: dict[str, Edit] = {
+    **{name: lambda m, name=name: m.ClearField(name) for name in ("run", "suite", "backend", "roster", "threshold")},
+    "survivors": put(least_survivors=4, colluders=1, two_honest_survivors=True),
+    "how words travel": put(chunk_words=9, phase_seconds=9, preparation_seconds=9),
+    "groups of expansion": put(comparison_group="row"),
+    "candidates renamed and in another order": candidates(*RENAMED),
+    "a candidate under two names": candidates(DIGEST, DENSE, *RENAMED),
+}
+OTHER_OF_BOTH: dict[str, Edit] = {
+    "no model": lambda m: m.ClearField("model"),
+    "another weight": lambda m: setattr(m.model[0], "digest", b"x" * 32),
+    "another shape": shape(10, 6),
+    "another tensor to prune": lambda m: setattr(m.model[0], "prunable", False),
+    "samples": put(samples=5),
+    "sequence length": put(sequence_length=17),
+}
+OTHER_VOTES: dict[str, Edit] = {"pruner": put(pruner="x"), "ratio": put(sparsity_ratio="0.6")}
+OTHER_EVALUATION: dict[str, Edit] = {
+    "sequences": lambda m: setattr(m.rounds[1].evaluation, "sequences", 2),
+    "dense only": candidates(DENSE),
+    "dense not": candidates(DIGEST),
+    "another candidate": candidates(DENSE, plan_pb2.Candidate(name="federated", digest=b"e" * 32)),
+    "one candidate more": candidates(DENSE, DIGEST, plan_pb2.Candidate(name="e", digest=b"e" * 32)),
+}
+
+
+@pytest.mark.clause("2.5.1")
+@pytest.mark.parametrize(
+    ("edit", "votes", "other"),
+    [
+        *((edit, True, True) for edit in SAME_OF_BOTH.values()),
+        *((edit, False, False) for edit in OTHER_OF_BOTH.values()),
+        *((edit, False, True) for edit in OTHER_VOTES.values()),
+        *((edit, True, False) for edit in OTHER_EVALUATION.values()),
+    ],
+    ids=[*SAME_OF_BOTH, *OTHER_OF_BOTH, *OTHER_VOTES, *OTHER_EVALUATION],
+)
+def test_a_question_is_the_same_where_a_silos_answer_is(edit: Edit, votes: bool, other: bool) -> None:
+    for index, same in enumerate((votes, other)):
+        assert (question(both_kinds(edit), index) == question(both_kinds(put()), index)) is same
+        assert question(both_kinds(edit), index) != question(both_kinds(edit), index, bytes(32))
+
+
+@pytest.mark.clause("2.5.1")
+def test_a_question_by_hand() -> None:
+    model = plan_message().model
+    pruning = plan_pb2.Pruning(pruner="wanda", sparsity_ratio="0.5", samples=4, sequence_length=16)
+    of_votes = plan_pb2.Plan(model=model, pruning=pruning, rounds=[plan_pb2.Round(votes=plan_pb2.Votes())])
+    evaluation = plan_pb2.Evaluation(
+        sequences=1, candidates=[plan_pb2.Candidate(digest=b""), plan_pb2.Candidate(digest=DIGEST.digest)]
+    )
+    pruning = plan_pb2.Pruning(samples=4, sequence_length=16)
+    of_evaluation = plan_pb2.Plan(model=model, pruning=pruning, rounds=[plan_pb2.Round(evaluation=evaluation)])
+    for index, asked in enumerate((of_votes, of_evaluation)):
+        inner = sha256(asked.SerializeToString(deterministic=True)).digest()
+        by_hand = sha256(b"sparsilo/1 question" + inner + b"i" * 32).digest()
+        assert question(both_kinds(put()), index, b"i" * 32) == by_hand
 
 
 # What a plan says about its round.

@@ -1,6 +1,7 @@
 """The machine both roles of every backend run on: what its table lists, and a typed refusal of the rest."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from crypto.errors import (
 )
 from crypto.names import Backend, Phase
 from crypto.plan import Plan
-from crypto.secagg.session import MAX_MESSAGE_BYTES, Round, Table
+from crypto.secagg.session import MAX_MESSAGE_BYTES, Round, SiloSession, Table
 from crypto.secagg.wire import encode
 from plans import plan, plan_message, signing_keys
 from scenarios.world import World, plain_sum, random_lanes
@@ -36,7 +37,7 @@ AGGREGATOR_KINDS = [spec.name for spec in round_pb2.AggregatorMessage.DESCRIPTOR
 
 
 def world_at(phase: Phase, backend: Backend = Backend.DOUBLE_MASKING, **lost: Phase) -> World:
-    """Four silos, three enough, with `phase` begun and nothing said in it yet, but uploaded."""
+    """Four silos, three enough, with `phase` begun and nothing said in it yet, but uploaded, or audited."""
     agreed = plan(4, backend=backend)
     world = World(agreed, signing_keys(4), {name.replace("_", "-"): when for name, when in lost.items()})
     lanes = random_lanes(agreed, seed=4)
@@ -45,7 +46,15 @@ def world_at(phase: Phase, backend: Backend = Backend.DOUBLE_MASKING, **lost: Ph
     if phase is Phase.UPLOAD:
         for silo in world.aggregator.expected:
             world.upload(silo, lanes[silo])
+    if phase is Phase.AUDIT:
+        for silo in world.aggregator.expected:
+            audit(world, silo)
     return world
+
+
+def audit(world: World, silo: str) -> None:
+    for index in world.silos[silo].assigned:
+        world.silos[silo].audit(index, world.committed(index))
 
 
 def say(world: World, kind: str) -> bytes:
@@ -66,6 +75,9 @@ def answers(world: World) -> dict[str, bytes]:
     """Everybody speaks and the phase closes; the answers are not delivered."""
     for silo in world.aggregator.expected:
         world.aggregator.receive(silo, world.silos[silo].message())
+    if world.aggregator.phase is Phase.UNMASK:
+        world.aggregator.recover()
+        world.aggregator.summed(bytes(32))
     return world.aggregator.close_phase()
 
 
@@ -75,7 +87,7 @@ def answers(world: World) -> dict[str, bytes]:
 @pytest.mark.parametrize("backend", list(Backend))
 def test_both_roles_walk_the_table_to_its_end(backend: Backend) -> None:
     expected = {
-        Backend.DOUBLE_MASKING: "plan keys shares upload consistency unmask done",
+        Backend.DOUBLE_MASKING: "plan keys shares upload consistency unmask opening coin audit done",
         Backend.INSECURE_PLAINTEXT: "plan upload done",
     }[backend].split()
     agreed = plan(3, backend=backend)
@@ -222,9 +234,9 @@ def test_only_who_is_expected_may_speak(backend: Backend, phase: Phase) -> None:
         assert refused.value.party == stranger
 
 
-@pytest.mark.parametrize("phase", list(phases.TABLE)[1:])
-def test_who_was_dropped_may_not_come_back(phase: Phase) -> None:
-    before = list(phases.TABLE)[list(phases.TABLE).index(phase) - 1]
+@pytest.mark.clause("4.4")
+@pytest.mark.parametrize(("before", "phase"), [both for both in pairwise(phases.TABLE) if both[0] is not Phase.COIN])
+def test_who_was_dropped_may_not_come_back(before: Phase, phase: Phase) -> None:
     world = world_at(phase, silo_002=before)
     assert world.aggregator.expected == ("silo-000", "silo-001", "silo-003")
     assert world.aggregator.dropped == {"silo-002": before}
@@ -266,9 +278,11 @@ def test_each_phase_has_a_message_of_its_own() -> None:
     while world.aggregator.phase is not Phase.DONE:
         if world.aggregator.phase is Phase.UPLOAD:
             world.upload("silo-001", lanes["silo-001"])
+        if world.aggregator.phase is Phase.AUDIT:
+            audit(world, "silo-001")
         said.append(world.silos["silo-001"].message())
         world.step(lanes)
-    assert len(set(said)) == len(said) == 6
+    assert len(set(said)) == len(said) == 9
 
 
 # Closing, aborting.
@@ -279,7 +293,10 @@ def test_silence_is_being_dropped_and_too_much_of_it_ends_the_round(backend: Bac
     world = world_at(phase, backend)
     for silo in ("silo-000", "silo-003"):
         world.aggregator.receive(silo, world.silos[silo].message())
-    with pytest.raises(TooFewSurvivors, match=f"^phase {phase}: 2 of 4 silos answered and 3 are needed") as ended:
+    needed = 4 if phase is Phase.COIN else 3
+    with pytest.raises(
+        TooFewSurvivors, match=f"^phase {phase}: 2 of 4 silos answered and {needed} are needed"
+    ) as ended:
         world.aggregator.close_phase()
     assert ended.value.hint == f"dropped: silo-001 in {phase}, silo-002 in {phase}"
 
@@ -294,7 +311,7 @@ def test_least_survivors_count_until_they_are_fixed_and_the_threshold_after() ->
         with pytest.raises(TooFewSurvivors, match=f"^phase {phase}: 3 of 5 silos answered and 4 are needed"):
             world.run(lanes)
         World(agreed, signing_keys(5), {"silo-000": phase}).run(lanes)
-    for phase in (Phase.CONSISTENCY, Phase.UNMASK):
+    for phase in (Phase.CONSISTENCY, Phase.UNMASK, Phase.OPENING):
         opened = World(agreed, signing_keys(5), {"silo-000": phase, "silo-001": phase}).run(lanes)
         assert {name: sums.tolist() for name, sums in opened.items()} == plain_sum(lanes, agreed.silos)
         with pytest.raises(TooFewSurvivors, match=f"^phase {phase}: 2 of 5 silos answered and 3 are needed"):
@@ -315,7 +332,7 @@ def test_an_abort_names_phase_and_reason_and_ends_every_session(backend: Backend
 
 
 def aborted_by_another_message(world: World) -> bytes:
-    return answer(world, "unmasked" if world.aggregator.phase is not Phase.UNMASK else "survivors")
+    return answer(world, "opening" if world.aggregator.phase is not Phase.UNMASK else "survivors")
 
 
 @every_phase
@@ -331,9 +348,8 @@ def test_an_aborted_silo_refuses_everything(backend: Backend, phase: Phase, caus
     for data in (right, wrong, right):
         with pytest.raises(UnexpectedMessage, match="in phase aborted"):
             session.receive(data)
-    if backend is Backend.DOUBLE_MASKING:
-        with pytest.raises(RuntimeError, match="UPLOAD only"):
-            session.mask_chunk(0, np.zeros(2, np.uint64))
+    with pytest.raises(RuntimeError, match="UPLOAD only"):
+        session.masked(0, np.zeros(2, np.uint64))
 
 
 def test_an_aborted_silo_says_nothing_more() -> None:
@@ -357,47 +373,108 @@ def test_an_aborted_silo_that_had_not_spoken_says_nothing() -> None:
 # Words.
 
 
-@pytest.mark.parametrize("phase", [*phases.TABLE, Phase.DONE])
-def test_words_are_masked_in_upload_only(phase: Phase) -> None:
-    world = world_at(phase)
+@every_phase
+def test_words_are_masked_in_upload_only(backend: Backend, phase: Phase) -> None:
+    world = world_at(phase, backend)
     words = np.ones(5, np.uint64)
-    if phase is Phase.UPLOAD:
-        world.silos["silo-001"].mask_chunk(0, words)
-        assert not (words == 1).any()
-    else:
+    if phase is not Phase.UPLOAD:
         with pytest.raises(RuntimeError, match="UPLOAD only"):
-            world.silos["silo-001"].mask_chunk(0, words)
+            world.silos["silo-001"].masked(0, words)
         assert words.tolist() == [1] * 5
 
 
+def uploading(backend: Backend = Backend.DOUBLE_MASKING) -> SiloSession:
+    """A silo that may upload and has not begun."""
+    agreed = plan(4, backend=backend)
+    world = World(agreed, signing_keys(4))
+    while world.aggregator.phase is not Phase.UPLOAD:
+        world.step(random_lanes(agreed, seed=4))
+    return world.silos["silo-001"]
+
+
 def test_a_chunk_is_masked_the_same_way_in_any_order() -> None:
-    session = world_at(Phase.UPLOAD).silos["silo-001"]
-    first = {index: np.ones(5, np.uint64) for index in range(4)}
-    again = {index: np.ones(5, np.uint64) for index in (2, 0, 3, 1)}
-    for run in (first, again):
-        for index, words in run.items():
-            session.mask_chunk(index, words)
-    assert len({words.tobytes() for words in first.values()}) == 4
-    for index in range(4):
-        assert first[index].tolist() == again[index].tolist()
+    session = uploading()
+    first = [session.masked(index, np.ones(5, np.uint64)) for index in range(4)]
+    again = {index: session.masked(index, np.ones(5, np.uint64)) for index in (2, 0, 3, 1)}
+    assert len(set(first)) == 4
+    assert [again[index] for index in range(4)] == first
+
+
+def test_what_is_uploaded_are_the_masked_words() -> None:
+    words = np.ones(5, np.uint64)
+    data = uploading().masked(0, words)
+    assert words.astype("<u8").tobytes() == data
+    assert not (words == 1).any()
+
+
+@pytest.mark.clause("6.3.3", "6.5.3")
+@pytest.mark.parametrize("backend", list(Backend))
+@pytest.mark.parametrize("place", [0, 4])
+def test_one_bit_of_difference_on_a_retry_never_leaves(place: int, backend: Backend) -> None:
+    session = uploading(backend)
+    session.masked(1, np.ones(5, np.uint64))
+    session.masked(2, np.ones(5, np.uint64))
+    other = np.ones(5, np.uint64)
+    other[place] ^= np.uint64(1 << 63)
+    with pytest.raises(BadUpload, match=r"^silo-001: chunk 1 is not what was sent before"):
+        session.masked(1, other)
+    assert session.phase is Phase.ABORTED
+    with pytest.raises(UnexpectedMessage):
+        session.message()
 
 
 @pytest.mark.parametrize("backend", list(Backend))
 def test_upload_cannot_be_closed_before_everything_was_handed_over(backend: Backend) -> None:
-    agreed = plan(4, backend=backend)
-    world, lanes = World(agreed, signing_keys(4)), random_lanes(agreed, seed=4)
-    while world.aggregator.phase is not Phase.UPLOAD:
-        world.step(lanes)
+    session = uploading(backend)
+    for index in (0, 1, 3):
+        with pytest.raises(RuntimeError, match="before it uploaded"):
+            session.message()
+        session.masked(index, np.ones(5, np.uint64))
     with pytest.raises(RuntimeError, match="before it uploaded"):
-        world.silos["silo-001"].message()
+        session.message()
+    session.masked(2, np.ones(5, np.uint64))
+    session.message()
 
 
+@pytest.mark.clause("5.4.2")
 @pytest.mark.parametrize("backend", list(Backend))
 def test_the_signed_root_must_be_that_of_the_uploaded_words(backend: Backend) -> None:
     for other in (bytes(32), b"", b"x" * 33):
         world = world_at(Phase.UPLOAD, backend)
-        world.silos["silo-001"].uploaded(other)
+        world.aggregator.uploaded("silo-001", other)
         with pytest.raises(BadUpload, match=r"^silo-001: "):
             world.aggregator.receive("silo-001", world.silos["silo-001"].message())
         world.aggregator.receive("silo-002", world.silos["silo-002"].message())
         assert world.aggregator.arrived == {"silo-002"}
+
+
+def test_a_sum_is_opened_by_enough_shares_and_not_before_they_are_combined() -> None:
+    world = world_at(Phase.UNMASK)
+    for silo in ("silo-000", "silo-002"):
+        world.aggregator.receive(silo, world.silos[silo].message())
+    with pytest.raises(TooFewSurvivors, match=r"^phase unmask: 2 of 4 silos answered and 3 are needed"):
+        world.aggregator.recover()
+    world.aggregator.receive("silo-003", world.silos["silo-003"].message())
+    with pytest.raises(RuntimeError, match="before it recovered the masks"):
+        world.aggregator.unmask_chunk(0, np.ones(5, np.uint64))
+    world.aggregator.recover()
+    world.aggregator.unmask_chunk(0, np.ones(5, np.uint64))
+
+
+def test_a_backend_without_an_audit_has_nobody_audit() -> None:
+    world = world_at(Phase.UPLOAD, Backend.INSECURE_PLAINTEXT)
+    session = world.silos["silo-001"]
+    assert (tuple(session.assigned), session.survivors) == ((), ())
+    with pytest.raises(RuntimeError, match="not for this backend"):
+        session.audit(0, [])
+    with pytest.raises(RuntimeError, match="has no AUDIT"):
+        world.aggregator.may_audit("silo-001", 0)
+
+
+@pytest.mark.clause("5.10.1")
+def test_both_roles_end_with_the_same_transcript_of_all_that_went_to_everybody() -> None:
+    world = world_at(Phase.DONE)
+    transcripts = [world.aggregator.transcript, *(session.transcript for session in world.silos.values())]
+    assert len({encode(transcript) for transcript in transcripts}) == 1
+    fields = {spec.name for spec, _ in transcripts[0].ListFields()}
+    assert fields == {spec.name for spec in round_pb2.Transcript.DESCRIPTOR.fields} - {"index", "input"}  # 0 and none

@@ -45,15 +45,24 @@ def delimited(number: int, data: bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(data)) + data
 
 
+TEXT = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
+
+
+def packed(spec: FieldDescriptor) -> bool:
+    """Repeated numbers share one record."""
+    return spec.is_repeated and spec.message_type is None and spec.type not in TEXT
+
+
 def reference(message: Message) -> bytes:
     records = []
     for spec, value in sorted(message.ListFields(), key=lambda item: item[0].number):
-        if spec.message_type is not None:
-            records += [delimited(spec.number, reference(m)) for m in (value if spec.is_repeated else [value])]
-        elif spec.is_repeated:
+        items = value if spec.is_repeated else [value]
+        if packed(spec):
             records.append(delimited(spec.number, b"".join(varint(item) for item in value)))
-        elif spec.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES):
-            records.append(delimited(spec.number, value.encode() if isinstance(value, str) else value))
+        elif spec.message_type is not None:
+            records += [delimited(spec.number, reference(item)) for item in items]
+        elif spec.type in TEXT:
+            records += [delimited(spec.number, item.encode() if isinstance(item, str) else item) for item in items]
         else:
             records.append(varint(spec.number << 3) + varint(int(value)))
     return b"".join(records)
@@ -207,7 +216,7 @@ def test_a_field_twice_is_refused(kind: Kind) -> None:
         for at, record in enumerate(parts):
             spec = kind.DESCRIPTOR.fields_by_number[number_of(record)]
             twice = b"".join([*parts[: at + 1], record, *parts[at + 1 :]])
-            if spec.is_repeated and spec.message_type is not None:
+            if spec.is_repeated and not packed(spec):
                 assert encode(decode(kind, twice, LIMIT)) == twice  # one element more
             else:
                 refused(kind, twice)
@@ -252,9 +261,9 @@ def test_a_longer_varint_than_needed_is_refused(kind: Kind) -> None:
 def test_an_explicit_default_is_refused(kind: Kind) -> None:
     for spec in kind.DESCRIPTOR.fields:
         empty = delimited(spec.number, b"")
-        if spec.message_type is not None or spec.containing_oneof is not None:
-            continue  # an empty message is there or not there, which is a difference
-        text = spec.is_repeated or spec.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
+        if spec.message_type is not None or spec.containing_oneof is not None or spec.is_repeated > packed(spec):
+            continue  # an empty message or element is there or not there, which is a difference
+        text = spec.is_repeated or spec.type in TEXT
         refused(kind, empty if text else varint(spec.number << 3) + b"\x00")
 
 
@@ -262,9 +271,9 @@ def test_an_explicit_default_is_refused(kind: Kind) -> None:
 def test_a_field_of_another_type_is_refused(kind: Kind) -> None:
     for spec in kind.DESCRIPTOR.fields:
         text = spec.message_type is not None or spec.is_repeated
-        text = text or spec.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
+        text = text or spec.type in TEXT
         wrong = [varint(spec.number << 3) + b"\x01"] if text else [delimited(spec.number, b"\x01")]
-        if spec.is_repeated and spec.message_type is None:
+        if packed(spec):
             wrong.append(varint(spec.number << 3) + b"\x01" + varint(spec.number << 3) + b"\x02")  # not packed
         wrong += [varint(spec.number << 3 | 1) + bytes(8), varint(spec.number << 3 | 5) + bytes(4)]
         wrong += [varint(spec.number << 3 | type_) for type_ in (3, 4, 6, 7)]

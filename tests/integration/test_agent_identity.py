@@ -15,6 +15,7 @@ from aggregator.metrics import AggregatorMetrics
 from aggregator.round_driver import RoundDriver
 from commands import Ran, run
 from crypto.identity import Authority, Certified
+from crypto.names import Suite
 from crypto.primitives.signing import SigningKey
 from driven import serving
 from models import tiny_llama, write_text
@@ -157,6 +158,7 @@ def test_an_aggregator_under_another_address(
     assert "certificate" in ran.err
 
 
+@pytest.mark.clause("7.1")
 @pytest.mark.parametrize("name", ["silo-009", "aggregator", "SILO-001", ""])
 def test_a_name_that_is_not_in_the_run(name: str, home: Home, port: int, capsys: pytest.CaptureFixture[str]) -> None:
     home.certify(AUTHORITY.issue(name or "*"))
@@ -216,7 +218,7 @@ def test_a_config_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_signing_key_that_is_not_the_rosters(home: Home, port: int, capsys: pytest.CaptureFixture[str]) -> None:
-    (home.folder / "other_key").write_text(SigningKey.generate().to_bytes().hex())
+    (home.folder / "other_key").write_text(SigningKey.generate(Suite.DEFAULT).to_bytes().hex())
     ran = home.run(port, capsys, signing_key="other_key")
     assert ran.code == 2
     assert "is not the public key of" in ran.err

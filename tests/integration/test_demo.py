@@ -26,5 +26,5 @@ def test_federated_beats_the_silos_alone_and_the_self_generated_baseline(tmp_pat
     assert perplexity["federated"] < perplexity["alone_mean"]
     assert perplexity["federated"] < perplexity["candidates"]["calibrated on self-generated text"]
     assert report["survivors"] == ["cpp-headers", "licences", "python-code", "python-manual"]
-    for words in ("federated", "bytes up", "Seconds per phase", "Sparse model: ", "The aggregator saw masked words"):
+    for words in ("federated", "bytes up", "Phases", "Sparse model: ", "The aggregator saw masked words"):
         assert words in ran.stdout

@@ -3,10 +3,11 @@
 import asyncio
 import time
 from asyncio import StreamReader, StreamWriter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -21,7 +22,7 @@ from aggregator.local import Federation
 from aggregator.round_driver import RoundDriver
 from aggregator.spool import Spool
 from commands import local, prune
-from crypto.errors import ConnectionFailed
+from crypto.errors import BadAudit, BadUpload, ConnectionFailed, ProtocolError, UnexpectedMessage
 from crypto.identity import Authority
 from crypto.names import Phase
 from crypto.secagg.wire import encode
@@ -29,6 +30,7 @@ from driven import looping, on, serving
 from models import tiny_llama, write_text
 from silo_agent import transport
 from silo_agent.metrics import RoundMetrics
+from silo_agent.one_round import Committed, Upload
 from silo_agent.transport import Transport
 from sparsilo.v1 import round_pb2, words_pb2
 
@@ -145,7 +147,9 @@ class Answers:
         self.uploads: list[list[bytes]] = []
         """Each stream's messages, as far as they came."""
         self.cut_after: list[int] = []
-        """After how many messages each stream is cut."""
+        """After how many messages each stream, up or down, is cut."""
+        self.content = b""
+        """What every keep-mask file holds."""
         self.cut: Callable[[], object] = lambda: None
 
     def count(self, silo: str, *, up: int = 0, down: int = 0) -> None: ...
@@ -162,6 +166,19 @@ class Answers:
                 del self.cut_after[0]
                 self.cut()
         return encode(words_pb2.UploadReceipt(chunks=len(taken)))
+
+    def committed(self, silo: str, round_digest: bytes, index: int) -> Iterator[bytes]:
+        if silo != "a" or round_digest != b"r" * 32:
+            raise UnexpectedMessage(f"is no auditor of chunk {index}", party=silo)
+        for sent in range(5):
+            if self.cut_after and sent == self.cut_after[0]:
+                del self.cut_after[0]
+                self.cut()
+                time.sleep(0.2)  # the connection breaks before the next one is sent
+            yield encode(words_pb2.CommittedChunk(silo=f"{index}", words=bytes([sent]) * 100_000))
+
+    def keep_mask(self, digest: bytes) -> Iterator[bytes]:
+        yield encode(words_pb2.KeepMaskChunk(data=self.content))
 
 
 @dataclass
@@ -223,7 +240,72 @@ def test_an_upload_that_is_cut_again_long_after_the_first_time(behind: Behind, m
             yield message
 
     behind.answers.cut_after = [1, 10]
-    behind.agent.upload(slowly)
+    behind.agent.perform(Upload(slowly))
     first, second, third = behind.answers.uploads
     assert (len(first), len(second)) == (1, 10)
     assert first + second[1:] + third[10:] == third == messages
+
+
+def asked(index: int, round_: bytes = b"r" * 32) -> bytes:
+    return encode(words_pb2.CommittedRequest(round=round_, index=index))
+
+
+@pytest.mark.parametrize("cut_after", [[], [3], [1, 4]])
+def test_a_chunks_committed_words_come_anew_when_they_are_cut(cut_after: list[int], behind: Behind) -> None:
+    behind.answers.cut_after = list(cut_after)
+    attempts: list[list[bytes]] = []
+
+    def take(pieces: Iterable[bytes]) -> None:
+        attempts.append([])
+        for piece in pieces:
+            attempts[-1].append(piece)
+
+    assert behind.agent.perform(Committed(asked(7), take)) is None
+    *broken, whole = attempts
+    assert whole == [encode(words_pb2.CommittedChunk(silo="7", words=bytes([n]) * 100_000)) for n in range(5)]
+    assert len(broken) == len(cut_after)
+    assert all(attempt == whole[: len(attempt)] for attempt in broken)
+
+
+def test_what_an_auditor_finds_wrong_is_its_own_error_and_not_tried_again(behind: Behind) -> None:
+    taken = []
+
+    def take(pieces: Iterable[bytes]) -> None:
+        taken.append(next(iter(pieces)))
+        raise BadAudit("chunk 7 is not the sum", party="aggregator")
+
+    with pytest.raises(BadAudit, match="chunk 7 is not the sum"):
+        behind.agent.perform(Committed(asked(7), take))
+    assert len(taken) == 1
+
+
+def test_who_is_no_auditor_is_refused(behind: Behind) -> None:
+    with pytest.raises(ProtocolError, match="unexpected_message: a: is no auditor of chunk 3"):
+        behind.agent.perform(Committed(asked(3, bytes(32)), list))
+    with pytest.raises(ProtocolError, match="malformed_message"):
+        behind.agent.perform(Committed(asked(3) + b"x", list))
+
+
+@pytest.mark.clause("6.5.3")
+def test_what_a_silo_finds_wrong_in_its_own_upload_is_its_own_error(behind: Behind) -> None:
+    def changed() -> Iterator[bytes]:
+        yield encode(words_pb2.WordChunk(words=bytes(8)))
+        raise BadUpload("chunk 1 is not what was sent before", party="a")
+
+    with pytest.raises(BadUpload, match="chunk 1 is not what was sent before"):
+        behind.agent.perform(Upload(changed))
+
+
+@pytest.mark.clause("7.5")
+@pytest.mark.parametrize("altered", [False, True])
+def test_a_keep_mask_file_has_the_digest_that_was_asked_for(altered: bool, behind: Behind, tmp_path: Path) -> None:
+    behind.answers.content = b"keep" * 100_000
+    digest, file = sha256(behind.answers.content).digest(), tmp_path / "file.safetensors"
+    if altered:
+        behind.answers.content = b"Keep" + behind.answers.content[4:]
+        with pytest.raises(ProtocolError, match=r"^aggregator: the keep mask is not the one"):
+            behind.agent.keep_mask(digest, file)
+    else:
+        behind.agent.keep_mask(digest, file)
+        assert file.read_bytes() == behind.answers.content
+    assert [each.name for each in tmp_path.iterdir()] == ([] if altered else ["file.safetensors"])

@@ -17,7 +17,8 @@ from models import tiny_llama, write_text
 from silo_agent import health
 from sparsilo.v1 import words_pb2
 
-PHASES = {"plan", "keys", "shares", "upload", "consistency", "unmask", "done", "aborted"}
+ROUND_PHASES = {"plan", "keys", "shares", "upload", "consistency", "unmask", "opening", "coin", "audit"}
+PHASES = ROUND_PHASES | {"done", "aborted"}
 ROUND = {
     ("phase", "gauge"),
     ("phase_seconds", "histogram"),
@@ -144,7 +145,7 @@ def check_role(role: str, during: str, after: str, private: list[str]) -> None:
     assert rounds not in found
     assert later[rounds] == 1
     ended = {labels: value for (name, labels), value in later.items() if name == f"sparsilo_{role}_phase_seconds_count"}
-    assert ended == {(name,): 1 for name in PHASES - {"done", "aborted"}}
+    assert ended == {(name,): 1 for name in ROUND_PHASES}
     for counter in ("received_bytes", "sent_bytes"):
         assert 0 < found[f"sparsilo_{role}_{counter}_total", ()] < later[f"sparsilo_{role}_{counter}_total", ()]
 

@@ -4,32 +4,45 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from crypto.errors import TooFewSurvivors
-from crypto.names import Backend, Phase
+from crypto.backends.double_masking.phases import TABLE
+from crypto.errors import BadAudit, TooFewSurvivors
+from crypto.names import Backend, Phase, Suite
+from crypto.plan import Plan
 from plans import plan, signing_keys
 from scenarios.world import World, plain_sum, random_lanes
 
-PHASES = [Phase.PLAN, Phase.KEYS, Phase.SHARES, Phase.UPLOAD, Phase.CONSISTENCY, Phase.UNMASK]
+PHASES = list(TABLE)
+SIGNERS = ("silo-000", "silo-002", "silo-004")
 
 
-@pytest.mark.parametrize("silos", [3, 4, 5, 17])
-@pytest.mark.parametrize("backend", list(Backend))
-def test_the_opened_sum_is_exact(silos: int, backend: Backend) -> None:
-    agreed = plan(silos, backend=backend)
+@pytest.mark.parametrize(
+    ("silos", "backend", "suite"),
+    [(silos, backend, Suite.DEFAULT) for silos in (3, 4, 5, 17) for backend in Backend]
+    + [(4, Backend.DOUBLE_MASKING, Suite.FIPS)],
+)
+def test_the_opened_sum_is_exact(silos: int, backend: Backend, suite: Suite) -> None:
+    agreed = plan(silos, backend=backend, suite=suite)
     lanes = random_lanes(agreed, seed=silos)
-    opened = World(agreed, signing_keys(silos)).run(lanes)
+    opened = World(agreed, signing_keys(silos, suite)).run(lanes)
     for name, expected in plain_sum(lanes, agreed.silos).items():
         assert opened[name].tolist() == expected
 
 
-@pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("lost", [("silo-000",), ("silo-004",), ("silo-001", "silo-003")])
+@pytest.mark.parametrize(
+    ("lost", "phase"),
+    [
+        (lost, phase)
+        for lost in (("silo-000",), ("silo-004",), ("silo-001", "silo-003"))
+        for phase in PHASES
+        if phase is not Phase.COIN and (phase is not Phase.AUDIT or len(lost) == 1)
+    ],
+)
 def test_a_silo_lost_in_any_phase_leaves_an_exact_sum_over_the_survivors(phase: Phase, lost: tuple[str, ...]) -> None:
     agreed = plan(5, threshold=3)
     lanes = random_lanes(agreed, seed=1)
     world = World(agreed, signing_keys(5), dict.fromkeys(lost, phase))
     opened = world.run(lanes)
-    uploaded = phase in (Phase.CONSISTENCY, Phase.UNMASK)
+    uploaded = PHASES.index(phase) > PHASES.index(Phase.UPLOAD)
     survivors = agreed.silos if uploaded else tuple(silo for silo in agreed.silos if silo not in lost)
     assert world.aggregator.survivors == survivors
     assert world.aggregator.dropped == dict.fromkeys(lost, phase)
@@ -53,10 +66,77 @@ def test_silos_lost_in_different_phases() -> None:
 def test_below_the_threshold_the_round_aborts_and_names_the_phase(phase: Phase) -> None:
     agreed = plan(4, threshold=3)
     world = World(agreed, signing_keys(4), {"silo-000": phase, "silo-002": phase})
-    with pytest.raises(TooFewSurvivors, match=f"phase {phase}: 2 of 4 silos answered and 3 are needed"):
+    needed = 4 if phase is Phase.COIN else 3
+    with pytest.raises(TooFewSurvivors, match=f"phase {phase}: 2 of 4 silos answered and {needed} are needed"):
         world.run(random_lanes(agreed, seed=3))
     world.aggregator.abort("too few")
     assert world.aggregator.phase is Phase.ABORTED
+
+
+@pytest.mark.clause("5.8.3")
+def test_every_silo_that_signed_the_opening_must_reveal_its_coin() -> None:
+    agreed = plan(5, threshold=3)
+    world = World(agreed, signing_keys(5), {"silo-001": Phase.OPENING, "silo-003": Phase.COIN})
+    with pytest.raises(TooFewSurvivors, match=r"^phase coin: 3 of 5 silos answered and 4 are needed"):
+        world.run(random_lanes(agreed, seed=4))
+
+
+def audited(agreed: Plan, lost: dict[str, Phase]) -> World:
+    world = World(agreed, signing_keys(len(agreed.silos)), lost)
+    while world.aggregator.phase is not Phase.AUDIT:
+        world.step(random_lanes(agreed, seed=4))
+    for silo in world.aggregator.expected:
+        for index in world.silos[silo].assigned:
+            world.silos[silo].audit(index, world.committed(index))
+    return world
+
+
+@pytest.mark.clause("5.9.1")
+def test_every_chunk_has_two_auditors_who_signed_the_opening_and_nobody_else_is_given_it() -> None:
+    world = audited(plan(5, threshold=3, chunk_words=1), {"silo-001": Phase.OPENING, "silo-003": Phase.UPLOAD})
+    chunks = len(world.layout.chunks)
+    may = {silo: [i for i in range(chunks + 1) if world.aggregator.may_audit(silo, i)] for silo in world.plan.silos}
+    assert may == {silo: list(session.assigned) if silo in SIGNERS else [] for silo, session in world.silos.items()}
+    assert sorted(index for indices in may.values() for index in indices) == sorted([*range(chunks)] * 2)
+    for silo in SIGNERS:
+        world.aggregator.receive(silo, world.silos[silo].message())
+    world.aggregator.close_phase()
+    assert not any(world.aggregator.may_audit(silo, index) for silo in world.plan.silos for index in range(chunks))
+
+
+@pytest.mark.clause("5.9.5")
+@pytest.mark.parametrize(("colluders", "silent"), [(0, 2), (1, 1)])
+def test_a_chunk_without_its_verdicts_ends_the_round(colluders: int, silent: int) -> None:
+    """One verdict is enough where all silos are honest; where one may lie, both."""
+    for missing in range(silent + 1):
+        world = audited(plan(5, threshold=4 if colluders else 3, colluders=colluders), {})
+        auditors = [silo for silo in world.plan.silos if world.aggregator.may_audit(silo, 2)]
+        for silo in world.plan.silos:
+            if silo not in auditors[:missing]:
+                world.aggregator.receive(silo, world.silos[silo].message())
+        if missing < silent:
+            world.aggregator.close_phase()
+        else:
+            with pytest.raises(BadAudit, match="lack a verdict"):
+                world.aggregator.close_phase()
+
+
+@pytest.mark.clause("5.9.3")
+def test_no_verdict_before_every_chunk_is_recomputed() -> None:
+    agreed = plan(3, chunk_words=1)
+    world = World(agreed, signing_keys(3))
+    for phase in PHASES:
+        session = world.silos["silo-001"]
+        if phase is Phase.AUDIT:
+            break
+        with pytest.raises(RuntimeError, match="in AUDIT only"):
+            session.audit(0, [])
+        world.step(random_lanes(agreed, seed=4))
+    for index in session.assigned:
+        with pytest.raises(RuntimeError, match="before it had every assigned chunk recomputed"):
+            session.message()
+        session.audit(index, world.committed(index))
+    session.message()
 
 
 def test_words_on_the_wire_are_uniform_and_unrelated_between_rounds() -> None:

@@ -1,6 +1,7 @@
 """Dishonest rounds in the simulated world: what is refused, with which error, and who is named for it."""
 
 import hmac
+import struct
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
@@ -13,9 +14,14 @@ from hypothesis import strategies as st
 from crypto.backends.double_masking.silo import DoubleMaskingSilo
 from crypto.backends.double_masking.transcript import (
     ACCEPTANCE,
+    OPENING,
     SURVIVORS,
     UPLOAD_ROOT,
+    VERDICT,
+    auditors,
     bundle_bytes,
+    coin_commitment,
+    joint_coin,
     open_bundle,
     pair_seed,
     pairwise_sign,
@@ -25,6 +31,7 @@ from crypto.backends.double_masking.transcript import (
 )
 from crypto.encoding.layout import open_chunk
 from crypto.errors import (
+    BadAudit,
     BadSeal,
     BadShare,
     BadSignature,
@@ -36,18 +43,19 @@ from crypto.errors import (
     TooFewSurvivors,
     UnexpectedMessage,
 )
-from crypto.names import Phase
-from crypto.primitives.sealed import PUBLIC_BYTES, seal
+from crypto.names import Phase, Suite
+from crypto.primitives.sealed import public_bytes, seal
 from crypto.primitives.shamir import PRIME
 from crypto.secagg.wire import encode
 from plans import plan, signing_keys, silo_names
-from scenarios.world import Lanes, World, plain_sum, random_lanes
+from scenarios.world import Lanes, World, plain_sum, random_lanes, tree
 from sparsilo.v1 import round_pb2
 
 SILOS = silo_names(5)
 ZERO, ONE, TWO, THREE, FOUR = SILOS
 KEYS = signing_keys(5)
 AGGREGATOR = "aggregator"
+PUBLIC_BYTES = public_bytes(Suite.DEFAULT)
 Edit = Callable[[Any], Any]
 
 
@@ -62,25 +70,33 @@ class Scene:
         self.participants = b""
         while self.aggregator.phase is not phase:
             self.step()
-        if phase is Phase.UPLOAD:
-            self.upload()
+        self.prepare()
 
     def silo(self, name: str) -> DoubleMaskingSilo:
         session = self.world.silos[name]
         assert isinstance(session, DoubleMaskingSilo)
         return session
 
-    def upload(self) -> None:
+    def prepare(self) -> None:
+        """What silos do before they can speak in the present phase."""
         for silo in self.aggregator.expected:
-            if self.world.speaks(silo, Phase.UPLOAD):
+            if self.aggregator.phase is Phase.UPLOAD and self.world.speaks(silo, Phase.UPLOAD):
                 self.world.upload(silo, self.lanes[silo])
+            if self.aggregator.phase is Phase.AUDIT:
+                for index in self.world.silos[silo].assigned:
+                    self.world.silos[silo].audit(index, self.world.committed(index))
 
     def close(self) -> dict[str, bytes]:
         """Everybody speaks and the phase closes; the answers are not delivered."""
         for silo in self.aggregator.expected:
             if self.world.speaks(silo, self.aggregator.phase) and silo not in self.aggregator.arrived:
                 self.aggregator.receive(silo, self.world.silos[silo].message())
-        phase, answers = self.aggregator.phase, self.aggregator.close_phase()
+        phase = self.aggregator.phase
+        if phase is Phase.UNMASK:
+            self.aggregator.recover()
+            self.world.opened = self.world.open_sum()
+            self.aggregator.summed(tree(self.world.opened).root)
+        answers = self.aggregator.close_phase()
         if phase is Phase.PLAN:
             self.participants = self.digest_of(next(iter(answers.values())))
         return answers
@@ -90,8 +106,7 @@ class Scene:
         return participants_digest(self.world.round.digest, body)
 
     def step(self) -> None:
-        if self.aggregator.phase is Phase.UPLOAD:
-            self.upload()
+        self.prepare()
         for silo, answer in self.close().items():
             self.world.silos[silo].receive(answer)
 
@@ -171,6 +186,14 @@ def exchange(field: str, one: int, other: int, attribute: str) -> Edit:
     return edit
 
 
+def setting(**fields: Callable[[bytes], bytes]) -> Edit:
+    def edit(body: Any) -> None:
+        for name, change in fields.items():
+            setattr(body, name, change(getattr(body, name)))
+
+    return edit
+
+
 def forge_own_root(body: Any) -> None:
     """Even this silo's own good signature, on another root than it computed."""
     body.roots[0].root = bytes(32)
@@ -186,10 +209,21 @@ AT_SILO: dict[str, Case] = {  # what reaches silo-000
             (Phase.SHARES, "sealed"),
             (Phase.UPLOAD, "roots"),
             (Phase.CONSISTENCY, "signatures"),
+            (Phase.OPENING, "signatures"),
+            (Phase.COIN, "coins"),
+            (Phase.AUDIT, "signatures"),
         )
         for how, edit in entries(field).items()
     },
+    **{f"seeds {how}": (Phase.UNMASK, edit, BadAudit, AGGREGATOR) for how, edit in entries("self_seeds").items()},
     "participant's key altered": (Phase.PLAN, mangle("keys", 2, "sealing_key"), BadSignature, TWO),
+    "participant's commitment altered": (Phase.PLAN, mangle("keys", 2, "coin_commitment"), BadSignature, TWO),
+    "participant's commitment missing": (
+        Phase.PLAN,
+        mangle("keys", 2, "coin_commitment", lambda _: b""),
+        BadSignature,
+        TWO,
+    ),
     "participant's signature altered": (Phase.PLAN, mangle("keys", 2, "signature"), BadSignature, TWO),
     "participant's signature cut": (Phase.PLAN, mangle("keys", 2, "signature", lambda s: s[:-1]), BadSignature, TWO),
     "participant's signature missing": (Phase.PLAN, mangle("keys", 2, "signature", lambda _: b""), BadSignature, TWO),
@@ -240,9 +274,46 @@ AT_SILO: dict[str, Case] = {  # what reaches silo-000
     ),
     "two signatures": (Phase.CONSISTENCY, drop("signatures", 1, 2, 4), TooFewSurvivors, ""),
     "no signatures": (Phase.CONSISTENCY, drop("signatures", 0, 1, 2, 3, 4), TooFewSurvivors, ""),
+    "own seed altered": (Phase.UNMASK, mangle("self_seeds", 0, "seed"), BadAudit, AGGREGATOR),
+    "own seed missing": (Phase.UNMASK, drop("self_seeds", 0), BadAudit, AGGREGATOR),
+    "another's seed missing": (Phase.UNMASK, drop("self_seeds", 4), BadAudit, AGGREGATOR),
+    "another's seed cut": (Phase.UNMASK, mangle("self_seeds", 4, "seed", lambda s: s[1:]), BadAudit, AGGREGATOR),
+    "another's seed too long": (
+        Phase.UNMASK,
+        mangle("self_seeds", 4, "seed", lambda s: s + b"0"),
+        BadAudit,
+        AGGREGATOR,
+    ),
+    "a pair seed of two survivors": (
+        Phase.UNMASK,
+        lambda body: body.pair_seeds.add(dropped=TWO, survivor=ONE, seed=bytes(32)),
+        BadAudit,
+        AGGREGATOR,
+    ),
+    "no sum root": (Phase.UNMASK, setting(sum_root=lambda _: b""), BadAudit, AGGREGATOR),
+    "a sum root cut": (Phase.UNMASK, setting(sum_root=lambda root: root[1:]), BadAudit, AGGREGATOR),
+    "an opening's signature altered": (Phase.OPENING, mangle("signatures", 4, "signature"), BadSignature, FOUR),
+    "an opening's signatures exchanged": (
+        Phase.OPENING,
+        exchange("signatures", 2, 3, "signature"),
+        BadSignature,
+        TWO,
+    ),
+    "own signature of the opening missing": (Phase.OPENING, drop("signatures", 0), BadAudit, AGGREGATOR),
+    "two signatures of the opening": (Phase.OPENING, drop("signatures", 1, 2, 4), TooFewSurvivors, ""),
+    "own coin missing": (Phase.COIN, drop("coins", 0), MalformedMessage, AGGREGATOR),
+    "another's coin missing": (Phase.COIN, drop("coins", 4), MalformedMessage, AGGREGATOR),
+    "own coin altered": (Phase.COIN, mangle("coins", 0, "coin"), BadAudit, ZERO),
+    "another's coin altered": (Phase.COIN, mangle("coins", 3, "coin"), BadAudit, THREE),
+    "another's coin empty": (Phase.COIN, mangle("coins", 3, "coin", lambda _: b""), BadAudit, THREE),
+    "coins exchanged": (Phase.COIN, exchange("coins", 2, 3, "coin"), BadAudit, TWO),
+    "verdict altered": (Phase.AUDIT, mangle("signatures", 4, "signature"), BadSignature, FOUR),
+    "verdicts exchanged": (Phase.AUDIT, exchange("signatures", 2, 3, "signature"), BadSignature, TWO),
+    "two verdicts": (Phase.AUDIT, drop("signatures", 1, 2, 4), TooFewSurvivors, ""),
 }
 
 
+@pytest.mark.clause("4.9", "5.1.4", "5.2.3", "5.3.4", "5.4.3", "5.5.3", "5.6.6", "5.7.3", "5.8.2", "5.8.3", "5.9.4")
 @pytest.mark.parametrize("case", AT_SILO)
 def test_a_silo_refuses(case: str) -> None:
     phase, edit, error, party = AT_SILO[case]
@@ -266,6 +337,7 @@ def test_a_silo_refuses(case: str) -> None:
         (Phase.SHARES, drop("sealed", 2, 3)),
         (Phase.UPLOAD, drop("roots", 1, 4)),
         (Phase.CONSISTENCY, drop("signatures", 0, 4)),
+        (Phase.OPENING, drop("signatures", 1, 4)),
     ],
 )
 def test_three_of_five_are_enough_for_a_silo(phase: Phase, edit: Edit) -> None:
@@ -314,8 +386,40 @@ def test_who_did_not_survive_cannot_sign() -> None:
     scene = Scene(Phase.CONSISTENCY, {FOUR: Phase.UPLOAD})
     signature = KEYS[FOUR].sign(SURVIVORS + scene.participants, b"")
     answer = scene.close()[ZERO]
-    with pytest.raises(MalformedMessage, match=r"^aggregator: survivors' signatures"):
+    with pytest.raises(MalformedMessage, match=r"^aggregator: survivors signatures"):
         scene.silo(ZERO).receive(alter_answer(answer, lambda b: b.signatures.add(silo=FOUR, signature=signature)))
+
+
+def test_who_did_not_sign_the_opening_cannot_judge_it() -> None:
+    scene = Scene(Phase.AUDIT, {FOUR: Phase.OPENING})
+    signature = KEYS[FOUR].sign(VERDICT + scene.participants, b"")
+    answer = scene.close()[ZERO]
+    with pytest.raises(MalformedMessage, match=r"^aggregator: verdict signatures"):
+        scene.silo(ZERO).receive(alter_answer(answer, lambda b: b.signatures.add(silo=FOUR, signature=signature)))
+
+
+PAIRS: dict[str, Edit] = {  # of FOUR with ZERO, ONE, TWO and THREE
+    "own altered": mangle("pair_seeds", 0, "seed"),
+    "own missing": drop("pair_seeds", 0),
+    "another's missing": drop("pair_seeds", 3),
+    "another's cut": mangle("pair_seeds", 3, "seed", lambda seed: seed[1:]),
+    "exchanged with its silos": exchange("pair_seeds", 1, 2, "survivor"),
+    "exchanged with all of it": lambda body: body.pair_seeds.reverse(),
+    "twice": lambda body: body.pair_seeds.append(body.pair_seeds[3]),
+    "none": lambda body: body.ClearField("pair_seeds"),
+    "ends exchanged": lambda body: body.pair_seeds[2].MergeFrom(round_pb2.PairSeed(dropped=TWO, survivor=FOUR)),
+    "the dropped silo's self seed": lambda body: body.self_seeds.add(silo=FOUR, seed=bytes(32)),
+}
+
+
+@pytest.mark.clause("5.6.6")
+@pytest.mark.parametrize("case", PAIRS)
+def test_an_opening_has_the_true_seeds_of_exactly_the_dropped_silos_pairs(case: str) -> None:
+    scene = Scene(Phase.UNMASK, {FOUR: Phase.UPLOAD})
+    answer = scene.close()[ZERO]
+    with pytest.raises(BadAudit, match=r"^aggregator: the opening"):
+        scene.silo(ZERO).receive(alter_answer(answer, PAIRS[case]))
+    assert scene.silo(ZERO).phase is Phase.ABORTED
 
 
 @pytest.mark.parametrize(("phase", "purpose"), [(Phase.KEYS, b"contribution"), (Phase.SHARES, b"shares")])
@@ -324,7 +428,7 @@ def test_a_sealed_message_of_the_wrong_length_is_its_senders_fault(phase: Phase,
     for length in (0, right - 1, right + 1):
         scene = Scene(phase)
         info = seal_info(purpose, scene.participants, THREE, ZERO)
-        sealed = seal(scene.silo(ZERO)._sealing_key.public_bytes, bytes(length), info)
+        sealed = seal(Suite.DEFAULT, scene.silo(ZERO)._sealing_key.public_bytes, bytes(length), info)
         edit = mangle("sealed", 2, "sealed", lambda _, sealed=sealed: sealed)  # type: ignore[misc]
         with pytest.raises(MalformedMessage, match=f"^silo-003: a sealed {purpose.decode()} has the wrong length"):
             scene.silo(ZERO).receive(alter_answer(scene.close()[ZERO], edit))
@@ -334,7 +438,7 @@ def test_a_message_sealed_for_another_silo_phase_or_sender_does_not_open() -> No
     scene = Scene(Phase.SHARES)
     key = scene.silo(ZERO)._sealing_key
     info = (b"shares", scene.participants, THREE, ZERO)
-    sealed = seal(key.public_bytes, bytes(132), seal_info(*info))
+    sealed = seal(Suite.DEFAULT, key.public_bytes, bytes(132), seal_info(*info))
     assert key.open(sealed, seal_info(*info)) == bytes(132)
     for at, other in enumerate((b"contribution", bytes(32), TWO, ONE)):
         wrong: Any = [*info[:at], other, *info[at + 1 :]]
@@ -344,7 +448,7 @@ def test_a_message_sealed_for_another_silo_phase_or_sender_does_not_open() -> No
 
 def test_contexts_by_hand() -> None:
     agreed, digest, keys = plan(5, threshold=3), bytes(range(32)), round_pb2.Participants()
-    keys.keys.add(silo=ZERO, sealing_key=b"key", signature=b"signature")
+    keys.keys.add(silo=ZERO, sealing_key=b"key", coin_commitment=b"commitment", signature=b"signature")
     by_hand = sha256(b"sparsilo/1 participants" + digest + encode(keys)).digest()
     assert participants_digest(digest, keys) == by_hand
     assert seal_info(b"shares", digest, ONE, ZERO) == b"sparsilo/1 shares\0" + digest + b"silo-001\0silo-000"
@@ -356,6 +460,24 @@ def test_contexts_by_hand() -> None:
     assert pair_seed(digest, agreed, ONE, THREE, contributions) == seed
     assert pair_seed(digest, agreed, THREE, ONE, contributions) == seed
     assert (pairwise_sign(agreed, ONE, THREE), pairwise_sign(agreed, THREE, ONE)) == (1, -1)
+
+
+@pytest.mark.clause("3.7.1", "3.7.2", "3.7.3")
+@pytest.mark.parametrize("silos", [2, 3, 200])
+def test_coins_and_auditors_by_hand(silos: int) -> None:
+    digest, coin = bytes(range(32)), b"c" * 32
+    assert coin_commitment(digest, ONE, coin) == sha256(b"sparsilo/1 coin" + digest + b"silo-001\0" + coin).digest()
+    coins = round_pb2.Coins(coins=[round_pb2.SiloCoin(silo=ONE, coin=coin), round_pb2.SiloCoin(silo=TWO, coin=digest)])
+    joint = sha256(b"sparsilo/1 joint coin" + digest + encode(coins)).digest()
+    assert joint_coin(digest, coins) == joint
+    expected = []
+    for chunk in range(2000):
+        drawn = sha256(b"sparsilo/1 auditors" + joint + struct.pack("<Q", chunk)).digest()
+        first, second = struct.unpack("<2Q", drawn[:16])
+        places = list(range(silos))
+        expected.append((places.pop(first % silos), places[second % (silos - 1)]))
+    assert list(map(tuple, auditors(joint, 2000, silos).tolist())) == expected
+    assert {place for pair in expected for place in pair} == set(range(silos))
 
 
 # A dishonest aggregator that shows different silos different sets.
@@ -381,6 +503,7 @@ def test_silos_that_were_shown_different_participants_cannot_understand_each_oth
             scene.world.silos[recipient].receive(answer)
 
 
+@pytest.mark.clause("5.5.3", "5.6.1")
 def test_a_signature_on_other_survivors_reveals_nothing() -> None:
     scene = Scene(Phase.UPLOAD)
     answers = scene.close()
@@ -394,6 +517,25 @@ def test_a_signature_on_other_survivors_reveals_nothing() -> None:
     forwarded = next(iter(scene.aggregator.close_phase().values()))
     with pytest.raises(BadSignature, match=r"^silo-001: "):  # one that does not care gets no shares
         scene.silo(ZERO).receive(alter_answer(forwarded, drop("signatures", 3)))
+
+
+@pytest.mark.clause("5.7.3", "5.8.1")
+def test_a_signature_on_another_opening_reveals_no_coin() -> None:
+    """As if a sum could be chosen for one silo once the others' coins are known."""
+    scene = Scene(Phase.UNMASK)
+    answers = scene.close()
+    answers[ZERO] = alter_answer(answers[ZERO], setting(sum_root=flip))
+    for silo, answer in answers.items():
+        scene.world.silos[silo].receive(answer)
+    with pytest.raises(BadSignature, match=r"^silo-000: "):
+        scene.aggregator.receive(ZERO, scene.silo(ZERO).message())
+    for silo in SILOS[1:]:
+        scene.aggregator.receive(silo, scene.silo(silo).message())
+    forwarded = next(iter(scene.aggregator.close_phase().values()))
+    with pytest.raises(BadSignature, match=r"^silo-001: "):
+        scene.silo(ZERO).receive(forwarded)
+    with pytest.raises(UnexpectedMessage):
+        scene.silo(ZERO).message()
 
 
 # What the aggregator refuses from silo-001; the round goes on as if it had not arrived.
@@ -410,14 +552,6 @@ def sealed_to_itself(body: Any) -> None:
     body.sealed.insert(1, round_pb2.Sealed(silo=ONE, sealed=body.sealed[0].sealed))
 
 
-def setting(**fields: Callable[[bytes], bytes]) -> Edit:
-    def edit(body: Any) -> None:
-        for name, change in fields.items():
-            setattr(body, name, change(getattr(body, name)))
-
-    return edit
-
-
 AT_AGGREGATOR: dict[str, tuple[Phase, Edit, type[ProtocolError]]] = {
     **{
         f"{phase} {how}": (phase, edit, MalformedMessage)
@@ -429,6 +563,7 @@ AT_AGGREGATOR: dict[str, tuple[Phase, Edit, type[ProtocolError]]] = {
         for how, edit in entries(field).items()
     },
     "sealing key altered": (Phase.PLAN, setting(sealing_key=flip), BadSignature),
+    "coin commitment altered": (Phase.PLAN, setting(coin_commitment=flip), BadSignature),
     "acceptance signature altered": (Phase.PLAN, setting(signature=flip), BadSignature),
     "acceptance signature missing": (Phase.PLAN, setting(signature=lambda _: b""), BadSignature),
     "contribution missing": (Phase.KEYS, drop("sealed", 0), MalformedMessage),
@@ -468,9 +603,16 @@ AT_AGGREGATOR: dict[str, tuple[Phase, Edit, type[ProtocolError]]] = {
     "no self-seed share": (Phase.UNMASK, mangle("self_seeds", 0, "share", lambda _: b""), BadShare),
     "short bundle-key share": (Phase.UNMASK, mangle("bundle_keys", 0, "share", lambda s: s[1:]), BadShare),
     "long bundle-key share": (Phase.UNMASK, mangle("bundle_keys", 0, "share", lambda s: s + b"\0"), BadShare),
+    "opening signature altered": (Phase.OPENING, setting(signature=flip), BadSignature),
+    "opening signature missing": (Phase.OPENING, setting(signature=lambda _: b""), BadSignature),
+    "coin altered": (Phase.COIN, setting(coin=flip), BadAudit),
+    "coin missing": (Phase.COIN, setting(coin=lambda _: b""), BadAudit),
+    "verdict altered": (Phase.AUDIT, setting(signature=flip), BadSignature),
+    "verdict missing": (Phase.AUDIT, setting(signature=lambda _: b""), BadSignature),
 }
 
 
+@pytest.mark.clause("5.1.3", "5.2.2", "5.3.3", "5.4.2", "5.5.2", "5.6.3", "5.7.2", "5.8.2", "5.9.5")
 @pytest.mark.parametrize("case", AT_AGGREGATOR)
 def test_the_aggregator_refuses_and_the_round_goes_on(case: str) -> None:
     phase, edit, error = AT_AGGREGATOR[case]
@@ -485,23 +627,27 @@ def test_the_aggregator_refuses_and_the_round_goes_on(case: str) -> None:
     assert scene.aggregator.survivors == (ZERO, ONE, TWO, THREE)
 
 
-@pytest.mark.parametrize("phase", [Phase.PLAN, Phase.UPLOAD, Phase.CONSISTENCY])
-def test_another_silos_signature_is_nobody_elses(phase: Phase) -> None:
+@pytest.mark.clause("3.1.2")
+@pytest.mark.parametrize("phase", [Phase.PLAN, Phase.UPLOAD, Phase.CONSISTENCY, Phase.OPENING, Phase.COIN, Phase.AUDIT])
+def test_another_silos_signature_or_coin_is_nobody_elses(phase: Phase) -> None:
     scene = Scene(phase)
     data = scene.silo(TWO).message()
     if phase is Phase.UPLOAD:  # as if it had uploaded the same words
         scene.aggregator.uploaded(ONE, round_pb2.SiloMessage.FromString(data).upload_root.root)
-    with pytest.raises(BadSignature, match=r"^silo-001: "):
+    with pytest.raises(BadAudit if phase is Phase.COIN else BadSignature, match=r"^silo-001: "):
         scene.aggregator.receive(ONE, data)
 
 
+@pytest.mark.clause("3.1.2")
 def test_a_signature_made_for_one_purpose_is_worth_nothing_for_another() -> None:
-    """What ONE signs is always 32 bytes of a hash or a key: only the context tells the purposes apart."""
+    """Whatever bytes ONE was brought to sign elsewhere: the context tells the purposes apart."""
     scene = Scene(Phase.UPLOAD)
     root = round_pb2.SiloMessage.FromString(scene.silo(ONE).message()).upload_root.root
     contexts = [
         ACCEPTANCE + scene.participants,
         SURVIVORS + scene.participants,
+        OPENING + scene.participants,
+        VERDICT + scene.participants,
         UPLOAD_ROOT + scene.world.round.digest,  # not bound to the participants
         UPLOAD_ROOT + bytes(32),
         UPLOAD_ROOT,
@@ -539,7 +685,7 @@ def test_a_malformed_sealing_key_is_refused_from_its_owner(key: bytes) -> None:
 
     def sign_it(body: Any) -> None:
         body.sealing_key = key
-        body.signature = KEYS[ONE].sign(ACCEPTANCE + scene.world.round.digest, key)
+        body.signature = KEYS[ONE].sign(ACCEPTANCE + scene.world.round.digest, key + body.coin_commitment)
 
     with pytest.raises(BadSeal, match=r"^silo-001: "):
         scene.aggregator.receive(ONE, alter_message(scene.silo(ONE).message(), sign_it))
@@ -549,7 +695,7 @@ def test_a_malformed_sealing_key_is_refused_from_its_owner(key: bytes) -> None:
 @malformed_keys
 def test_nothing_is_sealed_to_a_malformed_key(key: bytes) -> None:
     with pytest.raises(BadSeal):
-        seal(key, b"text", b"info")
+        seal(Suite.DEFAULT, key, b"text", b"info")
 
 
 # Shares that lie.
@@ -664,7 +810,7 @@ def test_shares_of_two_silos_exchanged_never_open_a_sum(field: str) -> None:
 def test_shares_that_a_silo_dealt_wrong_never_open_a_sum() -> None:
     scene = Scene(Phase.SHARES)
     info = seal_info(b"shares", scene.participants, TWO, ZERO)
-    sealed = seal(scene.silo(ZERO)._sealing_key.public_bytes, bytes(132), info)
+    sealed = seal(Suite.DEFAULT, scene.silo(ZERO)._sealing_key.public_bytes, bytes(132), info)
     data = alter_message(scene.silo(TWO).message(), mangle("sealed", 0, "sealed", lambda _: sealed))
     scene.aggregator.receive(TWO, data)
     while scene.aggregator.phase is not Phase.UNMASK:
@@ -702,10 +848,13 @@ def test_a_bundle_of_other_seeds_never_opens_a_sum() -> None:
     seeds = {peer: sha256(peer.encode()).digest() for peer in SILOS[:4]}
     bundle = seal_bundle(silo._bundle_key, scene.participants, FOUR, seeds)
     scene.aggregator.receive(FOUR, alter_message(silo.message(), setting(bundle=lambda _: bundle)))
-    while scene.aggregator.phase is not Phase.DONE:
+    while scene.aggregator.phase is not Phase.UNMASK:
         scene.step()
+    answer = scene.close()[ZERO]
     with pytest.raises(CorruptSum, match="the header counts"):
         scene.world.open()
+    with pytest.raises(BadAudit, match=r"^aggregator: .*this silo's own"):  # the pair's other end knows its seed
+        scene.silo(ZERO).receive(answer)
 
 
 # Words that were altered.
@@ -736,6 +885,7 @@ def test_a_word_altered_on_the_way_is_noticed_when_the_silo_signs_its_root() -> 
 def uploaded() -> World:
     world = World(plan(5, threshold=3), KEYS, {FOUR: Phase.UPLOAD})
     world.run(keep_mask_lanes())
+    world.opened = []  # so that each `open` adds up the words anew
     return world
 
 

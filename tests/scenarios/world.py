@@ -5,7 +5,7 @@ of it arrives (in UPLOAD: after some of its chunks, as when its process is kille
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +20,7 @@ from crypto.plan import Plan
 from crypto.primitives import merkle
 from crypto.primitives.signing import SigningKey
 from crypto.secagg.session import AggregatorSession, Round, SiloSession
+from sparsilo.v1 import words_pb2
 
 Lanes = NDArray[np.uint64]
 
@@ -42,6 +43,8 @@ class World:
         )
         self.wire: dict[str, list[bytes]] = {}
         """Each silo's masked chunks, as the aggregator sees them."""
+        self.opened: list[bytes] = []
+        """The chunks of the opened sum."""
 
     def make_silo(self, silo: str) -> SiloSession:
         if self.plan.backend is Backend.INSECURE_PLAINTEXT:
@@ -56,12 +59,9 @@ class World:
         chunks = []
         for chunk in self.layout.chunks:
             words = pack_chunk(chunk, lanes[chunk.section.name][chunk.start : chunk.start + chunk.lanes])
-            self.silos[silo].mask_chunk(chunk.index, words)
-            chunks.append(words.astype("<u8").tobytes())
+            chunks.append(self.silos[silo].masked(chunk.index, words))
         self.wire[silo] = chunks
-        root = merkle.root([merkle.leaf(data) for data in chunks])
-        self.silos[silo].uploaded(root)
-        self.aggregator.uploaded(silo, root)
+        self.aggregator.uploaded(silo, tree(chunks).root)
 
     def run(self, lanes: Mapping[str, Mapping[str, Lanes]]) -> dict[str, Lanes]:
         """All phases; the opened sums by section."""
@@ -76,20 +76,45 @@ class World:
             if phase is Phase.UPLOAD and self.speaks(silo, Phase.UPLOAD):
                 self.upload(silo, lanes[silo])
             if self.speaks(silo, phase):
+                for index in self.silos[silo].assigned if phase is Phase.AUDIT else ():
+                    self.silos[silo].audit(index, self.committed(index))
                 self.aggregator.receive(silo, self.silos[silo].message())
+        if phase is Phase.UNMASK:
+            self.aggregator.recover()
+            self.opened = self.open_sum()
+            self.aggregator.summed(tree(self.opened).root)
         for silo, answer in self.aggregator.close_phase().items():
             self.silos[silo].receive(answer)
 
-    def open(self) -> dict[str, Lanes]:
-        opened = {section.name: np.zeros(section.lanes, np.uint64) for section in self.layout.sections}
+    def open_sum(self) -> list[bytes]:
+        """The survivors' words added and unmasked, as the aggregator would publish them."""
+        opened = []
         for chunk in self.layout.chunks:
             total = np.zeros(chunk.words, np.uint64)
             for silo in self.aggregator.survivors:
                 total += np.frombuffer(self.wire[silo][chunk.index], "<u8")
             self.aggregator.unmask_chunk(chunk.index, total)
-            values = open_chunk(chunk, total, len(self.aggregator.survivors))
+            opened.append(total.astype("<u8").tobytes())
+        return opened
+
+    def committed(self, index: int) -> list[words_pb2.CommittedChunk]:
+        """What an auditor of a chunk is sent."""
+        vectors = [(silo, self.wire[silo]) for silo in self.aggregator.survivors] + [("", self.opened)]
+        return [
+            words_pb2.CommittedChunk(silo=silo, words=words[index], path=tree(words).path(index))
+            for silo, words in vectors
+        ]
+
+    def open(self) -> dict[str, Lanes]:
+        opened = {section.name: np.zeros(section.lanes, np.uint64) for section in self.layout.sections}
+        for chunk, data in zip(self.layout.chunks, self.opened or self.open_sum(), strict=True):
+            values = open_chunk(chunk, np.frombuffer(data, "<u8"), len(self.aggregator.survivors))
             opened[chunk.section.name][chunk.start : chunk.start + chunk.lanes] = values
         return opened
+
+
+def tree(chunks: Sequence[bytes]) -> merkle.Tree:
+    return merkle.Tree([merkle.leaf(data) for data in chunks])
 
 
 def random_lanes(plan: Plan, seed: int, round_index: int = 0) -> dict[str, dict[str, Lanes]]:

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from crypto.errors import CalibrationError, ConfigError
 from models import family, tokenizer, words
-from silo_agent.calibration import read_sequences, usual_length
+from silo_agent.calibration import data_digest, read_sequences, usual_length
 
 
 def test_usual_length() -> None:
@@ -122,3 +123,16 @@ def test_an_empty_txt_is_short(tmp_path: Path) -> None:
     file.touch()
     with pytest.raises(CalibrationError, match=r"empty.txt: has 0 whole sequences of 2 tokens; 1 are needed"):
         read_sequences(file, tokenizer(), samples=1, sequence_length=2)
+
+
+def test_a_files_digest_is_that_of_its_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    for content in (b"", b"one\r\n", bytes(3 << 20)):
+        file.write_bytes(content)
+        assert data_digest(file) == sha256(content).digest()
+
+
+def test_a_file_that_cannot_be_read_has_no_digest(tmp_path: Path) -> None:
+    for file in (tmp_path, tmp_path / "none.txt"):
+        with pytest.raises(CalibrationError, match=f"^{file}: "):
+            data_digest(file)

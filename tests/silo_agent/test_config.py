@@ -8,11 +8,12 @@ import yaml
 
 from crypto.errors import ConfigError, IdentityError
 from crypto.identity import Authority
-from crypto.names import Backend
+from crypto.names import Backend, Suite
 from crypto.primitives.signing import SigningKey
 from silo_agent.config import AgentConfig, read_roster, read_signing_key, read_tls
 
-KEY = SigningKey.from_bytes(bytes(range(32)))
+KEY = SigningKey.from_bytes(bytes(range(32)), Suite.DEFAULT)
+P384 = SigningKey.from_bytes(bytes(range(48)), Suite.FIPS)
 PATHS = {
     "model": "dense",
     "calibration": "texts/notes.txt",
@@ -35,7 +36,8 @@ def config(folder: Path, given: object) -> Path:
 def test_fields_defaults_and_paths_relative_to_the_file(tmp_path: Path) -> None:
     read = AgentConfig.read(config(tmp_path, GIVEN))
     assert (read.silo, read.aggregator) == ("ward-3", "host:50051")
-    assert (read.backend, read.device) == (Backend.DOUBLE_MASKING, "cpu")
+    assert (read.backend, read.suite, read.device) == (Backend.DOUBLE_MASKING, Suite.DEFAULT, "cpu")
+    assert (read.colluders, read.least_honest_survivors) == (0, 3)
     assert (read.metrics_host, read.metrics_port) == ("127.0.0.1", 0)
     for field, path in PATHS.items():
         assert getattr(read, field) == (Path(path) if path.startswith("/") else Path(f"{tmp_path}/{path}"))
@@ -43,8 +45,10 @@ def test_fields_defaults_and_paths_relative_to_the_file(tmp_path: Path) -> None:
 
 def test_fields_that_have_defaults_can_be_given(tmp_path: Path) -> None:
     more = {"backend": "insecure_plaintext", "device": "cuda:1", "metrics_host": "0.0.0.0", "metrics_port": 9100}  # noqa: S104
+    more |= {"suite": "fips", "colluders": 2, "least_honest_survivors": 5}
     read = AgentConfig.read(config(tmp_path, GIVEN | more))
-    assert read.backend is Backend.INSECURE_PLAINTEXT
+    assert (read.backend, read.suite) == (Backend.INSECURE_PLAINTEXT, Suite.FIPS)
+    assert (read.colluders, read.least_honest_survivors) == (2, 5)
     assert (read.device, read.metrics_host, read.metrics_port) == ("cuda:1", "0.0.0.0", 9100)  # noqa: S104
 
 
@@ -61,10 +65,16 @@ def test_a_missing_field(field: str, tmp_path: Path) -> None:
     [
         *(
             (field, value, "must be a text")
-            for field in [*GIVEN, "backend", "device"]
+            for field in [*GIVEN, "backend", "suite", "device"]
             for value in (7, "", None, ["x"])
         ),
-        *(("metrics_port", value, "whole number") for value in ("9100", 1.5, True, None)),
+        *(
+            (field, value, "whole number")
+            for field in ("metrics_port", "colluders", "least_honest_survivors")
+            for value in ("9100", 1.5, True, None)
+        ),
+        ("suite", "FIPS", "'FIPS' is unknown"),
+        ("suite", Suite.FIPS.value, "is unknown"),
         ("backend", "double-masking", "'double-masking' is unknown"),
         ("backend", "DOUBLE_MASKING", "is unknown"),
         ("calibrations", "x", "unknown field"),
@@ -113,10 +123,24 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_a_roster(tmp_path: Path) -> None:
-    keys = {"a": KEY.public_bytes, "b": SigningKey.from_bytes(bytes(32)).public_bytes}
+    keys = {"a": KEY.public_bytes, "b": SigningKey.from_bytes(bytes(32), Suite.DEFAULT).public_bytes}
     file = tmp_path / "roster.yaml"
     file.write_text(yaml.safe_dump({silo: key.hex() for silo, key in keys.items()}))
-    assert read_roster(file) == keys
+    assert read_roster(file, Suite.DEFAULT) == keys
+    file.write_text(yaml.safe_dump({"a": P384.public_bytes.hex()}))
+    assert read_roster(file, Suite.FIPS) == {"a": P384.public_bytes}
+
+
+@pytest.mark.parametrize(("key", "suite"), [(KEY, Suite.FIPS), (P384, Suite.DEFAULT)])
+def test_a_key_of_the_other_suite(key: SigningKey, suite: Suite, tmp_path: Path) -> None:
+    roster, secret = tmp_path / "roster.yaml", tmp_path / "signing_key"
+    roster.write_text(yaml.safe_dump({"a": key.public_bytes.hex()}))
+    secret.write_text(key.to_bytes().hex())
+    with pytest.raises(IdentityError, match=r"roster\.yaml: a: a public signing key of"):
+        read_roster(roster, suite)
+    with pytest.raises(IdentityError, match="signing_key: a signing key is") as refused:
+        read_signing_key(secret, suite)
+    assert key.to_bytes().hex()[:16] not in str(refused.value)
 
 
 CONTENT = "00112233445566778899aabbccddeeff"  # not a key, but what must not show in a message
@@ -142,7 +166,7 @@ def test_a_roster_that_is_none(content: str | None, words: list[str], tmp_path: 
     if content is not None:
         file.write_text(content)
     with pytest.raises(IdentityError) as refused:
-        read_roster(file)
+        read_roster(file, Suite.DEFAULT)
     assert refused.value.message.startswith(f"{file}: ")
     assert all(word in refused.value.message for word in words)
     assert CONTENT not in str(refused.value)
@@ -152,7 +176,7 @@ def test_a_roster_that_is_none(content: str | None, words: list[str], tmp_path: 
 def test_a_signing_key(spelling: str, tmp_path: Path) -> None:
     file = tmp_path / "signing_key"
     file.write_text(spelling.format(KEY.to_bytes().hex()))
-    assert read_signing_key(file).public_bytes == KEY.public_bytes
+    assert read_signing_key(file, Suite.DEFAULT).public_bytes == KEY.public_bytes
 
 
 @pytest.mark.parametrize(
@@ -163,7 +187,7 @@ def test_a_signing_key_that_is_none(content: bytes | None, tmp_path: Path) -> No
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(IdentityError) as refused:
-        read_signing_key(file)
+        read_signing_key(file, Suite.DEFAULT)
     assert refused.value.message.startswith(f"{file}: ")
     assert CONTENT not in str(refused.value)
 
@@ -171,7 +195,7 @@ def test_a_signing_key_that_is_none(content: bytes | None, tmp_path: Path) -> No
 def test_a_signing_key_in_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "signing_key").write_bytes(b"\xff" + CONTENT.encode())
     with pytest.raises(IdentityError, match="signing_key: is not a signing key") as refused:
-        read_signing_key(tmp_path / "signing_key")
+        read_signing_key(tmp_path / "signing_key", Suite.DEFAULT)
     assert CONTENT not in str(refused.value)
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from crypto.errors import IdentityError, PlanError, SparsiloError
-from crypto.names import Backend
+from crypto.names import Backend, Suite
 from crypto.plan import Plan
 from crypto.primitives.signing import SigningKey
 from models import tiny_llama
@@ -62,15 +62,15 @@ def test_an_honest_plan_passes(message: plan_pb2.Plan, weights: DenseWeights) ->
 
 def one_silo_less(message: plan_pb2.Plan) -> None:
     del message.roster[3]
-    message.threshold = message.least_survivors = 2
+    message.threshold, message.least_survivors = 2, 3
 
 
 def one_silo_more(message: plan_pb2.Plan) -> None:
-    message.roster.add(silo="silo-004", signing_key=SigningKey.from_bytes(bytes(32)).public_bytes)
+    message.roster.add(silo="silo-004", signing_key=SigningKey.from_bytes(bytes(32), Suite.DEFAULT).public_bytes)
 
 
 def other_key(message: plan_pb2.Plan) -> None:
-    message.roster[1].signing_key = SigningKey.from_bytes(bytes(32)).public_bytes
+    message.roster[1].signing_key = SigningKey.from_bytes(bytes(32), Suite.DEFAULT).public_bytes
 
 
 def other_name(message: plan_pb2.Plan) -> None:
@@ -105,6 +105,7 @@ def norm_of_another_shape(message: plan_pb2.Plan) -> None:
     tensor(message, NORM).shape[:] = [33]
 
 
+@pytest.mark.clause("2.3.1")
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
@@ -139,6 +140,44 @@ def test_refused(
 def test_a_silo_that_accepts_plaintext_refuses_another_backend(message: plan_pb2.Plan, weights: DenseWeights) -> None:
     with pytest.raises(PlanError, match="accepts insecure_plaintext"):
         check(message, weights, replace(CONFIG, backend=Backend.INSECURE_PLAINTEXT))
+
+
+@pytest.mark.clause("2.3.3")
+@pytest.mark.parametrize(("planned", "accepted"), [(Suite.DEFAULT, Suite.FIPS), (Suite.FIPS, Suite.DEFAULT)])
+def test_another_suite(planned: Suite, accepted: Suite, message: plan_pb2.Plan, weights: DenseWeights) -> None:
+    message.suite = planned
+    for member, key in zip(message.roster, signing_keys(4, planned).values(), strict=True):
+        member.signing_key = key.public_bytes
+    with pytest.raises(PlanError, match=f"the suite {planned} and this silo accepts {accepted}"):
+        check(message, weights, replace(CONFIG, suite=accepted))
+
+
+@pytest.mark.clause("2.3.4")
+@pytest.mark.parametrize("honest", [2, 3, 4])
+@pytest.mark.parametrize("colluders", [0, 1, 2])
+def test_as_many_colluders_and_honest_survivors_as_this_silo_asks_for(
+    colluders: int, honest: int, message: plan_pb2.Plan, weights: DenseWeights
+) -> None:
+    """The plan withstands one colluder of four and opens sums over all four: three of them are honest."""
+    message.colluders, message.least_survivors = 1, 4
+    config = replace(CONFIG, colluders=colluders, least_honest_survivors=honest)
+    if colluders > 1:
+        with pytest.raises(PlanError, match="withstands 1 colluders and this silo asks for 2"):
+            check(message, weights, config)
+    elif honest > 3:
+        with pytest.raises(PlanError, match="over 3 honest survivors and this silo asks for 4"):
+            check(message, weights, config)
+    else:
+        check(message, weights, config)
+
+
+def test_two_honest_survivors_are_too_few_for_a_silo_that_says_nothing_of_them(
+    message: plan_pb2.Plan, weights: DenseWeights
+) -> None:
+    message.colluders, message.threshold, message.least_survivors, message.two_honest_survivors = 2, 4, 4, True
+    with pytest.raises(PlanError, match="over 2 honest survivors and this silo asks for 3"):
+        check(message, weights)
+    check(message, weights, replace(CONFIG, least_honest_survivors=2))
 
 
 def test_a_silo_outside_its_own_roster(message: plan_pb2.Plan, weights: DenseWeights) -> None:

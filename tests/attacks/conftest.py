@@ -1,0 +1,128 @@
+"""What attacks on whole parties need: an agent with a model and a text of its own, and an aggregator on the network."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crypto.errors import ConnectionFailed, SparsiloError
+from crypto.identity import Authority, Certified
+from crypto.names import Suite
+from crypto.secagg.wire import encode
+from plans import plan_message, signing_keys
+from sparsilo.v1 import plan_pb2, round_pb2
+
+
+class Approached:
+    """silo-002's agent. Whoever offers it a round hangs up when it has said one thing."""
+
+    def __init__(self, folder: Path, model: Path, suite: Suite = Suite.DEFAULT, **config: Any) -> None:
+        from silo_agent.config import AgentConfig
+        from silo_agent.dense_weights import DenseWeights
+
+        keys = signing_keys(5, suite)
+        (folder / "key").write_text(keys["silo-002"].to_bytes().hex())
+        (folder / "roster.yaml").write_text(
+            "".join(f'{silo}: "{key.public_bytes.hex()}"\n' for silo, key in keys.items())
+        )
+        (folder / "text.txt").write_text("A patient came in. " * 200)
+        text, state, key, roster, none = (folder / name for name in ("text.txt", "state", "key", "roster.yaml", "none"))
+        self.config = AgentConfig(
+            *("silo-002", "localhost:1", model, text, state, key, roster, none, none, none), suite=suite, **config
+        )
+        weights = DenseWeights.open(model)
+        self.agreed = plan_message(5, threshold=3, suite=suite)
+        """A plan that it accepts."""
+        del self.agreed.model[:]
+        for name, digest in sorted(weights.digest().items()):
+            prunable = name in weights.prunable
+            self.agreed.model.add(name=name, digest=digest, shape=weights.shape(name), prunable=prunable)
+        self.said: list[object] = []
+
+    def offer(self, plan: plan_pb2.Plan, index: int = 0, input_: bytes = b"") -> None:
+        """The agent as it is started, offered one round. Raises why it does not take part."""
+        from prometheus_client import CollectorRegistry
+
+        from silo_agent.metrics import RoundMetrics
+        from silo_agent.round_driver import Agent
+
+        class HangingUp:
+            def next(_) -> round_pb2.Offer:  # noqa: N805
+                return round_pb2.Offer(round=round_pb2.RoundOffer(plan=encode(plan), index=index, input=input_))
+
+            def perform(_, call: object) -> None:  # noqa: N805
+                self.said.append(call)
+                raise ConnectionFailed("hung up")
+
+        transport: Any = HangingUp()
+        Agent(self.config, transport, RoundMetrics(CollectorRegistry(), "silo"), lambda *_: None).run()
+
+    def accepts(self, plan: plan_pb2.Plan) -> None:
+        with pytest.raises(ConnectionFailed, match="hung up"):
+            self.offer(plan)
+        assert len(self.said) == 1
+
+    def refuses(self, plan: plan_pb2.Plan, error: type[SparsiloError], *words: str, **offer: Any) -> None:
+        """With exactly this error, having said, computed and remembered nothing."""
+        from silo_agent.state_store import STATE_FILE, StateStore
+
+        with pytest.raises(error) as refused:
+            self.offer(plan, **offer)
+        assert type(refused.value) is error
+        assert all(word in refused.value.message for word in words), refused.value.message
+        assert self.said == []
+        assert [file.name for file in self.config.state.iterdir()] == [STATE_FILE]
+        assert StateStore(self.config.state / STATE_FILE).releases() == []
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from models import tiny_llama
+
+    return tiny_llama(tmp_path_factory.mktemp("attacks") / "dense")
+
+
+@pytest.fixture
+def approach(tmp_path: Path, model: Path) -> Callable[..., Approached]:
+    return partial(Approached, tmp_path, model)
+
+
+class Network:
+    """An aggregator that listens on loopback for five silos, and transports to it."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        from prometheus_client import CollectorRegistry
+
+        from aggregator.metrics import AggregatorMetrics
+        from aggregator.round_driver import RoundDriver
+        from driven import serving
+
+        self._stack = stack
+        self.authority = Authority("ours", datetime.now(UTC), timedelta(days=1))
+        self.driver = RoundDriver(AggregatorMetrics(CollectorRegistry()), lambda *_: None)
+        own = self.authority.issue("aggregator", ("127.0.0.1",))
+        self._port = stack.enter_context(serving(self.driver, signing_keys(5), own, self.authority.certificate))
+
+    def caller(self, own: Certified) -> Any:
+        """A silo's transport with that certificate."""
+        from prometheus_client import CollectorRegistry
+
+        from silo_agent.metrics import RoundMetrics
+        from silo_agent.transport import Transport
+
+        metrics = RoundMetrics(CollectorRegistry(), "silo")
+        transport = Transport(f"127.0.0.1:{self._port}", own, self.authority.certificate, metrics)
+        return self._stack.enter_context(closing(transport))
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> Iterator[Network]:
+    from silo_agent import transport
+
+    monkeypatch.setattr(transport, "RECONNECT_SECONDS", 0.3)
+    with ExitStack() as stack:
+        yield Network(stack)

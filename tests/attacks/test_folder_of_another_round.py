@@ -1,0 +1,48 @@
+"""A dishonest aggregator starts a round in the folder of another one, to pass off its journal and words."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from attacks.stage import ONE, Stage, assert_not_taken, spool, word_chunks
+from crypto.errors import BadUpload, InputError
+from crypto.names import Phase
+from driven import Driven, plan
+
+pytestmark = pytest.mark.clause("4.11", "6.5.2")
+
+
+def test_a_journal_of_another_round_is_not_continued(tmp_path: Path) -> None:
+    async def rounds() -> None:
+        first = Driven(plan(3, threshold=3, run=b"one run         "), tmp_path)
+        await first.run()
+        before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+        assert len(before) == 5  # three uploads, their sum and the journal
+        second = Driven(plan(3, threshold=3, run=b"another run     "), tmp_path)
+        waiting = asyncio.create_task(second.driver.next(ONE))
+        with pytest.raises(InputError, match="is the journal of another round"):
+            await second.driver.run(second.round, tmp_path)
+        assert not waiting.done()  # nobody was offered it
+        waiting.cancel()
+        assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
+
+    asyncio.run(rounds())
+
+
+def test_words_of_another_round_are_not_added_to_this_ones(tmp_path: Path) -> None:
+    """Left in the folder, they count as sent before; the silo's own do not agree, and nothing is overwritten."""
+    earlier, stage = Stage(Phase.UPLOAD, run=b"an earlier run  "), Stage(Phase.UPLOAD)
+    old, new = word_chunks(earlier, ONE), word_chunks(stage, ONE)
+    file = spool(stage, tmp_path).file
+    file.write_bytes(b"".join(chunk.words for chunk in old))
+    taker = spool(stage, tmp_path)
+    stream = taker.start()
+    with pytest.raises(BadUpload, match="chunk 0 is not what was sent before") as refused:
+        taker.take(stream, new[0])
+    assert refused.value.party == ONE
+    with pytest.raises(BadUpload, match="0 of 4 chunks arrived"):
+        taker.root()
+    assert file.read_bytes() == b"".join(chunk.words for chunk in old)
+    file.write_bytes(b"")
+    assert_not_taken(spool(stage, tmp_path), [new[1]], 0, new)

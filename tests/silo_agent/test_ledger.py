@@ -1,0 +1,96 @@
+"""Which further release a ledger refuses, against the sets themselves."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crypto.errors import ReleaseRefused
+from silo_agent.ledger import Release, are_close, check_release, check_survivors
+
+SILOS = [f"s{index}" for index in range(6)]
+COHORTS = [group for size in range(1, 6) for group in combinations(SILOS[:5], size)]
+FIRST = Release(b"1" * 32, b"q" * 32, "votes", b"d" * 32, tuple(SILOS[:4]), tuple(SILOS[:4]))
+NEXT = replace(FIRST, round=b"2" * 32, question=b"r" * 32, survivors=())
+
+
+def one_step(group: frozenset[str]) -> set[frozenset[str]]:
+    """Every cohort that one silo's coming, going or replacement by another makes of `group`."""
+    fewer = [group - {gone} for gone in group]
+    more = [group | {new} for new in SILOS if new not in group]
+    return {*fewer, *more, *(less | {new} for less in fewer for new in SILOS if new not in group)}
+
+
+def near(group: Iterable[str], colluders: int) -> set[frozenset[str]]:
+    """Every other cohort that one such step, and one more a colluder, can make of `group`."""
+    found = {frozenset(group)}
+    for _ in range(1 + colluders):
+        found |= {after for before in found for after in one_step(before)}
+    return found - {frozenset(group)}
+
+
+@pytest.mark.clause("2.5.4")
+@given(st.sampled_from(COHORTS), st.sampled_from(COHORTS), st.integers(0, 2))
+def test_close_is_one_added_removed_or_exchanged_and_one_more_a_colluder(
+    one: tuple[str, ...], other: tuple[str, ...], colluders: int
+) -> None:
+    close = frozenset(other) in near(one, colluders)
+    assert are_close(one, other, colluders) is are_close(other[::-1], one, colluders) is close
+
+
+@pytest.mark.clause("2.5.3")
+@pytest.mark.parametrize("roster", [FIRST.roster, (*FIRST.roster, "s4"), ("s0", "s4", "s5")])
+def test_the_same_question_of_the_same_text_is_answered_once(roster: tuple[str, ...]) -> None:
+    again = replace(NEXT, question=FIRST.question, roster=roster)
+    with pytest.raises(ReleaseRefused, match=r"^the same was asked of the same text in round 3131313131313131 "):
+        check_release(again, [FIRST])
+    check_release(replace(again, data=b"e" * 32), [FIRST])
+    check_release(replace(again, round=FIRST.round), [FIRST])  # a retry within its own round
+
+
+@pytest.mark.clause("2.5.4")
+@given(st.sampled_from(COHORTS), st.sampled_from(["votes", "evaluation"]), st.integers(0, 2))
+def test_another_question_over_a_close_roster_is_refused(roster: tuple[str, ...], kind: str, colluders: int) -> None:
+    wanted = replace(NEXT, roster=roster, kind=kind, colluders=colluders)
+    if frozenset(roster) in near(FIRST.roster, colluders):
+        by = "one silo" if colluders == 0 else f"up to {1 + colluders} silos"
+        with pytest.raises(ReleaseRefused, match=f"^the roster differs by {by} from that of round 3131313131313131 "):
+            check_release(wanted, [FIRST])
+    else:
+        check_release(wanted, [FIRST])
+    check_release(replace(wanted, data=b"e" * 32), [FIRST])
+
+
+@pytest.mark.clause("2.5.5")
+@given(st.sampled_from(COHORTS), st.integers(0, 2))
+def test_close_survivors_are_not_signed(survivors: tuple[str, ...], colluders: int) -> None:
+    wanted = replace(NEXT, colluders=colluders)
+    if frozenset(survivors) in near(FIRST.survivors, colluders):
+        with pytest.raises(ReleaseRefused, match=r"^the survivors differ by .* from those of round 3131313131313131 "):
+            check_survivors(wanted, survivors, [FIRST])
+    else:
+        check_survivors(wanted, survivors, [FIRST])
+    check_survivors(replace(wanted, kind="evaluation"), survivors, [FIRST])
+    check_survivors(replace(wanted, data=b"e" * 32), survivors, [FIRST])
+    check_survivors(replace(wanted, round=FIRST.round), survivors, [FIRST])
+    check_survivors(wanted, survivors, [replace(FIRST, survivors=())])
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_every_earlier_release_counts(at: int) -> None:
+    others = [replace(FIRST, round=bytes([n] * 32), data=b"e" * 32) for n in range(2)]
+    ledger = [*others[:at], FIRST, *others[at:]]
+    with pytest.raises(ReleaseRefused):
+        check_release(replace(NEXT, question=FIRST.question), ledger)
+    with pytest.raises(ReleaseRefused):
+        check_survivors(NEXT, tuple(SILOS[:5]), ledger)
+
+
+def test_what_is_refused_shows_no_digest_of_the_text() -> None:
+    with pytest.raises(ReleaseRefused) as refused:
+        check_release(replace(NEXT, question=FIRST.question), [FIRST])
+    assert FIRST.data.hex() not in str(refused.value)
+    assert (refused.value.code, refused.value.exit_code) == ("release_refused", 4)

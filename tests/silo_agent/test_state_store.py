@@ -1,0 +1,131 @@
+"""What an agent remembers after it was killed, and that two agents on one folder keep one promise."""
+
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from crypto.errors import InputError, ReleaseRefused
+from crypto.names import Phase, ReleaseKind
+from silo_agent.ledger import Release
+from silo_agent.state_store import StateStore
+
+ROSTER = ("a", "b", "c", "d")
+FIRST = Release(b"1" * 32, b"q" * 32, ReleaseKind.VOTES, b"d" * 32, ROSTER)
+NEXT = replace(FIRST, round=b"2" * 32, question=b"r" * 32)
+SAME_QUESTION = replace(NEXT, question=FIRST.question)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "agent.sqlite"
+
+
+def test_the_folder_is_made_and_nobody_elses(file: Path) -> None:
+    assert StateStore(file).releases() == []
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.clause("4.3")
+def test_in_a_phase_of_a_round_one_thing_is_said(file: Path) -> None:
+    for round_, phase in product((b"1" * 32, b"2" * 32), (Phase.PLAN, Phase.KEYS)):
+        said = round_ + phase.encode()
+        for _ in range(2):  # also by the next process
+            StateStore(file).say(round_, phase, said)
+            with pytest.raises(ReleaseRefused, match=f"said something else in phase {phase}"):
+                StateStore(file).say(round_, phase, said + b"x")
+
+
+@pytest.mark.clause("4.10")
+def test_whoever_spoke_in_a_round_does_not_begin_it_again(file: Path) -> None:
+    StateStore(file).begin(FIRST)
+    StateStore(file).begin(FIRST)  # it has said nothing yet
+    StateStore(file).say(FIRST.round, Phase.PLAN, b"acceptance")
+    with pytest.raises(ReleaseRefused, match="already took part in round 3131313131313131"):
+        StateStore(file).begin(FIRST)
+    StateStore(file).begin(SAME_QUESTION)  # nothing was released
+
+
+@pytest.mark.clause("2.5.2", "2.5.3")
+def test_a_release_is_never_forgotten(file: Path) -> None:
+    store = StateStore(file)
+    store.release(FIRST)
+    store.release(FIRST)  # a retry of the upload
+    assert StateStore(file).releases() == [FIRST]
+    for refuse in (StateStore(file).begin, StateStore(file).release):
+        with pytest.raises(ReleaseRefused, match="the same was asked"):
+            refuse(SAME_QUESTION)
+    store.release(NEXT)
+    assert StateStore(file).releases() == [FIRST, NEXT]
+
+
+@pytest.mark.clause("2.5.5")
+def test_survivors_are_noted_or_refused(file: Path) -> None:
+    store = StateStore(file)
+    store.release(FIRST)
+    store.survive(FIRST, ROSTER)
+    store.release(NEXT)
+    with pytest.raises(ReleaseRefused, match="the survivors differ by one"):
+        StateStore(file).survive(NEXT, ROSTER[:3])
+    assert StateStore(file).releases() == [replace(FIRST, survivors=ROSTER), NEXT]
+    StateStore(file).survive(NEXT, ROSTER[:2])
+    assert StateStore(file).releases()[1].survivors == ROSTER[:2]
+
+
+def test_a_release_can_be_taken_out_by_hand_but_not_what_was_said(file: Path) -> None:
+    store = StateStore(file)
+    store.say(FIRST.round, Phase.PLAN, b"acceptance")
+    store.release(FIRST)
+    with pytest.raises(InputError, match=f"no release in round {NEXT.round.hex()}"):
+        store.forget(NEXT.round)
+    store.forget(FIRST.round)
+    assert StateStore(file).releases() == []
+    StateStore(file).release(SAME_QUESTION)
+    with pytest.raises(ReleaseRefused, match="already took part"):
+        StateStore(file).begin(FIRST)
+
+
+def test_two_agents_that_share_a_folder_release_once(file: Path) -> None:
+    StateStore(file)
+
+    def released(number: int) -> bool:
+        try:
+            StateStore(file).release(replace(FIRST, round=bytes([number] * 32)))
+        except ReleaseRefused:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(released, range(8))) == 1
+    assert len(StateStore(file).releases()) == 1
+
+
+def test_what_a_killed_process_noted_is_there(file: Path) -> None:
+    killed = f"""
+import os, signal
+from pathlib import Path
+from crypto.names import Phase
+from silo_agent.ledger import Release
+from silo_agent.state_store import StateStore
+store = StateStore(Path({str(file)!r}))
+store.say(b"1" * 32, Phase.PLAN, b"acceptance")
+store.release(Release(b"1" * 32, b"q" * 32, "votes", b"d" * 32, ("a", "b", "c", "d")))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    ran = subprocess.run([sys.executable, "-c", killed], cwd=Path(__file__).parents[2], check=False)
+    assert ran.returncode == -signal.SIGKILL
+    assert StateStore(file).releases() == [FIRST]
+    with pytest.raises(ReleaseRefused, match="already took part"):
+        StateStore(file).begin(FIRST)
+
+
+def test_a_file_that_is_no_store_is_named(file: Path) -> None:
+    file.parent.mkdir()
+    file.write_bytes(b"not a database " * 100)
+    with pytest.raises(InputError, match=r"agent\.sqlite: file is not a database"):
+        StateStore(file)
