@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STUBS := proto/sparsilo/v1
 
-.PHONY: demo test test-demo mutations lint proto clean
+.PHONY: demo test test-demo schedules mutations bench-masking bench-streaming bench-cohort bench-cost-curve bench-privacy-tax lint proto clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ok ## prune a small model over four silos and print what came of it
@@ -15,8 +15,27 @@ test: .venv/.ok ## all tests but the slow ones, with branch coverage of crypto/
 test-demo: .venv/.ok ## run the demo and hold what it prints against what the README says of it
 	$(BIN)/python -m pytest -m slow tests/integration/test_demo.py
 
+schedules: .venv/.ok ## 5 000 random schedules of the simulated world
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow" tests/scenarios/test_schedules.py
+
 mutations: .venv/.ok ## break the code in known ways, each of which must fail a test
 	$(BIN)/python tests/mutations.py
+
+bench-masking: .venv/.ok ## measure masking against the bare primitives and Flower's SecAgg+; prints one JSON document
+	@$(BIN)/python -m pip install -q --no-deps -r bench/requirements.txt
+	@$(BIN)/python -m bench.masking
+
+bench-streaming: .venv/.ok ## stream 7 * 10^9 weights through a round: memory and CPU time (25 GB of disk, an hour)
+	@$(BIN)/python -m bench.streaming
+
+bench-cohort: .venv/.ok ## a round of 200 silos, 20 of them dropped: CPU seconds and bytes (SUITE=fips: in the other suite)
+	@$(BIN)/python -m bench.cohort --suite $(or $(SUITE),default)
+
+bench-cost-curve: .venv/.ok ## what a round costs a silo, by silos and weights
+	@$(BIN)/python -m bench.cost_curve
+
+bench-privacy-tax: .venv/.ok ## wall time of a whole run on the demo model, with secure aggregation and without
+	@$(BIN)/python -m bench.privacy_tax
 
 lint: .venv/.ok ## formatting, lint and types, as CI runs them
 	$(BIN)/ruff format --check .

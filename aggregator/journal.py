@@ -23,6 +23,7 @@ class Journal:
         if not next(self._all(), None):
             self.note("round", "", round_digest)
         if next(self._all()) != ("round", "", round_digest):
+            self.close()
             raise InputError(f"{file}: is the journal of another round", hint="give every round a folder of its own")
 
     def note(self, kind: str, silo: str, data: bytes) -> None:

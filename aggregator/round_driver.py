@@ -100,11 +100,11 @@ class RoundDriver:
         seconds: dict[Phase, float] = {}
         kind = plan.release_kind(round_.index)
         async with self._changed:
-            self._folder = folder
+            self._folder, self._journal = folder, Journal(folder / "journal.sqlite", round_.digest)
             self._spools = {
                 silo: Spool(folder / f"{silo}{WORDS_SUFFIX}", round_.layout, round_.digest, silo) for silo in plan.silos
             }
-            await self._resume(session)
+            await self._resume(session, self._journal)
             self._session = session
             self._changed.notify_all()
         try:
@@ -206,7 +206,7 @@ class RoundDriver:
         async for data in chunks:
             if session.phase is not Phase.UPLOAD:
                 raise UnexpectedMessage("the upload came too late", party=silo)
-            spool.take(stream, decode(words_pb2.WordChunk, data, MESSAGE_LIMIT))
+            spool.take(stream, decode(words_pb2.WordChunk, data, MESSAGE_LIMIT, party=silo))
             self._arrived()
             count += 1
         if session.phase is not Phase.UPLOAD:  # the journal may be the next round's by now
@@ -256,11 +256,10 @@ class RoundDriver:
         self._committed = [*(spool.committed() for spool in survivors), CommittedWords(file, layout, "", leaves)]
         session.summed(merkle.root(leaves))
 
-    async def _resume(self, session: AggregatorSession) -> None:
+    async def _resume(self, session: AggregatorSession, journal: Journal) -> None:
         """Whatever a journal says has happened in the round, happens to the new session."""
-        self._journal = Journal(self._folder / "journal.sqlite", session.round.digest)
         self._committed, self._pending = [], {}
-        for kind, silo, data in self._journal.events():
+        for kind, silo, data in journal.events():
             match kind:
                 case "spoke":
                     session.receive(silo, data)

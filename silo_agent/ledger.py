@@ -28,7 +28,7 @@ class Release:
     survivors: tuple[str, ...] = ()
     """The survivors that this silo signed; none where it did not come to that."""
     colluders: int = 0
-    """Of the plan; the ledger does not keep it."""
+    """Of the plan."""
 
 
 FORGOTTEN: Final = (
@@ -52,9 +52,10 @@ def check_release(wanted: Release, released: Sequence[Release]) -> None:
                 f"the same was asked of the same text in round {earlier.round.hex()[:16]}",
                 hint="the sum of that round stands; two could show one silo's part as their difference",
             )
-        if are_close(earlier.roster, wanted.roster, wanted.colluders):
+        colluders = max(earlier.colluders, wanted.colluders)
+        if are_close(earlier.roster, wanted.roster, colluders):
             raise ReleaseRefused(
-                f"the roster differs by {_up_to(wanted)} from that of round {earlier.round.hex()[:16]}",
+                f"the roster differs by {_up_to(colluders)} from that of round {earlier.round.hex()[:16]}",
                 hint="the difference of the two sums could be one silo's part; change more silos, or none",
             )
 
@@ -66,15 +67,16 @@ def check_survivors(wanted: Release, survivors: Sequence[str], released: Sequenc
     for earlier in _of_the_same_data(wanted, released):
         if earlier.kind != wanted.kind or not earlier.survivors:
             continue
-        if are_close(earlier.survivors, survivors, wanted.colluders):
+        colluders = max(earlier.colluders, wanted.colluders)
+        if are_close(earlier.survivors, survivors, colluders):
             raise ReleaseRefused(
-                f"the survivors differ by {_up_to(wanted)} from those of round {earlier.round.hex()[:16]}",
+                f"the survivors differ by {_up_to(colluders)} from those of round {earlier.round.hex()[:16]}",
                 hint="the difference of the two sums could be one silo's part",
             )
 
 
-def _up_to(wanted: Release) -> str:
-    return f"up to {1 + wanted.colluders} silos" if wanted.colluders else "one silo"
+def _up_to(colluders: int) -> str:
+    return f"up to {1 + colluders} silos" if colluders else "one silo"
 
 
 def _of_the_same_data(wanted: Release, released: Sequence[Release]) -> list[Release]:

@@ -20,7 +20,7 @@ _SAID = """CREATE TABLE IF NOT EXISTS said (
 ) STRICT"""
 _RELEASES = """CREATE TABLE IF NOT EXISTS releases (
     round BLOB PRIMARY KEY, question BLOB NOT NULL, kind TEXT NOT NULL, data BLOB NOT NULL,
-    roster TEXT NOT NULL, survivors TEXT NOT NULL
+    roster TEXT NOT NULL, survivors TEXT NOT NULL, colluders INTEGER NOT NULL
 ) STRICT"""
 
 
@@ -60,7 +60,7 @@ class StateStore:
         with self._changes() as database:
             check_release(wanted, _releases(database))
             row = (wanted.round, wanted.question, wanted.kind, wanted.data, ",".join(wanted.roster), "")
-            database.execute("INSERT OR IGNORE INTO releases VALUES (?, ?, ?, ?, ?, ?)", row)
+            database.execute("INSERT OR IGNORE INTO releases VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, wanted.colluders))
 
     def survive(self, wanted: Release, survivors: tuple[str, ...]) -> None:
         """Before survivors are signed. Raises ReleaseRefused."""
@@ -93,8 +93,13 @@ class StateStore:
 
 
 def _releases(database: sqlite3.Connection) -> list[Release]:
-    rows = database.execute("SELECT round, question, kind, data, roster, survivors FROM releases ORDER BY rowid")
+    rows = database.execute("SELECT * FROM releases ORDER BY rowid")
     return [
-        Release(round_, question, kind, data, tuple(roster.split(",")), tuple(filter(None, survivors.split(","))))
-        for round_, question, kind, data, roster, survivors in rows
+        Release(
+            *(round_, question, kind, data),
+            tuple(roster.split(",")),
+            tuple(filter(None, survivors.split(","))),
+            colluders,
+        )
+        for round_, question, kind, data, roster, survivors, colluders in rows
     ]

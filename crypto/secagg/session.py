@@ -113,8 +113,8 @@ class SiloSession(ABC):
 
     def message(self) -> bytes:
         """This silo's message of the present phase; the same bytes however often it is asked for."""
+        exchange = self._exchange()
         if self._sent is None:
-            exchange = self._exchange()
             try:
                 body: dict[str, Any] = {exchange.silo: self._outgoing()[self.phase]()}
             except SparsiloError:

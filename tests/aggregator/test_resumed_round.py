@@ -83,7 +83,7 @@ class Recorded(Driven):
     async def repeat(self, folder: Path, came_back: dict[str, int]) -> None:
         """The same silos before a new aggregator on what the killed one left."""
         driver, running = begun(self.round, folder)
-        while driver._session is None:
+        while driver._session is None and not running.done():
             await asyncio.sleep(0)
 
         async def once_more(silo: str) -> None:
@@ -136,7 +136,7 @@ def test_a_round_goes_on_from_wherever_the_aggregator_was_killed(
         for moment in recorded.killed:
             await recorded.repeat(*moment)
 
-    asyncio.run(work())
+    asyncio.run(asyncio.wait_for(work(), 120))
 
 
 def test_a_silo_is_held_to_what_it_told_the_killed_aggregator(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_silo_is_held_to_what_it_told_the_killed_aggregator(tmp_path: Path) ->
         for task in (said, running, resumed):
             task.cancel()
 
-    asyncio.run(work())
+    asyncio.run(asyncio.wait_for(work(), 120))
 
 
 def test_a_folder_with_another_rounds_journal_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -171,4 +171,4 @@ def test_a_folder_with_another_rounds_journal_is_refused_and_left_alone(tmp_path
                 await refused
         assert (tmp_path / "journal.sqlite").read_bytes() == before
 
-    asyncio.run(work())
+    asyncio.run(asyncio.wait_for(work(), 120))

@@ -8,8 +8,10 @@ from crypto.backends.double_masking.phases import TABLE
 from crypto.errors import BadAudit, TooFewSurvivors
 from crypto.names import Backend, Phase, Suite
 from crypto.plan import Plan
+from crypto.secagg.wire import encode
 from plans import plan, signing_keys
 from scenarios.world import World, plain_sum, random_lanes
+from sparsilo.v1 import round_pb2
 
 PHASES = list(TABLE)
 SIGNERS = ("silo-000", "silo-002", "silo-004")
@@ -119,6 +121,27 @@ def test_a_chunk_without_its_verdicts_ends_the_round(colluders: int, silent: int
         else:
             with pytest.raises(BadAudit, match="lack a verdict"):
                 world.aggregator.close_phase()
+
+
+@pytest.mark.clause("5.9.4")
+@pytest.mark.parametrize(("colluders", "silent"), [(0, 2), (1, 1)])
+def test_a_silo_does_not_come_to_the_end_where_a_chunk_lacks_its_verdicts(colluders: int, silent: int) -> None:
+    """As if the aggregator called those silent who found a chunk wrong."""
+    for missing in range(silent + 1):
+        world = audited(plan(5, threshold=4 if colluders else 3, colluders=colluders), {})
+        auditors = [silo for silo in world.plan.silos if world.aggregator.may_audit(silo, 2)]
+        for silo, session in world.silos.items():
+            world.aggregator.receive(silo, session.message())
+        answer = round_pb2.AggregatorMessage.FromString(world.aggregator.close_phase()["silo-000"])
+        kept = [signed for signed in answer.verdicts.signatures if signed.silo not in auditors[:missing]]
+        del answer.verdicts.signatures[:]
+        answer.verdicts.signatures.extend(kept)
+        if missing < silent:
+            world.silos["silo-000"].receive(encode(answer))
+        else:
+            with pytest.raises(BadAudit, match="lack a verdict"):
+                world.silos["silo-000"].receive(encode(answer))
+            assert world.silos["silo-000"].phase is Phase.ABORTED
 
 
 @pytest.mark.clause("5.9.3")

@@ -3,16 +3,19 @@
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from crypto.errors import InputError, ReleaseRefused
 from crypto.names import Phase, ReleaseKind
-from silo_agent.ledger import Release
+from silo_agent import state_store
+from silo_agent.ledger import Release, check_release
 from silo_agent.state_store import StateStore
 
 ROSTER = ("a", "b", "c", "d")
@@ -69,6 +72,7 @@ def test_survivors_are_noted_or_refused(file: Path) -> None:
     store = StateStore(file)
     store.release(FIRST)
     store.survive(FIRST, ROSTER)
+    store.release(FIRST)  # takes nothing back
     store.release(NEXT)
     with pytest.raises(ReleaseRefused, match="the survivors differ by one"):
         StateStore(file).survive(NEXT, ROSTER[:3])
@@ -90,8 +94,14 @@ def test_a_release_can_be_taken_out_by_hand_but_not_what_was_said(file: Path) ->
         StateStore(file).begin(FIRST)
 
 
-def test_two_agents_that_share_a_folder_release_once(file: Path) -> None:
+def test_two_agents_that_share_a_folder_release_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     StateStore(file)
+
+    def slowly(*arguments: Any) -> None:
+        check_release(*arguments)
+        time.sleep(0.05)  # time enough for another one to look into the same ledger
+
+    monkeypatch.setattr(state_store, "check_release", slowly)
 
     def released(number: int) -> bool:
         try:

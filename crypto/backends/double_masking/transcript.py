@@ -79,7 +79,8 @@ def open_bundle(key: bytes, participants: bytes, silo: str, peers: Sequence[str]
     try:
         plaintext = AESGCM(key).decrypt(bytes(12), bundle, seal_info(b"bundle", participants, silo, ""))
     except InvalidTag:
-        raise BadShare("the shares of its bundle key do not open its bundle", party=silo) from None
+        # Whose share is wrong nobody can tell, and the bundle's owner may be the only honest one.
+        raise BadShare(f"the shares of the bundle key of {silo} do not open its bundle") from None
     if len(plaintext) != SEED_BYTES * len(peers):
         raise MalformedMessage("its bundle has the wrong length", party=silo)
     return {peer: plaintext[SEED_BYTES * at : SEED_BYTES * (at + 1)] for at, peer in enumerate(peers)}
