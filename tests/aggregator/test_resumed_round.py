@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from aggregator.journal import Journal
 from aggregator.metrics import AggregatorMetrics
-from aggregator.round_driver import SUM_FILE, RoundDriver
+from aggregator.round_driver import RoundDriver
 from aggregator.spool import Spool
 from crypto.errors import InputError, UnexpectedMessage
 from crypto.names import Backend, Phase
@@ -22,6 +22,7 @@ from crypto.secagg.wire import MESSAGE_LIMIT, decode
 from driven import Driven, iterate, plan
 from plans import signing_keys
 from scenarios.world import World, plain_sum
+from silo_agent.committed_words import SUM_FILE
 from silo_agent.one_round import Advance, Call, Committed, Upload
 from sparsilo.v1 import words_pb2
 

@@ -356,7 +356,7 @@ def test_a_saved_transcript_is_that_of_the_round(tmp_path: Path) -> None:
         closed.save_transcript(tmp_path / "saved")
         saved = {file.name: file.read_bytes() for file in (tmp_path / "saved").iterdir()}
         assert decode(round_pb2.Transcript, saved.pop("transcript"), MESSAGE_LIMIT) == closed.session.transcript
-        assert saved == {f"{name}.words": (tmp_path / f"{name}.words").read_bytes() for name in (A, B, C, "sum")}
+        assert saved == {f"{name}.words": (tmp_path / f"{name}.words").read_bytes() for name in (A, B, C, "opened_sum")}
 
     timed(work)
 
