@@ -8,9 +8,10 @@ by an aggregator that was killed and started again (aggregator/journal).
 
 import asyncio
 import logging
+import sqlite3
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +23,7 @@ from aggregator.spool import Spool
 from aggregator.word_sum import OpenedChunk, opened_chunks, write_sum
 from crypto.backends.double_masking.aggregator import DoubleMaskingAggregator
 from crypto.backends.insecure_plaintext import InsecurePlaintextAggregator
-from crypto.errors import ProtocolError, SparsiloError, UnexpectedMessage
+from crypto.errors import OutputError, ProtocolError, SparsiloError, UnexpectedMessage
 from crypto.names import Backend, Phase
 from crypto.primitives import merkle
 from crypto.secagg.session import AggregatorSession, Round
@@ -75,6 +76,8 @@ class RoundDriver:
         self._watch = watch
         self._changed = asyncio.Condition()
         self._session: AggregatorSession | None = None
+        self._disk_failure: OutputError | None = None
+        self._waking: asyncio.Task[None] | None = None
         self._over: round_pb2.Over | None = None
         self._journal: Journal | None = None
         self._folder = Path()
@@ -91,8 +94,8 @@ class RoundDriver:
         """One round; uploads, sum and journal go into `folder`, and a folder with the journal of this round continues
         it.
 
-        Raises TooFewSurvivors naming the phase, or the ProtocolError that ended it. Every waiting silo is told, also
-        when the round is cancelled.
+        Raises TooFewSurvivors naming the phase, the ProtocolError that ended it, or OutputError where something could
+        not be written. Every waiting silo is told, also when the round is cancelled.
         """
         session = _make_session(round_)
         plan = round_.plan
@@ -100,11 +103,14 @@ class RoundDriver:
         seconds: dict[Phase, float] = {}
         kind = plan.release_kind(round_.index)
         async with self._changed:
-            self._folder, self._journal = folder, Journal(folder / "journal.sqlite", round_.digest)
-            self._spools = {
-                silo: Spool(folder / f"{silo}{WORDS_SUFFIX}", round_.layout, round_.digest, silo) for silo in plan.silos
-            }
-            await self._resume(session, self._journal)
+            self._folder, self._disk_failure = folder, None
+            with self._on_disk():
+                self._journal = Journal(folder / "journal.sqlite", round_.digest)
+                self._spools = {
+                    silo: Spool(folder / f"{silo}{WORDS_SUFFIX}", round_.layout, round_.digest, silo)
+                    for silo in plan.silos
+                }
+                await self._resume(session, self._journal)
             self._session = session
             self._changed.notify_all()
         try:
@@ -115,7 +121,8 @@ class RoundDriver:
                 await self._run_phase(session)
                 seconds[phase] = _now() - start
             if not self._committed:  # a backend without AUDIT
-                await self._open(session)
+                with self._on_disk():
+                    await self._open(session)
         except (SparsiloError, asyncio.CancelledError) as error:
             reason = error.message if isinstance(error, SparsiloError) else "the aggregator ended the run"
             self._metrics.rounds.labels(kind, "failed").inc()
@@ -140,9 +147,8 @@ class RoundDriver:
 
     async def gone(self, silo: str) -> None:
         """A silo's process is known to have ended: nobody waits for it any more."""
-        async with self._changed:
-            self._gone.add(silo)
-            self._changed.notify_all()
+        self._gone.add(silo)
+        await self._wake()
 
     def offer_keep_mask(self, digest: bytes, file: Path) -> None:
         """Serve a keep-mask file to silos that name its digest."""
@@ -184,48 +190,54 @@ class RoundDriver:
         """A silo's message of the present phase; returns the answer once the phase has closed."""
         digest = sha256(data).digest()
         async with self._changed:
+            session = await self._begun(silo)
             if (silo, digest) not in self._answers:
-                if self._session is None:
-                    raise UnexpectedMessage("no round has begun", party=silo)
                 if self._pending.get(silo) != digest:  # asking again is no arrival
-                    self._session.receive(silo, data)
-                    self._noted.note(SPOKE, silo, data)
+                    session.receive(silo, data)
                     self._pending[silo] = digest
                     self._arrived()
                     self._changed.notify_all()
+                    with self._on_disk():
+                        self._noted.note(SPOKE, silo, data)
                 await self._changed.wait_for(lambda: (silo, digest) in self._answers)
             return self._answers[silo, digest]
 
     async def upload(self, silo: str, chunks: AsyncIterator[bytes]) -> bytes:
         """A silo's words, spooled to disk."""
-        session = self._session
-        if session is None or session.phase is not Phase.UPLOAD or silo not in session.expected:
+        async with self._changed:
+            session = await self._begun(silo)
+        if session.phase is not Phase.UPLOAD or silo not in session.expected:
             raise UnexpectedMessage("no upload is due", party=silo)
         spool, count = self._spools[silo], 0
         stream = spool.start()
         async for data in chunks:
             if session.phase is not Phase.UPLOAD:
                 raise UnexpectedMessage("the upload came too late", party=silo)
-            spool.take(stream, decode(words_pb2.WordChunk, data, MESSAGE_LIMIT, party=silo))
+            with self._on_disk():
+                spool.take(stream, decode(words_pb2.WordChunk, data, MESSAGE_LIMIT, party=silo))
             self._arrived()
             count += 1
         if session.phase is not Phase.UPLOAD:  # the journal may be the next round's by now
             raise UnexpectedMessage("the upload ended too late", party=silo)
-        root = spool.root()
-        self._noted.note(UPLOADED, silo, root)
+        with self._on_disk():
+            root = spool.root()
+            self._noted.note(UPLOADED, silo, root)
         session.uploaded(silo, root)
         return encode(words_pb2.UploadReceipt(chunks=count))
 
-    def committed(self, silo: str, round_digest: bytes, index: int) -> Iterator[bytes]:
+    async def committed(self, silo: str, round_digest: bytes, index: int) -> AsyncIterator[bytes]:
         """One chunk of every survivor's upload and of the opened sum, encoded, for an auditor of that chunk."""
-        session = self._session
-        if session is None or session.round.digest != round_digest or not session.may_audit(silo, index):
+        async with self._changed:
+            session = await self._begun(silo)
+        if session.round.digest != round_digest or not session.may_audit(silo, index):
             raise UnexpectedMessage(f"is no auditor of chunk {index}", party=silo)
         self._arrived()
         for words in self._committed:
-            yield encode(words.chunk(index))
+            with self._on_disk():
+                piece = encode(words.chunk(index))
+            yield piece
 
-    def keep_mask(self, digest: bytes) -> Iterator[bytes]:
+    async def keep_mask(self, digest: bytes) -> AsyncIterator[bytes]:
         """The encoded chunks of a keep-mask file."""
         if digest not in self._keep_masks:
             raise ProtocolError("no keep mask has this digest")
@@ -237,10 +249,13 @@ class RoundDriver:
         phase = session.phase
         await self._all_arrived_or_late(session)
         async with self._changed:  # nobody speaks while the phase closes
-            if phase is Phase.UNMASK:
-                await self._open(session)
-            answers = await asyncio.to_thread(session.close_phase)
-            self._noted.note(CLOSED, "", b"")
+            if self._disk_failure:
+                raise self._disk_failure
+            with self._on_disk():
+                if phase is Phase.UNMASK:
+                    await self._open(session)
+                answers = await asyncio.to_thread(session.close_phase)
+                self._noted.note(CLOSED, "", b"")
             self._answer(answers)
         for silo, dropped_in in session.dropped.items():
             if dropped_in is phase:
@@ -271,6 +286,35 @@ class RoundDriver:
                         await self._open(session)
                     self._answer(session.close_phase())
 
+    async def _begun(self, silo: str) -> AggregatorSession:
+        """The present round's. An aggregator that was just started answers nobody before it has read its journal.
+
+        The caller holds the lock.
+        """
+        await self._changed.wait_for(lambda: self._session or self._over)
+        if self._session is None:
+            raise UnexpectedMessage("no round has begun", party=silo)
+        return self._session
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        """A disk that fails ends the round: nothing is answered that a restart would not remember (4.11).
+
+        Raises OutputError, here and in `run`.
+        """
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            reason = f"{self._folder}: {getattr(error, 'strerror', None) or error}"
+            hint = "is there room on the aggregator's disk, and is it a local one?"
+            self._disk_failure = OutputError(reason, hint=hint)
+            self._waking = asyncio.create_task(self._wake())
+            raise self._disk_failure from None
+
+    async def _wake(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
     @property
     def _noted(self) -> Journal:
         if self._journal is None:
@@ -285,10 +329,10 @@ class RoundDriver:
             arrived, expected = session.arrived, set(session.expected)
             self._watch(f"{session.phase}", len(arrived), len(expected))
             left = self._last_arrival + patience - _now()
-            if not expected - arrived - self._gone or left <= 0:
+            if self._disk_failure or not expected - arrived - self._gone or left <= 0:
                 return
             async with self._changed:
-                if session.arrived == arrived and not expected - arrived <= self._gone:
+                if session.arrived == arrived and not (self._disk_failure or expected - arrived <= self._gone):
                     with suppress(TimeoutError):  # words may have arrived in the meantime; nobody is notified of those
                         async with asyncio.timeout(left):
                             await self._changed.wait()

@@ -3,14 +3,14 @@ rule lives here.
 """
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 import grpc.aio
 
 from aggregator.round_driver import RoundDriver
-from crypto.errors import MalformedMessage, ProtocolError, RoundAborted
+from crypto.errors import MalformedMessage, OutputError, ProtocolError
 from crypto.identity import Certified
 from crypto.secagg.wire import MESSAGE_LIMIT, decode
 from silo_agent.transport import OPTIONS, ROUNDS, WORDS
@@ -85,7 +85,7 @@ class Servicer:
     async def committed(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         """Words.Committed."""
 
-        def chunks(silo: str) -> Iterator[bytes]:
+        def chunks(silo: str) -> AsyncIterator[bytes]:
             asked = decode(words_pb2.CommittedRequest, request, MESSAGE_LIMIT)
             return self._driver.committed(silo, asked.round, asked.index)
 
@@ -95,22 +95,22 @@ class Servicer:
     async def keep_mask(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         """Words.KeepMask."""
 
-        def chunks(_: str) -> Iterator[bytes]:
+        def chunks(_: str) -> AsyncIterator[bytes]:
             return self._driver.keep_mask(decode(words_pb2.KeepMaskRequest, request, MESSAGE_LIMIT).digest)
 
         async for chunk in self._streamed(request, chunks, context):
             yield chunk
 
     async def _streamed(
-        self, request: bytes, chunks: Callable[[str], Iterator[bytes]], context: Context
+        self, request: bytes, chunks: Callable[[str], AsyncIterator[bytes]], context: Context
     ) -> AsyncIterator[bytes]:
         silo = await self._silo(context)
         self._count(silo, up=len(request))
         try:
-            for chunk in chunks(silo):
+            async for chunk in chunks(silo):
                 self._count(silo, down=len(chunk))
                 yield chunk
-        except ProtocolError as error:
+        except (ProtocolError, OutputError) as error:
             await _refuse(context, silo, error)
 
     async def _answered(
@@ -119,7 +119,7 @@ class Servicer:
         self._count(silo, up=len(request))
         try:
             data = await answer()
-        except (ProtocolError, RoundAborted) as error:
+        except (ProtocolError, OutputError) as error:
             await _refuse(context, silo, error)
             raise
         self._count(silo, down=len(data))
@@ -137,7 +137,7 @@ class Servicer:
         self._driver.count(silo, up=up, down=down)
 
 
-async def _refuse(context: Any, silo: str, error: ProtocolError | RoundAborted) -> None:
+async def _refuse(context: Any, silo: str, error: ProtocolError | OutputError) -> None:
     _log.warning("%s: refused: %s: %s", silo, error.code, error.message)
     match error:
         case MalformedMessage():

@@ -60,6 +60,10 @@ async def iterate(messages: Iterator[bytes]) -> AsyncIterator[bytes]:
         yield message
 
 
+async def listed(stream: AsyncIterator[bytes]) -> list[bytes]:
+    return [piece async for piece in stream]
+
+
 class Driven:
     """One driver and the silos of one plan, each an agent's `one_round`. Lives in one event loop."""
 
@@ -115,7 +119,7 @@ class Driven:
                 await self.upload(silo)
             case Committed(request, take):
                 asked = decode(words_pb2.CommittedRequest, request, MESSAGE_LIMIT)
-                take(self.driver.committed(silo, asked.round, asked.index))
+                take(await listed(self.driver.committed(silo, asked.round, asked.index)))
         return None
 
     async def upload(self, silo: str) -> None:

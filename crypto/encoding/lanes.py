@@ -15,7 +15,7 @@ from crypto.errors import CorruptSum, PlanError
 
 WORD_BITS = 64
 _LOOKUP = 16  # lanes set by one look-up: a table of 2^16 words, 512 KiB, stays in the cache
-_PACKED_LANES = 1 << 17  # at once, so that their bytes stay in the cache and memory is reused, not faulted in anew
+_PACKED_LANES = 1 << 18  # at once, so that their bytes stay in the cache and memory is reused, not faulted in anew
 _SHIFTED_WORDS = 1024  # opened at once: numpy is slow over one word's few lanes, and these stay in the cache
 
 
@@ -59,7 +59,7 @@ def pack(
             some = words[start : start + step]
             lanes = values[start * per_word : (start + len(some)) * per_word]
             absent = len(some) * per_word - len(lanes)
-            some[:] = pack_some(np.pad(lanes, (0, absent)) if absent else lanes, width)
+            pack_some(np.pad(lanes, (0, absent)) if absent else lanes, width, some)
         return words
     if values.size and int(values.max()) >> width:
         raise PlanError(f"a value does not fit a lane of {width} bits", hint="the plan's lane width is too small")
@@ -70,17 +70,22 @@ def pack(
     return words
 
 
-def _fold_bytes(lanes: NDArray[Any], width: int) -> NDArray[Any]:
-    """Words of lanes whose width divides 8, at first one lane a byte: each step puts two bytes' lanes into one byte."""
-    lanes = (lanes.view(np.uint8) != 0).view(np.uint8)  # in a mapped file, True may be any byte but 0
+def _fold_bytes(lanes: NDArray[Any], width: int, out: NDArray[np.uint64]) -> None:
+    """Words of lanes whose width divides 8, at first one lane a byte: each step puts two bytes' lanes into one byte.
+
+    A pair of bytes is a + 256 b; times 256 + 2^width, its high byte is a + 2^width b.
+    """
+    folded = (lanes.view(np.uint8) != 0).view(np.uint8)  # in a mapped file, True may be any byte but 0
     while width < 8:
-        pairs = lanes.view("<u2")
-        lanes = (pairs | pairs >> 8 - width).astype(np.uint8)
+        pairs = folded.view("<u2")
+        pairs *= 256 + (1 << width)
+        pairs >>= 8
         width *= 2
-    return lanes.view("<u8")
+        folded = pairs.astype(np.uint8) if width < 8 else pairs
+    out.view(np.uint8)[:] = folded
 
 
-def _look_up_bits(lanes: NDArray[Any], width: int) -> NDArray[Any]:
+def _look_up_bits(lanes: NDArray[Any], width: int, out: NDArray[np.uint64]) -> None:
     """Words of lanes of any width, from one bit a lane: a table gives the lanes of up to 16 bits at once.
 
     A word's bits begin anywhere in a byte, but `cycle` words fill whole bytes. So the words at one place in their
@@ -91,7 +96,7 @@ def _look_up_bits(lanes: NDArray[Any], width: int) -> NDArray[Any]:
     stride = cycle * per_word // 8
     bits = np.packbits(lanes, bitorder="little").tobytes() + bytes(stride + 3)  # views reach beyond the last word
     keys = np.empty((-(-count // cycle), cycle), np.intp)
-    words = np.zeros(count, np.uint64)
+    out[:] = 0
     for first in range(0, per_word, _LOOKUP):
         size = min(_LOOKUP, per_word - first)
         for place in range(cycle):
@@ -99,8 +104,7 @@ def _look_up_bits(lanes: NDArray[Any], width: int) -> NDArray[Any]:
             view = np.ndarray(len(keys), "<u2" if shift + size <= 16 else "<u4", bits, byte, (stride,))
             keys[:, place] = view >> shift & (1 << size) - 1
         # "clip" spares numpy a search for keys beyond the table: there are none.
-        words |= _lanes_of_bits(width, size).take(keys.reshape(-1)[:count], mode="clip") << np.uint64(first * width)
-    return words
+        out |= _lanes_of_bits(width, size).take(keys.reshape(-1)[:count], mode="clip") << np.uint64(first * width)
 
 
 @cache

@@ -18,7 +18,9 @@ from crypto.names import PROTOCOL
 SEED_BYTES: Final = 32
 CONTEXT_BYTES: Final = 32
 _INFO: Final = f"{PROTOCOL} mask stream".encode()
-_SLICE_WORDS: Final = 16_384  # 128 KiB of words, as much keystream and as many zeros stay in the cache over all masks
+# 128 KiB of words, as much keystream and as many zeros stay in the cache over all masks; 64 words more, so that the
+# header word of a chunk of 2^17 words is no slice of its own.
+_SLICE_WORDS: Final = 16_384 + 64
 _ZEROS: Final = memoryview(bytes(8 * _SLICE_WORDS))
 
 

@@ -19,7 +19,7 @@ from crypto.errors import InputError, UnexpectedMessage
 from crypto.names import Backend, Phase
 from crypto.secagg.session import Round
 from crypto.secagg.wire import MESSAGE_LIMIT, decode
-from driven import Driven, iterate, plan
+from driven import Driven, iterate, listed, plan
 from plans import signing_keys
 from scenarios.world import World, plain_sum
 from silo_agent.committed_words import SUM_FILE
@@ -65,7 +65,7 @@ class Recorded(Driven):
                 answer = await super().perform(silo, call)
                 data = [answer or b""]
             case Committed(request, take):
-                data = committed(self.driver, silo, request)
+                data = await committed(self.driver, silo, request)
                 answer = take(data)
         self.done[silo].append((call, data))
         return answer
@@ -82,10 +82,8 @@ class Recorded(Driven):
         await self.driver.gone(D)
 
     async def repeat(self, folder: Path, came_back: dict[str, int]) -> None:
-        """The same silos before a new aggregator on what the killed one left."""
-        driver, running = begun(self.round, folder)
-        while driver._session is None and not running.done():
-            await asyncio.sleep(0)
+        """The same silos before a new aggregator on what the killed one left, whom they call while it starts."""
+        driver = RoundDriver(AggregatorMetrics(CollectorRegistry()), lambda *_: None)
 
         async def once_more(silo: str) -> None:
             for at, (call, data) in enumerate(self.done[silo]):
@@ -95,21 +93,23 @@ class Recorded(Driven):
                     case Upload() if at >= came_back.get(silo, 0):
                         await driver.upload(silo, iterate(iter(data)))
                     case Committed(request) if at >= came_back.get(silo, 0):
-                        assert committed(driver, silo, request) == data
+                        assert await committed(driver, silo, request) == data
             if silo == D:
                 await driver.gone(D)
 
         async with asyncio.timeout(20):
-            await asyncio.gather(*map(once_more, self.silos))
-            session = (await running).session
+            calling = asyncio.gather(*map(once_more, self.silos))
+            await asyncio.sleep(0)
+            session = (await driver.run(self.round, folder)).session
+            await calling
         assert session.survivors == (A, B, C)
         assert session.transcript == self.driver._session.transcript  # type: ignore[union-attr]
         assert (folder / SUM_FILE).read_bytes() == (self.folder / SUM_FILE).read_bytes()
 
 
-def committed(driver: RoundDriver, silo: str, request: bytes) -> list[bytes]:
+async def committed(driver: RoundDriver, silo: str, request: bytes) -> list[bytes]:
     asked = decode(words_pb2.CommittedRequest, request, MESSAGE_LIMIT)
-    return list(driver.committed(silo, asked.round, asked.index))
+    return await listed(driver.committed(silo, asked.round, asked.index))
 
 
 @pytest.mark.parametrize("backend", list(Backend))
@@ -157,6 +157,25 @@ def test_a_silo_is_held_to_what_it_told_the_killed_aggregator(tmp_path: Path) ->
             task.cancel()
 
     asyncio.run(asyncio.wait_for(work(), 120))
+
+
+@pytest.mark.parametrize("call", ["advance", "upload", "committed"])
+def test_who_waits_for_a_round_that_never_begins_is_told(call: str) -> None:
+    async def work() -> None:
+        driver = RoundDriver(AggregatorMetrics(CollectorRegistry()), lambda *_: None)
+        calls = {
+            "advance": lambda: driver.advance(A, b""),
+            "upload": lambda: driver.upload(A, iterate(iter([]))),
+            "committed": lambda: listed(driver.committed(A, bytes(32), 0)),
+        }
+        waiting = asyncio.ensure_future(calls[call]())
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await driver.finish()
+        with pytest.raises(UnexpectedMessage, match=f"{A}: no round has begun"):
+            await waiting
+
+    asyncio.run(asyncio.wait_for(work(), 20))
 
 
 def test_a_folder_with_another_rounds_journal_is_refused_and_left_alone(tmp_path: Path) -> None:

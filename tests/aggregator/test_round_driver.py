@@ -1,6 +1,7 @@
 """The aggregator's driver with silos as coroutines: who is waited for, for how long, and what is answered."""
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from hashlib import sha256
@@ -11,18 +12,28 @@ from typing import Any
 import pytest
 
 from aggregator import round_driver
-from aggregator.journal import Journal
+from aggregator.journal import CLOSED, SPOKE, UPLOADED, Journal
 from aggregator.round_driver import ClosedRound
+from aggregator.spool import Spool
 from crypto.backends.double_masking.aggregator import DoubleMaskingAggregator
 from crypto.backends.double_masking.phases import TABLE
-from crypto.errors import BadUpload, MalformedMessage, ProtocolError, RoundAborted, TooFewSurvivors, UnexpectedMessage
+from crypto.errors import (
+    BadUpload,
+    MalformedMessage,
+    OutputError,
+    ProtocolError,
+    RoundAborted,
+    TooFewSurvivors,
+    UnexpectedMessage,
+)
 from crypto.names import Backend, Phase
 from crypto.plan import Plan
 from crypto.secagg.session import Round
 from crypto.secagg.wire import MESSAGE_LIMIT, decode
-from driven import Driven, iterate, plan
+from driven import Driven, iterate, listed, plan
 from plans import signing_keys
 from scenarios.world import World, plain_sum
+from silo_agent.committed_words import CommittedWords
 from silo_agent.one_round import Advance, Call, Committed
 from sparsilo.v1 import round_pb2, words_pb2
 
@@ -318,31 +329,32 @@ def test_committed_words_are_for_their_auditors_and_in_audit_only(tmp_path: Path
         driven = Driven(plan(4, chunk_words=2), tmp_path)
         digest, refused = driven.round.digest, 0
 
-        def ask(silo: str, index: int, round_: bytes = digest) -> list[bytes]:
-            return list(driven.driver.committed(silo, round_, index))
+        async def ask(silo: str, index: int, round_: bytes = digest) -> list[bytes]:
+            return await listed(driven.driver.committed(silo, round_, index))
 
-        with pytest.raises(UnexpectedMessage):
-            ask(A, 0)
         running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
-        await asyncio.gather(*(driven.take_part(silo, Phase.AUDIT) for silo in driven.silos))
+        taking_part = [asyncio.create_task(driven.take_part(silo, Phase.AUDIT)) for silo in driven.silos]
+        with pytest.raises(UnexpectedMessage):
+            await ask(A, 0)
+        await asyncio.gather(*taking_part)
         uploads = [(tmp_path / f"{silo}.words").read_bytes() for silo in driven.silos]
         for silo, index in product(driven.silos, range(6)):
             chunk, start = driven.round.layout.chunks[index], 8 * driven.round.layout.starts[index]
             if index in driven.silos[silo].assigned:
-                pieces = [decode(words_pb2.CommittedChunk, piece, MESSAGE_LIMIT) for piece in ask(silo, index)]
+                pieces = [decode(words_pb2.CommittedChunk, piece, MESSAGE_LIMIT) for piece in await ask(silo, index)]
                 assert [piece.silo for piece in pieces] == [*driven.silos, ""]
                 sent = [upload[start : start + 8 * chunk.words] for upload in uploads]
                 assert [piece.words for piece in pieces[:-1]] == sent
                 with pytest.raises(UnexpectedMessage, match=f"{silo}: is no auditor of chunk {index}"):
-                    ask(silo, index, bytes(32))
+                    await ask(silo, index, bytes(32))
             else:
                 refused += 1
                 with pytest.raises(UnexpectedMessage, match=f"{silo}: is no auditor of chunk {index}"):
-                    ask(silo, index)
+                    await ask(silo, index)
         assert refused == 6 * 2
         for silo, index in (("silo-009", 0), (A, 6)):
             with pytest.raises(UnexpectedMessage, match="is no auditor"):
-                ask(silo, index)
+                await ask(silo, index)
         running.cancel()
 
     timed(work)
@@ -396,10 +408,6 @@ def test_refused_messages_leave_the_round_as_it_was(tmp_path: Path) -> None:
     async def work() -> None:
         driven = Driven(plan(4, threshold=3), tmp_path)
         driver, honest = driven.driver, driven.silos
-        with pytest.raises(UnexpectedMessage, match="no round has begun"):
-            await driver.advance(A, honest[A].message())
-        with pytest.raises(UnexpectedMessage, match="no upload is due"):
-            await driver.upload(A, iterate(iter([])))
         running = asyncio.create_task(driver.run(driven.round, tmp_path))
         await when(lambda: driver._session is not None)
         with pytest.raises(UnexpectedMessage, match="silo-009"):
@@ -456,6 +464,52 @@ def test_every_waiting_silo_hears_that_the_round_is_aborted(phase: Phase, tmp_pa
         assert driven.metric("phase", sparsilo_aggregator_phase="aborted") == 1
 
     timed(work)
+
+
+FULL = OSError(28, "No space left on device")
+WRITES = [
+    *((Journal, "note", phase, SPOKE, sqlite3.OperationalError("database or disk is full")) for phase in PHASES),
+    *((Journal, "note", TABLE[phase].then, CLOSED, sqlite3.OperationalError("disk I/O error")) for phase in PHASES),
+    (Journal, "note", Phase.UPLOAD, UPLOADED, sqlite3.OperationalError("disk I/O error")),
+    (Spool, "take", Phase.UPLOAD, None, FULL),
+    (Spool, "root", Phase.UPLOAD, None, FULL),
+    (round_driver, "write_sum", Phase.UNMASK, None, FULL),
+    (CommittedWords, "chunk", Phase.AUDIT, None, FULL),
+]
+"""What fails, in which phase of the session, and in a journal for which kind of event."""
+
+
+@pytest.mark.clause("4.11")
+@pytest.mark.parametrize(("owner", "name", "phase", "kind", "error"), WRITES)
+def test_a_disk_that_fails_ends_the_round_for_everybody(
+    owner: Any, name: str, phase: Phase, kind: str | None, error: Exception, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """What is not on disk is not answered: a restarted aggregator would not know of it."""
+
+    async def work() -> None:
+        driven = Driven(plan(3), tmp_path)
+        done = getattr(owner, name)
+
+        def failing(*arguments: Any) -> Any:
+            session = driven.driver._session
+            if session is not None and session.phase is phase and (kind is None or arguments[1] == kind):
+                raise error
+            return done(*arguments)
+
+        monkeypatch.setattr(owner, name, failing)
+        running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
+        silos = [asyncio.create_task(driven.take_part(silo)) for silo in (A, B, C)]
+        with pytest.raises(OutputError, match=f"^{tmp_path}: {error.args[-1]} \\(is there room") as failed:
+            await running
+        for silo in await asyncio.gather(*silos, return_exceptions=True):
+            assert isinstance(silo, OutputError | RoundAborted | UnexpectedMessage), "nobody is done, or waits"
+        for silo in (A, B, C):
+            if isinstance(call := driven.call(silo), Advance) and driven.silos[silo].phase is phase:
+                answer = decode(round_pb2.AggregatorMessage, await driven.driver.advance(silo, call.message), 1000)
+                assert answer.aborted.reason == failed.value.message
+
+    _, seconds = timed(work)
+    assert seconds < 10, "the plan would wait for a minute"
 
 
 def test_next_waits_for_a_round_and_offers_it_once(tmp_path: Path) -> None:
@@ -608,12 +662,12 @@ def test_keep_masks_are_served_by_digest(size: int, tmp_path: Path, monkeypatch:
         driver = Driven(plan(3), tmp_path).driver
         driver.offer_keep_mask(sha256(content).digest(), tmp_path / "keep_mask")
         served = driver.keep_mask(sha256(content).digest())
-        pieces = [decode(words_pb2.KeepMaskChunk, piece, MESSAGE_LIMIT).data for piece in served]
+        pieces = [decode(words_pb2.KeepMaskChunk, piece, MESSAGE_LIMIT).data async for piece in served]
         assert b"".join(pieces) == content
         assert all(0 < len(piece) <= 7 for piece in pieces)
         for unknown in (b"", sha256(b"another").digest()):
             with pytest.raises(ProtocolError, match="no keep mask"):
-                next(driver.keep_mask(unknown))
+                await anext(driver.keep_mask(unknown))
 
     timed(work)
 

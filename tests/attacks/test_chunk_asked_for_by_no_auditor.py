@@ -8,7 +8,7 @@ import pytest
 from attacks.stage import SILOS, ZERO, Stage, plain
 from crypto.errors import UnexpectedMessage
 from crypto.names import Phase
-from driven import Driven, plan
+from driven import Driven, listed, plan
 
 pytestmark = pytest.mark.clause("5.9.1")
 
@@ -19,21 +19,21 @@ async def ask(folder: Path) -> None:
     session, digest = world.silos[ZERO], world.round.digest
     before = asyncio.create_task(world.take_part(ZERO, until=Phase.AUDIT))
     with pytest.raises(UnexpectedMessage, match=f"{ZERO}: is no auditor of chunk 0"):
-        list(world.driver.committed(ZERO, digest, 0))
+        await listed(world.driver.committed(ZERO, digest, 0))
     await asyncio.gather(before, *(world.take_part(silo, until=Phase.AUDIT) for silo in SILOS[1:]))
     chunks = range(len(session.round.layout.chunks))
     for index in chunks:
         if index in session.assigned:
-            assert len(list(world.driver.committed(ZERO, digest, index))) == 6
+            assert len(await listed(world.driver.committed(ZERO, digest, index))) == 6
             continue
         with pytest.raises(UnexpectedMessage) as refused:
-            next(world.driver.committed(ZERO, digest, index))
+            await anext(world.driver.committed(ZERO, digest, index))
         assert refused.value.party == ZERO
     for other_round, index in ((bytes(32), session.assigned[0] if session.assigned else 0), (digest, len(chunks))):
         with pytest.raises(UnexpectedMessage):
-            next(world.driver.committed(ZERO, other_round, index))
+            await anext(world.driver.committed(ZERO, other_round, index))
     with pytest.raises(UnexpectedMessage):
-        next(world.driver.committed("silo-999", digest, 0))
+        await anext(world.driver.committed("silo-999", digest, 0))
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 

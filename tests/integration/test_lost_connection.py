@@ -22,7 +22,15 @@ from aggregator.local import Federation
 from aggregator.round_driver import RoundDriver
 from aggregator.spool import Spool
 from commands import local, prune
-from crypto.errors import BadAudit, BadUpload, ConnectionFailed, ProtocolError, UnexpectedMessage
+from crypto.errors import (
+    BadAudit,
+    BadUpload,
+    ConnectionFailed,
+    OutputError,
+    ProtocolError,
+    RoundAborted,
+    UnexpectedMessage,
+)
 from crypto.identity import Authority
 from crypto.names import Phase
 from crypto.secagg.wire import encode
@@ -30,7 +38,7 @@ from driven import looping, on, serving
 from models import tiny_llama, write_text
 from silo_agent import transport
 from silo_agent.metrics import RoundMetrics
-from silo_agent.one_round import Committed, Upload
+from silo_agent.one_round import Advance, Committed, Upload
 from silo_agent.transport import Transport
 from sparsilo.v1 import round_pb2, words_pb2
 
@@ -167,7 +175,10 @@ class Answers:
                 self.cut()
         return encode(words_pb2.UploadReceipt(chunks=len(taken)))
 
-    def committed(self, silo: str, round_digest: bytes, index: int) -> Iterator[bytes]:
+    async def advance(self, silo: str, data: bytes) -> bytes:
+        raise OutputError("/round: No space left on device", hint="is there room?")
+
+    async def committed(self, silo: str, round_digest: bytes, index: int) -> AsyncIterator[bytes]:
         if silo != "a" or round_digest != b"r" * 32:
             raise UnexpectedMessage(f"is no auditor of chunk {index}", party=silo)
         for sent in range(5):
@@ -177,7 +188,7 @@ class Answers:
                 time.sleep(0.2)  # the connection breaks before the next one is sent
             yield encode(words_pb2.CommittedChunk(silo=f"{index}", words=bytes([sent]) * 100_000))
 
-    def keep_mask(self, digest: bytes) -> Iterator[bytes]:
+    async def keep_mask(self, digest: bytes) -> AsyncIterator[bytes]:
         yield encode(words_pb2.KeepMaskChunk(data=self.content))
 
 
@@ -284,6 +295,11 @@ def test_who_is_no_auditor_is_refused(behind: Behind) -> None:
         behind.agent.perform(Committed(asked(3, bytes(32)), list))
     with pytest.raises(ProtocolError, match="malformed_message"):
         behind.agent.perform(Committed(asked(3) + b"x", list))
+
+
+def test_a_disk_that_is_full_over_there_is_no_fault_of_the_silo_or_the_connection(behind: Behind) -> None:
+    with pytest.raises(RoundAborted, match="output: /round: No space left on device"):
+        behind.agent.perform(Advance(b"message"))
 
 
 @pytest.mark.clause("6.5.3")

@@ -26,6 +26,7 @@ from crypto.names import Phase
 from crypto.plan import Plan, least_threshold
 from crypto.secagg.session import AggregatorSession, Round
 from crypto.secagg.wire import MESSAGE_LIMIT, decode
+from driven import listed
 from plans import plan_message, signing_keys
 from scenarios.world import Lanes, plain_sum, random_lanes
 from silo_agent.ledger import Release
@@ -355,4 +356,4 @@ class Simulation:
 
     async def _committed(self, driver: RoundDriver, silo: str, request: bytes) -> list[bytes]:
         asked = decode(words_pb2.CommittedRequest, request, MESSAGE_LIMIT)
-        return list(driver.committed(silo, asked.round, asked.index))
+        return await listed(driver.committed(silo, asked.round, asked.index))
