@@ -114,6 +114,13 @@ def check_certificates(pem: bytes, now: datetime) -> None:
         )
 
 
+def check_subject(pem: bytes, name: str) -> None:
+    """Return if the first certificate's common name is `name`; raise IdentityError saying whose it is."""
+    names = [str(each.value) for each in _first(pem).subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if names != [name]:
+        raise IdentityError(f"is for {' and '.join(names) or 'nobody'}, not for {name}", hint="silo in the config")
+
+
 def check_key_pair(private_key: bytes, certificate: bytes) -> None:
     """Return if the PEM private key is the certificate's; raise IdentityError saying what is wrong."""
     try:

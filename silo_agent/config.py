@@ -11,7 +11,7 @@ from typing import Any, Final
 import yaml
 
 from crypto.errors import ConfigError, IdentityError
-from crypto.identity import Certified, check_certificates, check_key_pair
+from crypto.identity import Certified, check_certificates, check_key_pair, check_subject
 from crypto.names import Backend, Suite
 from crypto.primitives.signing import SigningKey, check_public_key
 
@@ -153,6 +153,7 @@ def read_tls(config: AgentConfig, now: datetime) -> tuple[Certified, bytes]:
     authority = read_bytes(config.authority)
     with _named(config.certificate):
         check_certificates(certificate, now)
+        check_subject(certificate, config.silo)
     with _named(config.authority):
         check_certificates(authority, now)
     with _named(config.private_key):

@@ -22,7 +22,7 @@ from cryptography.x509.oid import NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from crypto.errors import IdentityError
-from crypto.identity import Authority, Certified, check_certificates, check_key_pair
+from crypto.identity import Authority, Certified, check_certificates, check_key_pair, check_subject
 from crypto.names import Suite
 from crypto.primitives.sealed import SealingKey
 from plans import signing_keys
@@ -249,6 +249,9 @@ def test_own_files_are_checked_before_they_are_used() -> None:
     check_certificates(one.certificate, start)
     check_certificates(one.certificate + authority.certificate, start + timedelta(days=30))
     check_key_pair(one.private_key, one.certificate)
+    check_subject(one.certificate + other.certificate, "silo-a")
+    with pytest.raises(IdentityError, match="is for silo-b, not for silo-a"):
+        check_subject(other.certificate + one.certificate, "silo-a")
     for now in (start - timedelta(minutes=6), start + timedelta(days=31)):
         with pytest.raises(IdentityError, match="is valid from 2025-12-31 23:55 to 2026-01-31 00:00 UTC"):
             check_certificates(one.certificate, now)

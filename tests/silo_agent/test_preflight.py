@@ -43,6 +43,9 @@ class Home:
             "private_key": own.private_key,
             "authority": AUTHORITY.certificate,
         }
+        other = keys[next(silo for silo in keys if silo != SILO)]
+        (folder / "another_key").write_text(other.to_bytes().hex())
+        (folder / "another_certificate").write_bytes(AUTHORITY.issue("ward-9").certificate)
         for name, content in files.items():
             (folder / name).write_bytes(content)
         write_text(folder / "notes.txt", 300, seed=0)
@@ -93,9 +96,10 @@ def test_a_line_a_check_for_a_person(home: Home, capsys: pytest.CaptureFixture[s
 WRONG: dict[str, tuple[dict[str, object], int, str, str]] = {
     "an unknown field": ({"sliced": 1}, 4, "config", "sliced: unknown field"),
     "no signing key": ({"signing_key": "none"}, 2, "identity", "none: cannot be read"),
-    "another silo's name": ({"silo": "silo-002"}, 2, "identity", "is not the public key of"),
+    "another silo's key": ({"signing_key": "another_key"}, 2, "identity", "is not the public key of"),
     "keys of another suite": ({"suite": "fips"}, 2, "identity", "a public signing key of 32 bytes is not"),
     "a certificate that is none": ({"certificate": "roster"}, 2, "TLS", "roster: holds no PEM certificate"),
+    "another's certificate": ({"certificate": "another_certificate"}, 2, "TLS", f"is for ward-9, not for {SILO}"),
     "no authority": ({"authority": "none"}, 2, "TLS", "none: cannot be read"),
     "no model": ({"model": "none"}, 4, "model", "none: no such folder"),
     "no such device": ({"device": "cuda:99"}, 4, "device", "'cuda:99' is not available"),
