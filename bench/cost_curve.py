@@ -126,7 +126,7 @@ def page(points: list[Point]) -> str:
         f"among {SILOS[-1]}. AUDIT sends a silo on average 2 to 2.7 times its upload, more than all else; where a "
         f"release has few chunks, few silos get all of that. Measured on {machine['cpu']}, {machine['cores']} cores "
         f"of which one is used, with Python {machine['python']}, cryptography {machine['cryptography']} and numpy "
-        f"{machine['numpy']}, suite `default`, with other work running beside it."
+        f"{machine['numpy']}, suite `default`."
     )
     return f"""# What a round costs a silo
 

@@ -294,6 +294,27 @@ MUTATIONS = (
         "FROM events ORDER BY kind",
         "tests/aggregator/test_journal.py",
     ),
+    Mutation(
+        CHECK,
+        "aggregator/round_driver.py",
+        "            if self._disk_failure:\n                raise self._disk_failure\n",
+        "",
+        "tests/aggregator/test_round_driver.py",
+    ),
+    Mutation(
+        CHECK,
+        "aggregator/round_driver.py",
+        "await self._changed.wait_for(lambda: self._session or self._over)",
+        "pass",
+        "tests/aggregator/test_resumed_round.py",
+    ),
+    Mutation(
+        BOUND,
+        "crypto/encoding/lanes.py",
+        "pairs *= 256 + (1 << width)",
+        "pairs *= 256 + (2 << width)",
+        LANES,
+    ),
 )
 
 
