@@ -9,7 +9,7 @@ by an aggregator that was killed and started again (aggregator/journal).
 import asyncio
 import logging
 import sqlite3
-from collections import defaultdict
+from collections import ChainMap, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -85,7 +85,7 @@ class RoundDriver:
         self._spools: dict[str, Spool] = {}
         self._committed: list[CommittedWords] = []
         self._pending: dict[str, bytes] = {}  # digest of the message that each silo waits on
-        self._answers: dict[tuple[str, bytes], bytes] = {}
+        self._answers: ChainMap[tuple[str, bytes], bytes] = ChainMap()
         self._gone: set[str] = set()
         self._keep_masks: dict[bytes, Path] = {}
         self._last_arrival = 0.0
@@ -104,6 +104,7 @@ class RoundDriver:
         kind = plan.release_kind(round_.index)
         async with self._changed:
             self._folder, self._disk_failure = folder, None
+            self._answers = ChainMap({}, self._answers.maps[0])  # and the last round's; nobody asks for older ones
             with self._on_disk():
                 self._journal = Journal(folder / "journal.sqlite", round_.digest)
                 self._spools = {

@@ -260,7 +260,9 @@ class AggregatorSession(ABC):
         self.expected, self.phase = tuple(bodies), exchange.then
         self._messages = {}
         _note(self.transcript, exchange.aggregator, next(iter(answers.values())))
-        return {silo: self._encoded(exchange.aggregator, answer) for silo, answer in answers.items()}
+        alike = {id(answer): answer for answer in answers.values()}  # most phases tell everybody the same
+        encoded = {key: self._encoded(exchange.aggregator, answer) for key, answer in alike.items()}
+        return {silo: encoded[id(answer)] for silo, answer in answers.items()}
 
     def abort(self, reason: str) -> bytes:
         """End the round; the message to tell every silo."""

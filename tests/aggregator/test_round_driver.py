@@ -96,7 +96,7 @@ def test_a_whole_round(silos: int, backend: Backend, tmp_path: Path) -> None:
 
 
 def test_one_driver_runs_one_round_after_another(tmp_path: Path) -> None:
-    """Who was gone in the first is not waited for in the second."""
+    """Who was gone in the first is not waited for in the second. Answers are kept for a round more, not for ever."""
 
     async def work() -> None:
         first = Driven(plan(4, threshold=3), tmp_path / "first")
@@ -109,6 +109,14 @@ def test_one_driver_runs_one_round_after_another(tmp_path: Path) -> None:
         assert opened(closed) == plain_sum(second.lanes, (A, C, D))
         for silo, message, answer in first.said:
             assert await first.driver.advance(silo, message) == answer, "the first round's answers are still given"
+        third = Driven(plan(4, threshold=3, run=b"a third run of 4"), tmp_path / "third")
+        third.driver = first.driver
+        await third.run({B: Phase.PLAN})
+        for silo, message, answer in second.said:
+            assert await first.driver.advance(silo, message) == answer
+        for silo, message, _ in first.said:
+            with pytest.raises(UnexpectedMessage):
+                await first.driver.advance(silo, message)
 
     _, seconds = timed(work)
     assert seconds < 10
