@@ -23,7 +23,7 @@ from aggregator.spool import Spool
 from aggregator.word_sum import OpenedChunk, opened_chunks, write_sum
 from crypto.backends.double_masking.aggregator import DoubleMaskingAggregator
 from crypto.backends.insecure_plaintext import InsecurePlaintextAggregator
-from crypto.errors import OutputError, ProtocolError, SparsiloError, UnexpectedMessage
+from crypto.errors import ProtocolError, RoundAborted, SparsiloError, UnexpectedMessage
 from crypto.names import Backend, Phase
 from crypto.primitives import merkle
 from crypto.secagg.session import AggregatorSession, Round
@@ -76,7 +76,7 @@ class RoundDriver:
         self._watch = watch
         self._changed = asyncio.Condition()
         self._session: AggregatorSession | None = None
-        self._disk_failure: OutputError | None = None
+        self._disk_failure: RoundAborted | None = None
         self._waking: asyncio.Task[None] | None = None
         self._over: round_pb2.Over | None = None
         self._journal: Journal | None = None
@@ -94,7 +94,7 @@ class RoundDriver:
         """One round; uploads, sum and journal go into `folder`, and a folder with the journal of this round continues
         it.
 
-        Raises TooFewSurvivors naming the phase, the ProtocolError that ended it, or OutputError where something could
+        Raises TooFewSurvivors naming the phase, the ProtocolError that ended it, or RoundAborted where something could
         not be written. Every waiting silo is told, also when the round is cancelled.
         """
         session = _make_session(round_)
@@ -301,14 +301,14 @@ class RoundDriver:
     def _on_disk(self) -> Iterator[None]:
         """A disk that fails ends the round: nothing is answered that a restart would not remember (4.11).
 
-        Raises OutputError, here and in `run`.
+        Raises RoundAborted, here and in `run`.
         """
         try:
             yield
         except (OSError, sqlite3.Error) as error:
             reason = f"{self._folder}: {getattr(error, 'strerror', None) or error}"
             hint = "is there room on the aggregator's disk, and is it a local one?"
-            self._disk_failure = OutputError(reason, hint=hint)
+            self._disk_failure = RoundAborted(reason, hint=hint)
             self._waking = asyncio.create_task(self._wake())
             raise self._disk_failure from None
 

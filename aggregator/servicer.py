@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from aggregator.round_driver import RoundDriver
-from crypto.errors import MalformedMessage, OutputError, ProtocolError
+from crypto.errors import MalformedMessage, ProtocolError, RoundAborted
 from crypto.identity import Certified
 from crypto.secagg.wire import MESSAGE_LIMIT, decode
 from silo_agent.transport import OPTIONS, ROUNDS, WORDS
@@ -110,7 +110,7 @@ class Servicer:
             async for chunk in chunks(silo):
                 self._count(silo, down=len(chunk))
                 yield chunk
-        except (ProtocolError, OutputError) as error:
+        except (ProtocolError, RoundAborted) as error:
             await _refuse(context, silo, error)
 
     async def _answered(
@@ -119,7 +119,7 @@ class Servicer:
         self._count(silo, up=len(request))
         try:
             data = await answer()
-        except (ProtocolError, OutputError) as error:
+        except (ProtocolError, RoundAborted) as error:
             await _refuse(context, silo, error)
             raise
         self._count(silo, down=len(data))
@@ -137,7 +137,7 @@ class Servicer:
         self._driver.count(silo, up=up, down=down)
 
 
-async def _refuse(context: Any, silo: str, error: ProtocolError | OutputError) -> None:
+async def _refuse(context: Any, silo: str, error: ProtocolError | RoundAborted) -> None:
     _log.warning("%s: refused: %s: %s", silo, error.code, error.message)
     match error:
         case MalformedMessage():

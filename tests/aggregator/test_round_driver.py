@@ -20,7 +20,6 @@ from crypto.backends.double_masking.phases import TABLE
 from crypto.errors import (
     BadUpload,
     MalformedMessage,
-    OutputError,
     ProtocolError,
     RoundAborted,
     TooFewSurvivors,
@@ -507,10 +506,10 @@ def test_a_disk_that_fails_ends_the_round_for_everybody(
         monkeypatch.setattr(owner, name, failing)
         running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
         silos = [asyncio.create_task(driven.take_part(silo)) for silo in (A, B, C)]
-        with pytest.raises(OutputError, match=f"^{tmp_path}: {error.args[-1]} \\(is there room") as failed:
+        with pytest.raises(RoundAborted, match=f"^{tmp_path}: {error.args[-1]} \\(is there room") as failed:
             await running
         for silo in await asyncio.gather(*silos, return_exceptions=True):
-            assert isinstance(silo, OutputError | RoundAborted | UnexpectedMessage), "nobody is done, or waits"
+            assert isinstance(silo, RoundAborted | UnexpectedMessage), "nobody is done, or waits"
         for silo in (A, B, C):
             if isinstance(call := driven.call(silo), Advance) and driven.silos[silo].phase is phase:
                 answer = decode(round_pb2.AggregatorMessage, await driven.driver.advance(silo, call.message), 1000)

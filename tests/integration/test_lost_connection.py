@@ -26,7 +26,6 @@ from crypto.errors import (
     BadAudit,
     BadUpload,
     ConnectionFailed,
-    OutputError,
     ProtocolError,
     RoundAborted,
     UnexpectedMessage,
@@ -176,7 +175,7 @@ class Answers:
         return encode(words_pb2.UploadReceipt(chunks=len(taken)))
 
     async def advance(self, silo: str, data: bytes) -> bytes:
-        raise OutputError("/round: No space left on device", hint="is there room?")
+        raise RoundAborted("/round: No space left on device", hint="is there room?")
 
     async def committed(self, silo: str, round_digest: bytes, index: int) -> AsyncIterator[bytes]:
         if silo != "a" or round_digest != b"r" * 32:
@@ -298,7 +297,7 @@ def test_who_is_no_auditor_is_refused(behind: Behind) -> None:
 
 
 def test_a_disk_that_is_full_over_there_is_no_fault_of_the_silo_or_the_connection(behind: Behind) -> None:
-    with pytest.raises(RoundAborted, match="output: /round: No space left on device"):
+    with pytest.raises(RoundAborted, match="round_aborted: /round: No space left on device"):
         behind.agent.perform(Advance(b"message"))
 
 
