@@ -8,8 +8,8 @@ random tile. Prints one JSON document; exits with 1 when a claim in it is not me
 
 Memory is a process's high-water mark from UPLOAD on, above what it had when UPLOAD began; of the silos the worst. Time
 is CPU time of all of a process's threads; of the silos the median. Folding is the aggregator's UPLOAD and UNMASK.
-What is claimed to be linear is user time. System time is in the document beside it and not claimed: it is mostly the
-file cache's for the spools, which costs more the more memory is fresh and depends on what the machine did before.
+User time is shown beside it: the rest is system time, mostly the file cache's for the spools, which grows with fresh
+memory and depends on what the machine did before.
 """
 
 import argparse
@@ -225,8 +225,8 @@ def main(sizes: Sequence[int], under: Path | None) -> None:
         peak = max(each[f"{side}_peak_bytes_above_idle"] for each in rounds)
         claims[f"{side}: peak bytes above idle"] = at_most(peak, PEAK_BYTES)
     for work in ("silo_upload", "aggregator_fold"):
-        each_ns = [each[f"{work}_user_ns_per_weight"] for each in rounds]
-        claims[f"{work}: user time a weight, largest / smallest"] = at_most(max(each_ns) / min(each_ns), MOST_UNLIKE)
+        each_ns = [each[f"{work}_ns_per_weight"] for each in rounds]
+        claims[f"{work}: CPU time a weight, largest / smallest"] = at_most(max(each_ns) / min(each_ns), MOST_UNLIKE)
     setting = {
         "silos": SILOS,
         "survivors": SURVIVORS,
