@@ -218,10 +218,11 @@ class RoundDriver:
                 spool.take(stream, decode(words_pb2.WordChunk, data, MESSAGE_LIMIT, party=silo))
             self._arrived()
             count += 1
+        with self._on_disk():
+            root = await asyncio.to_thread(spool.root)
         if session.phase is not Phase.UPLOAD:  # the journal may be the next round's by now
             raise UnexpectedMessage("the upload ended too late", party=silo)
         with self._on_disk():
-            root = spool.root()
             self._noted.note(UPLOADED, silo, root)
         session.uploaded(silo, root)
         return encode(words_pb2.UploadReceipt(chunks=count))
@@ -235,7 +236,7 @@ class RoundDriver:
         self._arrived()
         for words in self._committed:
             with self._on_disk():
-                piece = encode(words.chunk(index))
+                piece = encode(await asyncio.to_thread(words.chunk, index))
             yield piece
 
     async def keep_mask(self, digest: bytes) -> AsyncIterator[bytes]:

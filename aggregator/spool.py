@@ -1,12 +1,12 @@
 """One silo's masked words on disk, as they arrive. They can be added up only once the survivors are fixed."""
 
-import os
 from pathlib import Path
 
 from crypto.encoding.layout import Layout
 from crypto.errors import BadUpload
 from crypto.primitives import merkle
 from silo_agent.committed_words import WORD_BYTES, CommittedWords, read_chunks
+from silo_agent.direct_io import DirectAppender
 from sparsilo.v1 import words_pb2
 
 
@@ -23,7 +23,8 @@ class Spool:
         self._silo = silo
         file.touch()
         self._leaves = [merkle.leaf(data) for data in read_chunks(file, layout)]
-        self._size = WORD_BYTES * sum(chunk.words for chunk in layout.chunks[: len(self._leaves)])
+        taken = layout.chunks[: len(self._leaves)]
+        self._words = DirectAppender(file, WORD_BYTES * sum(chunk.words for chunk in taken))
         self._next = 0
         self._stream = 0
 
@@ -45,10 +46,7 @@ class Spool:
             raise BadUpload(f"chunk {message.index} has {len(message.words)} bytes", party=self._silo)
         leaf = merkle.leaf(message.words)
         if self._next == len(self._leaves):
-            with self.file.open("r+b") as out:
-                out.seek(self._size)  # over what a write left that a full disk cut short
-                out.write(message.words)
-            self._size += len(message.words)
+            self._words.append(message.words)
             self._leaves.append(leaf)
         elif leaf != self._leaves[self._next]:
             raise BadUpload(f"chunk {message.index} is not what was sent before", party=self._silo)
@@ -58,8 +56,7 @@ class Spool:
         """The Merkle root of the whole upload, which is on disk. Raises BadUpload where chunks are missing."""
         if self._next != len(self._layout.chunks):
             raise BadUpload(f"{self._next} of {len(self._layout.chunks)} chunks arrived", party=self._silo)
-        with self.file.open("r+b") as written:
-            os.fsync(written.fileno())
+        self._words.sync()
         return merkle.root(self._leaves)
 
     def committed(self) -> CommittedWords:

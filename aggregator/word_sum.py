@@ -15,6 +15,7 @@ from crypto.primitives import merkle
 from crypto.secagg.session import AggregatorSession
 from silo_agent.ahead import ahead
 from silo_agent.committed_words import WORD_BYTES, read_chunks
+from silo_agent.direct_io import DirectAppender, open_direct, read_direct
 
 OpenedChunk = tuple[Chunk, NDArray[np.uint64]]
 
@@ -26,14 +27,15 @@ def write_sum(
 
     Raises CorruptSum where a header does not count the survivors.
     """
+    file.write_bytes(b"")
+    out = DirectAppender(file, 0)
     with ExitStack() as stack:
-        descriptors = [stack.enter_context(upload.open("rb")).fileno() for upload in uploads]
-        out = stack.enter_context(file.open("wb"))
+        descriptors = [stack.enter_context(open_direct(upload, os.O_RDONLY)) for upload in uploads]
 
         def opened(chunk: Chunk) -> tuple[bytes, bytes]:
             total, size, start = np.zeros(chunk.words, np.uint64), WORD_BYTES * chunk.words, layout.starts[chunk.index]
             for descriptor in descriptors:
-                total += np.frombuffer(os.pread(descriptor, size, WORD_BYTES * start), "<u8")  # mod 2^64
+                total += np.frombuffer(read_direct(descriptor, size, WORD_BYTES * start), "<u8")  # mod 2^64
             session.unmask_chunk(chunk.index, total)
             open_chunk(chunk, total, len(uploads))
             data = total.astype("<u8", copy=False).tobytes()
@@ -41,10 +43,9 @@ def write_sum(
 
         leaves = []
         for data, leaf in ahead(opened, layout.chunks, threads):
-            out.write(data)
+            out.append(data)
             leaves.append(leaf)
-        out.flush()
-        os.fsync(out.fileno())
+        out.sync()
     return leaves
 
 

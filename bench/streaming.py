@@ -1,6 +1,6 @@
 """A synthetic release of 7 * 10^9 weights, masked and folded by streaming: memory and CPU time of either side.
 
-Run `make bench-streaming` (Linux; 25 GB of free disk, removed afterwards; on two slow cores half an hour). The roster
+Run `make bench-streaming` (Linux; 25 GB of free disk, removed afterwards; on two slow cores an hour). The roster
 is of 10 silos, so a lane has 4 bits. 4 silos fall silent in UPLOAD; the 6 that a sum needs at least upload 3.5 GB each,
 every one a process of its own, to an aggregator process over mutual TLS on loopback, through the drivers, transport and
 servicer of a deployment; and the round goes on through its AUDIT. Only the keep mask is synthetic: it is cut out of one
@@ -8,8 +8,8 @@ random tile. Prints one JSON document; exits with 1 when a claim in it is not me
 
 Memory is a process's high-water mark from UPLOAD on, above what it had when UPLOAD began; of the silos the worst. Time
 is CPU time of all of a process's threads; of the silos the median. Folding is the aggregator's UPLOAD and UNMASK.
-User time is shown beside it: the rest is system time, mostly the file cache's for the spools, which grows with fresh
-memory and depends on what the machine did before.
+User time is shown beside it; the rest is system time. Sizes are measured up and down again, and the means compared, so
+that a machine that gets slower on the way does not count as a size that is slower.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from shutil import disk_usage
 from socket import socket
-from statistics import median
+from statistics import mean, median
 from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
@@ -49,6 +49,7 @@ from crypto.names import Phase
 from crypto.plan import Plan, votes_section
 from crypto.secagg.session import Round
 from silo_agent.committed_words import SUM_FILE
+from silo_agent.freed_memory import keep_freed_memory
 from silo_agent.ledger import Release
 from silo_agent.metrics import RoundMetrics
 from silo_agent.one_round import Upload, one_round
@@ -119,6 +120,7 @@ def _memory(field: str) -> int:
 
 def take_part(silo: str, target: str, own: Certified, authority: bytes, folder: Path, uploads: bool) -> dict[str, Any]:
     """One silo's process, from the offer to DONE, or silent from UPLOAD on."""
+    keep_freed_memory()  # as either command does
     meter = Meter()
     transport = Transport(target, own, authority, RoundMetrics(CollectorRegistry(), "silo_agent"))
     offer = transport.next().round
@@ -137,6 +139,7 @@ def take_part(silo: str, target: str, own: Certified, authority: bytes, folder: 
 
 def aggregate(plan: Plan, address: str, own: Certified, authority: bytes, folder: Path) -> dict[str, Any]:
     """The aggregator's process."""
+    keep_freed_memory()  # as either command does
     meter = Meter()
 
     async def run() -> dict[str, Any]:
@@ -217,7 +220,7 @@ def measure(weights: int, folder: Path) -> dict[str, Any]:
 
 def main(sizes: Sequence[int], under: Path | None) -> None:
     rounds = []
-    for weights in sizes:
+    for weights in (*sizes, *reversed(sizes[:-1])):
         with TemporaryDirectory(dir=under) as folder:
             rounds.append(measure(weights, Path(folder)))
     claims = {"wrong lanes in the opened sum, of a sample": at_most(sum(each["wrong_lanes"] for each in rounds), 0)}
@@ -225,7 +228,9 @@ def main(sizes: Sequence[int], under: Path | None) -> None:
         peak = max(each[f"{side}_peak_bytes_above_idle"] for each in rounds)
         claims[f"{side}: peak bytes above idle"] = at_most(peak, PEAK_BYTES)
     for work in ("silo_upload", "aggregator_fold"):
-        each_ns = [each[f"{work}_ns_per_weight"] for each in rounds]
+        each_ns = [
+            mean(each[f"{work}_ns_per_weight"] for each in rounds if each["weights"] == weights) for weights in sizes
+        ]
         claims[f"{work}: CPU time a weight, largest / smallest"] = at_most(max(each_ns) / min(each_ns), MOST_UNLIKE)
     setting = {
         "silos": SILOS,

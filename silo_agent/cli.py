@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from crypto.errors import ConfigError, OutputError, SparsiloError
 from crypto.names import ComparisonGroup, Pruner, Suite
 from crypto.plan import parse_ratio
+from silo_agent.freed_memory import keep_freed_memory
 
 USAGE_EXIT: Final = 4
 ENVELOPE_VERSION: Final = 1
@@ -43,6 +44,7 @@ def named(kind: type[StrEnum]) -> click.Choice[str]:
 
 def run_command(command: click.Command) -> None:
     """The process edge: every error is one line on stderr, with the exit code that the contract gives it."""
+    keep_freed_memory()
     try:
         # click returns the exit code itself where it printed --help or the like.
         code = command.main(standalone_mode=False, auto_envvar_prefix="SPARSILO")

@@ -8,6 +8,7 @@ from typing import Final
 from crypto.encoding.layout import Layout
 from crypto.errors import InputError
 from crypto.primitives import merkle
+from silo_agent.direct_io import open_direct, read_direct
 from sparsilo.v1 import words_pb2
 
 WORD_BYTES: Final = 8
@@ -29,12 +30,9 @@ class CommittedWords:
 
     def chunk(self, index: int) -> words_pb2.CommittedChunk:
         """One chunk and its path."""
-        with self._file.open("rb") as opened:
-            data = os.pread(
-                opened.fileno(),
-                WORD_BYTES * self._layout.chunks[index].words,
-                WORD_BYTES * self._layout.starts[index],
-            )
+        size, start = WORD_BYTES * self._layout.chunks[index].words, WORD_BYTES * self._layout.starts[index]
+        with open_direct(self._file, os.O_RDONLY) as descriptor:
+            data = bytes(read_direct(descriptor, size, start))
         return words_pb2.CommittedChunk(silo=self._silo, words=data, path=self.tree.path(index))
 
 
