@@ -1,12 +1,23 @@
-"""How much freed memory a process keeps."""
+"""What a process does with memory that was freed: it keeps some, since a chunk's buffers come and go."""
+
+from ctypes import CDLL
+from typing import Final
+
+_KEPT: Final = 32 << 20
+"""Bytes, of each of two arenas."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Let malloc keep up to 62 MiB that was freed, where it is glibc's; called once, when a process begins.
+    """Set malloc's limits once, when a process begins, where malloc is glibc's (mallopt(3)).
 
-    By default it keeps 2 MiB. Chunks of 1 MiB pass through several buffers; each would begin on fresh pages, which cost
-    more time than what is done with them. There is no call for it in Python. But glibc raises its limits to the largest
-    block of its own mapping that was freed, up to 32 MiB, and twice that (mallopt(3), M_MMAP_THRESHOLD); the block is
-    never touched, so it takes no memory.
+    By default it hands back all but 2 MiB. A chunk of 1 MiB passes through several buffers, each of which would begin
+    on fresh pages, and those cost more than what is done with them. In return all threads share two arenas: what each
+    thread keeps for itself adds up.
     """
-    bytearray(31 << 20)
+    libc = CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_ARENA_MAX, 2)
+        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT)
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT)
