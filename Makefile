@@ -25,7 +25,7 @@ bench-masking: .venv/.ok ## measure masking against the bare primitives and Flow
 	@$(BIN)/python -m pip install -q --no-deps -r bench/requirements.txt
 	@$(BIN)/python -m bench.masking
 
-bench-streaming: .venv/.ok ## stream 7 * 10^9 weights through a round: memory and CPU time (25 GB of disk, an hour)
+bench-streaming: .venv/.ok ## stream 7 * 10^9 weights through a round: memory and CPU time (25 GB of disk, a quarter of an hour)
 	@$(BIN)/python -m bench.streaming
 
 bench-cohort: .venv/.ok ## a round of 200 silos, 20 of them dropped: CPU seconds and bytes (SUITE=fips: in the other suite)
