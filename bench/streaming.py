@@ -1,10 +1,10 @@
 """A synthetic release of 7 * 10^9 weights, masked and folded by streaming: memory and CPU time of either side.
 
 Run `make bench-streaming` (Linux; 25 GB of free disk, removed afterwards; a quarter of an hour on two cores). The
-roster is of 10 silos, so a lane has 4 bits. 4 silos fall silent in UPLOAD; the 6 that a sum needs at least upload 3.5 GB
-each, every one a process of its own, to an aggregator process over mutual TLS on loopback, through the drivers, transport and
-servicer of a deployment; and the round goes on through its AUDIT. Only the keep mask is synthetic: it is cut out of one
-random tile. Prints one JSON document; exits with 1 when a claim in it is not met.
+roster is of 10 silos, so a lane has 4 bits. 4 silos fall silent in UPLOAD; the 6 that a sum needs at least upload
+3.5 GB each, every one a process of its own, to an aggregator process over mutual TLS on loopback, through the drivers,
+transport and servicer of a deployment; and the round goes on through its AUDIT. Only the keep mask is synthetic: it is
+cut out of one random tile. Prints one JSON document; exits with 1 when a claim in it is not met.
 
 Memory is a process's high-water mark from UPLOAD on, above what it had when UPLOAD began; of the silos the worst. Time
 is CPU time of all of a process's threads; of the silos the median. Folding is the aggregator's UPLOAD and UNMASK.
