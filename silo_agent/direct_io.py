@@ -16,7 +16,15 @@ from typing import Final
 _BLOCK: Final = 4096
 """Bytes. Direct I/O begins and ends at its multiples, in memory as on disk; every disk's sectors divide it."""
 
-_thread = local()
+
+class _Thread(local):
+    """A buffer for each thread. Kept, since fresh pages cost more than what goes through them."""
+
+    def __init__(self) -> None:
+        self.buffer = mmap(-1, _BLOCK)
+
+
+_thread = _Thread()
 
 
 class DirectAppender:
@@ -79,7 +87,7 @@ def read_direct(descriptor: int, size: int, start: int) -> memoryview:
 
 
 def _aligned(size: int) -> memoryview:
-    """This thread's buffer for direct I/O. Kept, since fresh pages cost more than what goes through them."""
-    if len(getattr(_thread, "buffer", b"")) < size:
+    """The first `size` bytes of this thread's buffer, which begins on a page."""
+    if len(_thread.buffer) < size:
         _thread.buffer = mmap(-1, size)
     return memoryview(_thread.buffer)[:size]

@@ -12,9 +12,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 def keep_freed_memory() -> None:
     """Set malloc's limits once, when a process begins, where malloc is glibc's (mallopt(3)).
 
-    By default it hands back all but 2 MiB. A chunk of 1 MiB passes through several buffers, each of which would begin
-    on fresh pages, and those cost more than what is done with them. In return all threads share two arenas: what each
-    thread keeps for itself adds up.
+    By default it keeps twice the largest buffer freed so far. A chunk passes through more buffers than two, which would
+    begin on fresh pages each time, and those cost more than what is done with them. In return all threads share two
+    arenas: what each keeps adds up.
     """
     libc = CDLL(None)
     if hasattr(libc, "mallopt"):

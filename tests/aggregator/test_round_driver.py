@@ -510,6 +510,7 @@ def test_a_disk_that_fails_ends_the_round_for_everybody(
             await running
         ended = await asyncio.gather(*silos, return_exceptions=True)
         assert all(isinstance(end, RoundAborted | UnexpectedMessage) for end in ended), "nobody is done, or waits"
+        assert any(isinstance(end, RoundAborted) for end in ended), "whoever met the failure is told at once"
         for silo, end in zip((A, B, C), ended, strict=True):
             if isinstance(end, UnexpectedMessage):  # had not spoken yet
                 continue

@@ -76,6 +76,27 @@ def test_an_aggregator_that_was_killed_goes_on_with_what_is_in_the_file(whole: i
     assert spool.file.read_bytes() == b"".join(chunks)
 
 
+@pytest.mark.parametrize("before", range(4))
+def test_chunks_of_several_blocks_and_an_aggregator_killed_after_some(before: int, tmp_path: Path) -> None:
+    """What of the last chunk was in memory alone is sent again, and the file is the words all the same."""
+    layout = Layout((Section("a", 150_000, 1),), 1000)
+    chunks = [bytes([index]) * 8 * each.words for index, each in enumerate(layout.chunks)]
+    messages = [words_pb2.WordChunk(round=ROUND, index=index, words=data) for index, data in enumerate(chunks)]
+    assert [len(data) for data in chunks] == [8008, 8008, 2760]
+    file = tmp_path / "silo.words"
+    killed = Spool(file, layout, ROUND, "silo-7")
+    stream = killed.start()
+    for message in messages[:before]:
+        killed.take(stream, message)
+    again = Spool(file, layout, ROUND, "silo-7")
+    stream = again.start()
+    for message in messages:
+        again.take(stream, message)
+    assert again.root() == tree_hash(chunks)
+    assert file.read_bytes() == b"".join(chunks)
+    assert [again.committed().chunk(index).words for index in range(3)] == chunks
+
+
 @pytest.mark.clause("5.9.1")
 @pytest.mark.parametrize("restarted", [False, True])
 def test_committed_chunks_lead_to_the_root(restarted: bool, spool: Spool) -> None:
