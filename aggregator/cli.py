@@ -2,16 +2,16 @@
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
 
 from crypto.errors import ConfigError
-from crypto.names import Backend, ComparisonGroup, Pruner, ReleaseKind, Suite
-from crypto.plan import parse_ratio
+from crypto.names import Allocation, Backend, ComparisonGroup, Pruner, ReleaseKind, Schedule, Suite
+from crypto.sparsity import Pattern, Sparsity, parse_ratio
 from silo_agent.cli import (
     FILE,
     LOG_FORMAT,
@@ -23,6 +23,8 @@ from silo_agent.cli import (
     run_command,
     suite_option,
 )
+
+_Value = TypeVar("_Value")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,23 +38,62 @@ def cli() -> None:
 @click.option(
     "--calibration", required=True, multiple=True, type=FILE, help="A silo's private text (.txt, .jsonl); once a silo."
 )
-@click.option("--out", required=True, type=FILE, help="Folder to make: model/, report.json.")
+@click.option("--out", required=True, type=FILE, help="Folder to make: model/, report.json, report.html.")
 @click.option(
     "--release",
-    type=click.Choice([ReleaseKind.VOTES.value]),
+    type=click.Choice([ReleaseKind.VOTES.value, ReleaseKind.WEIGHTS.value]),
     default=ReleaseKind.VOTES.value,
     show_default=True,
-    help="What is summed.",
+    help="What is summed: keep masks, or also the weights that the pruner changed.",
 )
 @click.option("--pruner", type=named(Pruner), default=Pruner.WANDA.value, show_default=True)
-@click.option("--sparsity-ratio", default="0.5", show_default=True, help="Fraction of weights set to zero, in [0, 1).")
+@click.option("--sparsity-ratio", help="Fraction of weights set to zero, in [0, 1).  [default: 0.5]")
+@click.option("--pattern", metavar="N:M", help="Instead of a ratio: of every m inputs in a row, n are kept, as in 2:4.")
 @click.option(
     "--comparison-group",
     type=named(ComparisonGroup),
-    default=ComparisonGroup.LAYER.value,
-    show_default=True,
     help="Weights among which the aggregator keeps those with most votes; layer is one weight matrix. "
-    "Silos compare in their pruner's own group, which for wanda is row.",
+    "Silos compare in their pruner's own group, which for wanda is row.  [default: layer]",
+)
+@click.option(
+    "--force-comparison-group", is_flag=True, help="Allow a group that is known to ruin what this pruner does."
+)
+@click.option(
+    "--schedule",
+    type=named(Schedule),
+    default=Schedule.ONE_SHOT.value,
+    show_default=True,
+    help="iterative: a round a block, and silos go on from the globally pruned block.",
+)
+@click.option("--weight-scaling", is_flag=True, help="Multiply each kept weight by the share of silos that kept it.")
+@click.option(
+    "--allocation",
+    type=named(Allocation),
+    default=Allocation.UNIFORM.value,
+    show_default=True,
+    help="owl: blocks with more outlying weights, on all silos' text, lose fewer.",
+)
+@click.option(
+    "--silo-sparsity-ratio",
+    "own_ratios",
+    multiple=True,
+    metavar="SILO=RATIO",
+    help="Another ratio with which this silo prunes; the model gets --sparsity-ratio.",
+)
+@click.option(
+    "--cohort-floor",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Layer sampling: a silo prunes only some blocks, and every block is pruned by N silos or more. 0: all by all.",
+)
+@click.option(
+    "--capacity",
+    "capacities",
+    multiple=True,
+    metavar="SILO=BLOCKS",
+    help="With layer sampling: of how many blocks this silo prunes.  [default: all]",
 )
 @click.option("--samples", type=click.IntRange(1), default=128, show_default=True, help="Calibration sequences a silo.")
 @click.option(
@@ -73,7 +114,7 @@ def cli() -> None:
     "candidates",
     multiple=True,
     metavar="NAME=FILE",
-    help="A keep-mask file to evaluate beside the others.",
+    help="Keep masks or pruned weights to evaluate beside the others.",
 )
 @click.option(
     "--save-counts", is_flag=True, help="Also write keep_counts.safetensors: how many silos kept each weight."
@@ -118,8 +159,42 @@ def local(**options: Any) -> None:
     print_report(report, str(model), Console(highlight=False))
 
 
+@cli.command()
+@click.argument("model", type=FILE)
+@click.option("--out", required=True, type=FILE, help="Folder to make.")
+def pack(model: Path, out: Path) -> None:
+    """Write a sparse model without its zeros: one bit a weight says which are kept (docs/bitmask-container.md).
+
+    \b
+    Example:
+      aggregator pack pruned/model --out packed
+    """
+    from aggregator.bitmask_container import pack as write_container
+
+    sizes = write_container(model, out)
+    click.echo(
+        f"{out}: {sizes.bitmask:,} bytes of weights, {sizes.bitmask / sizes.dense:.0%} of {sizes.dense:,}", err=True
+    )
+
+
+@cli.command()
+@click.argument("container", type=FILE)
+@click.option("--out", required=True, type=FILE, help="Folder to make; it loads with from_pretrained.")
+def unpack(container: Path, out: Path) -> None:
+    """Write the model folder that a container was packed from, bit for bit.
+
+    \b
+    Example:
+      aggregator unpack packed --out model
+    """
+    from aggregator.bitmask_container import unpack as write_model
+
+    write_model(container, out)
+    click.echo(f"{out}: written", err=True)
+
+
 def _local(options: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
-    parse_ratio(options["sparsity_ratio"])
+    sparsity = _sparsity(options)
     candidates = dict(_candidate(text) for text in options["candidates"])
     if candidates and not options["evaluate"]:
         raise ConfigError("--candidate: is evaluated only with --evaluate N", hint="such as --evaluate 32")
@@ -134,10 +209,17 @@ def _local(options: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
         out=options["out"],
         pruning=PruningSettings(
             pruner=Pruner(options["pruner"]),
-            sparsity_ratio=options["sparsity_ratio"],
-            comparison_group=ComparisonGroup(options["comparison_group"]),
+            sparsity=sparsity,
             samples=options["samples"],
             sequence_length=usual_length(DenseWeights.open(options["model"]).config, options["sequence_length"]),
+            release=ReleaseKind(options["release"]),
+            allocation=Allocation(options["allocation"]),
+            schedule=Schedule(options["schedule"]),
+            weight_scaling=options["weight_scaling"],
+            force_comparison_group=options["force_comparison_group"],
+            cohort_floor=options["cohort_floor"],
+            capacities=_by_silo("--capacity", options["capacities"], int),
+            own_ratios=_by_silo("--silo-sparsity-ratio", options["own_ratios"], parse_ratio),
         ),
         threshold=options["threshold"],
         backend=Backend(options["backend"]),
@@ -151,6 +233,27 @@ def _local(options: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
     )
     with ProgressBars() as progress:
         return run_local(settings, progress), settings.out / "model"
+
+
+def _sparsity(options: Mapping[str, Any]) -> Sparsity:
+    ratio, pattern, group = options["sparsity_ratio"], options["pattern"], options["comparison_group"]
+    if pattern is None:
+        return Sparsity(parse_ratio(ratio or "0.5"), ComparisonGroup(group or ComparisonGroup.LAYER))
+    if ratio is not None or group is not None:
+        given = "--sparsity-ratio" if ratio is not None else "--comparison-group"
+        raise ConfigError(f"{given}: cannot be given with --pattern, which says it all", hint="leave out one of them")
+    return Sparsity(Pattern.parse(pattern), ComparisonGroup.ROW)
+
+
+def _by_silo(option: str, texts: Sequence[str], parse: Callable[[str], _Value]) -> dict[str, _Value]:
+    found = {}
+    for text in texts:
+        silo, _, value = text.partition("=")
+        try:
+            found[silo] = parse(value)
+        except ValueError:
+            raise ConfigError(f"{option}: {text!r} is not SILO=NUMBER") from None
+    return found
 
 
 def _candidate(text: str) -> tuple[str, Path]:

@@ -24,23 +24,26 @@ from prometheus_client import CollectorRegistry
 
 from aggregator.metrics import AggregatorMetrics
 from aggregator.planning import CohortSettings, Planner, PruningSettings, silo_names
+from aggregator.pruned_tensors import PrunedTensors
 from aggregator.releases.evaluation import open_evaluation
-from aggregator.releases.votes import OpenedVotes, open_votes
-from aggregator.report import Perplexity, make_report
+from aggregator.report import Perplexity, make_report, seen
+from aggregator.report_html import write_report_html
 from aggregator.round_driver import ClosedRound, RoundDriver, Watch
 from aggregator.servicer import serve
 from aggregator.sparse_checkpoint import write_sparse_model
 from crypto.errors import ConfigError, InputError, LinkError, OutputError, SparsiloError
 from crypto.identity import Authority
-from crypto.names import Backend, Suite
+from crypto.names import Backend, ReleaseKind, Suite
 from crypto.plan import FEWEST_SILOS, MOST_SILOS, Plan
 from crypto.primitives.signing import SigningKey
-from crypto.secagg.session import Round
+from silo_agent.bitmask_container import stored_bytes
 from silo_agent.calibration import read_sequences
 from silo_agent.dense_weights import DenseWeights
 from silo_agent.device import named_device
 from silo_agent.health import serve_health
-from silo_agent.keep_mask_file import KeepMaskFile, file_digest
+from silo_agent.opened_rounds import Start
+from silo_agent.pruned_file import PrunedFile, file_digest
+from silo_agent.run_pruning import pruned_files
 
 LIFETIME: Final = timedelta(days=7)
 LEAVE_SECONDS: Final = 30.0
@@ -66,7 +69,7 @@ class LocalSettings:
     evaluate: int
     """Held-out sequences a silo; 0 evaluates nothing."""
     candidates: Mapping[str, Path]
-    """Keep-mask files to evaluate beside the others."""
+    """Keep masks or pruned weights to evaluate beside the others."""
     device: str
     suite: Suite
     save_transcript: bool
@@ -82,6 +85,7 @@ def run_local(settings: LocalSettings, watch: Watch) -> dict[str, Any]:
         federation = Federation(settings, weights, Path(work), watch)
         report, result = asyncio.run(federation.run())
         (result / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_report_html(report, settings.model.name, seen(report), result / "report.html")
         if settings.out.exists():
             settings.out.rmdir()
         result.rename(settings.out)
@@ -120,7 +124,7 @@ def _check(settings: LocalSettings) -> DenseWeights:
     for name, file in settings.candidates.items():
         if name in (DENSE, FEDERATED) or name.endswith(ALONE):
             raise ConfigError(f"--candidate: the name {name!r} is taken", hint="choose another")
-        KeepMaskFile(file).check((name, tuple(weights.shape(name))) for name in weights.prunable)
+        PrunedFile(file).check((name, tuple(weights.shape(name)), weights.dtype(name)) for name in weights.prunable)
     return weights
 
 
@@ -137,7 +141,7 @@ class Federation:
         roster = {silo: key.public_bytes for silo, key in self._signing_keys.items()}
         cohort = CohortSettings(roster, settings.threshold, settings.backend, settings.phase_seconds, settings.suite)
         self._planner = Planner(weights, settings.pruning, cohort, secrets.token_bytes)
-        self._votes_plan = self._planner.votes()  # found wrong here, before a process is started
+        self._plan = self._planner.pruning()  # found wrong here, before a process is started
         self.agents: dict[str, Process] = {}
 
     async def run(self) -> tuple[dict[str, Any], Path]:
@@ -179,62 +183,87 @@ class Federation:
     async def _rounds(self) -> tuple[dict[str, Any], Path]:
         result = self._work / "out"
         result.mkdir()
-        plan = self._votes_plan
-        closed, opened = await self._votes(plan)
+        plan = self._plan
+        rounds, pruned = await self._prune(plan)
         traffic = {silo: replace(self.driver.traffic[silo]) for silo in plan.silos}  # before an evaluation adds to it
         self._watch("writing model", 0, 1)
-        keep = KeepMaskFile(opened.keep_mask)
         achieved = await asyncio.to_thread(
-            write_sparse_model, self._weights, keep.get, result / "model", self._provenance(plan, closed, opened)
+            write_sparse_model, self._weights, pruned.pruned, result / "model", self._provenance(plan, rounds, pruned)
         )
         if self._settings.save_counts:
-            opened.write_counts(result / "keep_counts.safetensors")
+            pruned.write_counts(result / "keep_counts.safetensors")
         if self._settings.save_transcript:
-            closed.save_transcript(result / "transcript")
-            self._write_roster(result / "transcript")
+            for closed in rounds:
+                name = f"transcript-{closed.session.round.index}" if len(rounds) > 1 else "transcript"
+                closed.save_transcript(result / name)
+                self._write_roster(result / name)
         self._watch("writing model", 1, 1)
-        perplexity = await self._evaluate(opened) if self._settings.evaluate else None
-        return make_report(plan, closed, achieved, traffic, perplexity), result
+        perplexity = await self._evaluate(pruned) if self._settings.evaluate else None
+        report = make_report(plan, rounds, achieved, traffic, pruned.keep_counts, perplexity)
+        return {**report, "bytes_on_disk": self._bytes_on_disk(result / "model", achieved)}, result
 
-    async def _votes(self, plan: Plan) -> tuple[ClosedRound, OpenedVotes]:
-        closed = await self.driver.run(Round(plan, 0, b""), self._folder("votes"))
-        survivors = len(closed.session.survivors)
-        opened = await asyncio.to_thread(
-            open_votes, plan, closed.chunks(), survivors, self._weights, self._folder("opened")
+    def _bytes_on_disk(self, model: Path, achieved: Mapping[str, float]) -> dict[str, int]:
+        """Of the weights: dense, sparse with its zeros, and as the bitmask container that `aggregator pack` writes."""
+        bitmask = 0
+        for name in self._weights.names:
+            elements, size = self._weights.shape(name).numel(), self._weights.dtype(name).itemsize
+            bitmask += stored_bytes(elements, round(elements * (1 - achieved.get(name, 0))), size)
+        dense, sparse = (
+            sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+            for folder in (self._weights.folder, model)
         )
-        return closed, opened
+        return {"dense": dense, "model": sparse, "bitmask": bitmask}
 
-    async def _evaluate(self, opened: OpenedVotes) -> Perplexity:
-        """A second run over the same silos, whose own keep masks are at hand only because all is on this machine."""
-        alone = {silo: self._own_keep_mask(silo) for silo in self._calibration}
+    async def _prune(self, plan: Plan) -> tuple[list[ClosedRound], PrunedTensors]:
+        """Every round of the plan, each from what the ones before it opened."""
+        rounds: list[ClosedRound] = []
+        pruned = PrunedTensors(plan, self._weights, self._folder("pruned"))
+        for index in range(len(plan.message.rounds)):
+            start = Start(plan, [closed.opened for closed in rounds])
+            closed = await self.driver.run(start.round, self._folder(f"round-{index}"))
+            self.driver.offer_opened(closed)
+            rounds.append(closed)
+            if plan.release_kind(index) in (ReleaseKind.VOTES, ReleaseKind.WEIGHTS):
+                tensors = Start(plan, [closed.opened for closed in rounds]).expanded(closed.opened, self._weights)
+                await asyncio.to_thread(pruned.add, tensors, len(closed.session.survivors))
+        await asyncio.to_thread(pruned.write)
+        return rounds, pruned
+
+    async def _evaluate(self, pruned: PrunedTensors) -> Perplexity:
+        """A second run over the same silos, whose own pruned weights are at hand only because all is on this machine.
+
+        A silo that layer sampling spared some blocks has no pruned model of its own.
+        """
+        alone = {} if self._plan.cohort_floor else self._own_pruned()
         files = {
-            **{silo + ALONE: file for silo, file in alone.items() if file.exists()},
+            **{silo + ALONE: file for silo, file in alone.items()},
             **self._settings.candidates,
-            FEDERATED: opened.keep_mask,
+            FEDERATED: pruned.file,
         }
         digests = {name: file_digest(file) for name, file in files.items()}
         for name, file in files.items():
-            self.driver.offer_keep_mask(digests[name], file)
+            self.driver.offer_candidate(digests[name], file)
         plan = self._planner.evaluation(self._settings.evaluate, {DENSE: None, **digests})
-        closed = await self.driver.run(Round(plan, 0, b""), self._folder("evaluation"))
-        found = await asyncio.to_thread(open_evaluation, plan.message.rounds[0].evaluation, closed.chunks())
+        closed = await self.driver.run(Start(plan).round, self._folder("evaluation"))
+        found = await asyncio.to_thread(open_evaluation, plan.message.rounds[0].evaluation, closed.opened.chunks())
         return Perplexity(
             dense=found[DENSE],
-            alone={silo: found[silo + ALONE] for silo in alone if silo + ALONE in found},
+            alone={silo: found[silo + ALONE] for silo in alone},
             federated=found[FEDERATED],
             candidates={name: found[name] for name in self._settings.candidates},
         )
 
-    def _provenance(self, plan: Plan, closed: ClosedRound, opened: OpenedVotes) -> dict[str, str]:
+    def _provenance(self, plan: Plan, rounds: list[ClosedRound], pruned: PrunedTensors) -> dict[str, str]:
         """What the model file says of its origin; nothing that two runs of the same work would differ in."""
         pruning = plan.message.pruning
         return {
-            "sparsilo.release": str(plan.release_kind(0)),
+            "sparsilo.release": str(plan.release_kind(len(rounds) - 1)),
             "sparsilo.pruner": pruning.pruner,
-            "sparsilo.sparsity_ratio": pruning.sparsity_ratio,
-            "sparsilo.comparison_group": pruning.comparison_group,
-            "sparsilo.survivors": str(len(closed.session.survivors)),
-            "sparsilo.keep_mask_sha256": opened.digest.hex(),
+            "sparsilo.sparsity": str(plan.sparsity),
+            "sparsilo.allocation": str(plan.allocation),
+            "sparsilo.schedule": str(plan.schedule),
+            "sparsilo.survivors": str(min(len(closed.session.survivors) for closed in rounds)),
+            "sparsilo.pruned_sha256": pruned.digest.hex(),
         }
 
     # Processes
@@ -303,8 +332,15 @@ class Federation:
         roster = {silo: key.public_bytes.hex() for silo, key in self._signing_keys.items()}
         (folder / "roster.yaml").write_text(yaml.safe_dump(roster), encoding="utf-8")
 
-    def _own_keep_mask(self, silo: str) -> Path:
-        return self._home(silo) / "state" / f"{self._votes_plan.digest.hex()}.keep_mask.safetensors"
+    def _own_pruned(self) -> dict[str, Path]:
+        """What each silo would have without the others, where it got that far: its pruned weights or keep masks."""
+        found = {}
+        for silo in self._calibration:
+            files = pruned_files(self._home(silo) / "state", self._plan, None)
+            alone = files.weights if files.weights.exists() else files.keep_masks
+            if alone.exists():
+                found[silo] = alone
+        return found
 
     def _home(self, silo: str) -> Path:
         return self._work / "silos" / silo

@@ -20,7 +20,7 @@ from typing import Final
 from aggregator.journal import CLOSED, SPOKE, UPLOADED, Journal
 from aggregator.metrics import AggregatorMetrics
 from aggregator.spool import Spool
-from aggregator.word_sum import OpenedChunk, opened_chunks, write_sum
+from aggregator.word_sum import write_sum
 from crypto.backends.double_masking.aggregator import DoubleMaskingAggregator
 from crypto.backends.insecure_plaintext import InsecurePlaintextAggregator
 from crypto.errors import ProtocolError, RoundAborted, SparsiloError, UnexpectedMessage
@@ -29,12 +29,13 @@ from crypto.primitives import merkle
 from crypto.secagg.session import AggregatorSession, Round
 from crypto.secagg.wire import MESSAGE_LIMIT, decode, encode
 from silo_agent.committed_words import SUM_FILE, TRANSCRIPT_FILE, WORDS_SUFFIX, CommittedWords
+from silo_agent.opened_rounds import OpenedRound
 from sparsilo.v1 import round_pb2, words_pb2
 
 Watch = Callable[[str, int, int], None]
 """What is being waited for, how much of it is there, and how much there is."""
 
-KEEP_MASK_CHUNK_BYTES: Final = 1 << 20
+FILE_PIECE_BYTES: Final = 1 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -55,9 +56,11 @@ class ClosedRound:
     folder: Path
     seconds: dict[Phase, float] = field(default_factory=dict)
 
-    def chunks(self) -> Iterator[OpenedChunk]:
-        """The opened chunks, in order."""
-        return opened_chunks(self.session.round.layout, self.folder / SUM_FILE, len(self.session.survivors))
+    @property
+    def opened(self) -> OpenedRound:
+        """Its sum, as later rounds of the run start from it."""
+        root = self.session.sum_root
+        return OpenedRound(self.session.round, len(self.session.survivors), root, self.folder / SUM_FILE)
 
     def save_transcript(self, folder: Path) -> None:
         """The round as `silo-agent verify` reads it: signed messages, uploads and sum (docs/formats.md, section 9)."""
@@ -87,7 +90,7 @@ class RoundDriver:
         self._pending: dict[str, bytes] = {}  # digest of the message that each silo waits on
         self._answers: ChainMap[tuple[str, bytes], bytes] = ChainMap()
         self._gone: set[str] = set()
-        self._keep_masks: dict[bytes, Path] = {}
+        self._files: dict[tuple[str, bytes], Path] = {}
         self._last_arrival = 0.0
 
     async def run(self, round_: Round, folder: Path) -> ClosedRound:
@@ -99,7 +102,7 @@ class RoundDriver:
         """
         session = _make_session(round_)
         plan = round_.plan
-        self._metrics.silos.set(len(plan.silos))
+        self._metrics.silos.set(len(round_.silos))
         seconds: dict[Phase, float] = {}
         kind = plan.release_kind(round_.index)
         async with self._changed:
@@ -109,7 +112,7 @@ class RoundDriver:
                 self._journal = Journal(folder / "journal.sqlite", round_.digest)
                 self._spools = {
                     silo: Spool(folder / f"{silo}{WORDS_SUFFIX}", round_.layout, round_.digest, silo)
-                    for silo in plan.silos
+                    for silo in round_.silos
                 }
                 await self._resume(session, self._journal)
             self._session = session
@@ -151,9 +154,16 @@ class RoundDriver:
         self._gone.add(silo)
         await self._wake()
 
-    def offer_keep_mask(self, digest: bytes, file: Path) -> None:
-        """Serve a keep-mask file to silos that name its digest."""
-        self._keep_masks[digest] = file
+    def offer_candidate(self, digest: bytes, file: Path) -> None:
+        """Serve a file to silos that name its SHA-256."""
+        self._files["candidate", digest] = file
+
+    def offer_opened(self, closed: ClosedRound) -> None:
+        """Serve what a round opened to silos that name its round digest."""
+        digest = closed.session.round.digest
+        (closed.folder / TRANSCRIPT_FILE).write_bytes(encode(closed.session.transcript))
+        self._files["transcript", digest] = closed.folder / TRANSCRIPT_FILE
+        self._files["opened_sum", digest] = closed.folder / SUM_FILE
 
     def count(self, silo: str, *, up: int = 0, down: int = 0) -> None:
         """Message bytes of one silo, sent up to here or down to it."""
@@ -179,7 +189,9 @@ class RoundDriver:
             ):
                 return None
             round_ = session.round
-            offered = round_pb2.RoundOffer(plan=round_.plan.encoded, index=round_.index, input=round_.input_digest)
+            offered = round_pb2.RoundOffer(
+                plan=round_.plan.encoded, index=round_.index, input=round_.input_digest, cohort=round_.cohort
+            )
             return round_pb2.Offer(round=offered)
 
         async with self._changed:
@@ -239,13 +251,13 @@ class RoundDriver:
                 piece = encode(await asyncio.to_thread(words.chunk, index))
             yield piece
 
-    async def keep_mask(self, digest: bytes) -> AsyncIterator[bytes]:
-        """The encoded chunks of a keep-mask file."""
-        if digest not in self._keep_masks:
-            raise ProtocolError("no keep mask has this digest")
-        with self._keep_masks[digest].open("rb") as file:
-            while data := file.read(KEEP_MASK_CHUNK_BYTES):
-                yield encode(words_pb2.KeepMaskChunk(data=data))
+    async def file(self, kind: str, digest: bytes) -> AsyncIterator[bytes]:
+        """The encoded pieces of a file that was offered."""
+        if (kind, digest) not in self._files:
+            raise ProtocolError("no such file is offered")
+        with self._files[kind, digest].open("rb") as file:
+            while data := file.read(FILE_PIECE_BYTES):
+                yield encode(words_pb2.FilePiece(data=data))
 
     async def _run_phase(self, session: AggregatorSession) -> None:
         phase = session.phase

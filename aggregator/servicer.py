@@ -44,7 +44,7 @@ def _handlers(servicer: "Servicer") -> tuple[grpc.GenericRpcHandler, ...]:
     words: dict[str, Any] = {
         "Upload": grpc.stream_unary_rpc_method_handler(servicer.upload),
         "Committed": grpc.unary_stream_rpc_method_handler(servicer.committed),
-        "KeepMask": grpc.unary_stream_rpc_method_handler(servicer.keep_mask),
+        "File": grpc.unary_stream_rpc_method_handler(servicer.file),
     }
     return grpc.method_handlers_generic_handler(ROUNDS, rounds), grpc.method_handlers_generic_handler(WORDS, words)
 
@@ -92,11 +92,13 @@ class Servicer:
         async for chunk in self._streamed(request, chunks, context):
             yield chunk
 
-    async def keep_mask(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
-        """Words.KeepMask."""
+    async def file(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+        """Words.File."""
 
         def chunks(_: str) -> AsyncIterator[bytes]:
-            return self._driver.keep_mask(decode(words_pb2.KeepMaskRequest, request, MESSAGE_LIMIT).digest)
+            asked = decode(words_pb2.FileRequest, request, MESSAGE_LIMIT)
+            kind = asked.WhichOneof("file") or ""
+            return self._driver.file(kind, getattr(asked, kind) if kind else b"")
 
         async for chunk in self._streamed(request, chunks, context):
             yield chunk

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from crypto.errors import ModelError, OutputError
+from silo_agent.bitmask_container import BITS_AS
 from silo_agent.dense_weights import DenseWeights
 
 BYTES: Final = {
@@ -23,9 +25,6 @@ BYTES: Final = {
     **dict.fromkeys(("I64", "U64", "F64", "C64"), 8),
 }
 """Bytes of one element, by safetensors dtype name."""
-
-BITS_AS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""The integer type that carries an element of so many bytes: moving integers never touches -0.0 or a NaN's payload."""
 
 SLICE: Final = 1 << 22
 """Elements written at a time."""
@@ -84,29 +83,28 @@ def write_tensors(
 
 
 def write_sparse_model(
-    weights: DenseWeights, keep: Callable[[str], Tensor | None], folder: Path, provenance: Mapping[str, str]
+    weights: DenseWeights, pruned: Callable[[str], Tensor | None], folder: Path, provenance: Mapping[str, str]
 ) -> dict[str, float]:
-    """Write `weights` to `folder` with +0.0 wherever `keep(name)` (bool, the tensor's shape) is False.
+    """Write `weights` to `folder` as `pruned(name)` says: +0.0 wherever a keep mask (bool) is False, or the pruned
+    weight itself, of the stored dtype.
 
-    `keep` is asked once for every prunable tensor; None leaves that one dense. Shards keep their names, every other
+    `pruned` is asked once for every prunable tensor; None leaves that one dense. Shards keep their names, every other
     byte of every tensor and every file beside the weights (config, tokenizer, index) is the dense model's, and
     `provenance` joins the safetensors metadata: `from_pretrained` loads the folder, and the same arguments write the
-    same bytes. At most one tensor and one keep mask are in memory. `folder` appears whole or not at all.
+    same bytes. At most one tensor and its pruned form are in memory. `folder` appears whole or not at all.
     Returns the achieved sparsity (zeros / elements, counted on what is written) of every prunable tensor.
     Raises OutputError if `folder` is not empty or cannot be written, ModelError for a tensor of an unknown dtype.
     """
-    folder = folder.absolute()
     stored, prunable = set(weights.names), set(weights.prunable)
     achieved: dict[str, float] = {}
 
     def data(name: str) -> Iterator[memoryview]:
         tensor = weights.tensor(name)
-        kept = keep(name) if name in prunable else None
-        if kept is not None:
-            if kept.dtype != torch.bool or kept.shape != tensor.shape:
-                raise ValueError(f"the keep mask of {name} is {kept.dtype} {list(kept.shape)}")
-            kept = kept.flatten()
-        tensor = tensor.contiguous().flatten()
+        found = pruned(name) if name in prunable else None
+        if found is not None and (found.dtype not in (torch.bool, tensor.dtype) or found.shape != tensor.shape):
+            raise ValueError(f"the pruned {name} is {found.dtype} {list(found.shape)}")
+        kept = found.flatten() if found is not None and found.dtype == torch.bool else None
+        tensor = (tensor if found is None or kept is not None else found).contiguous().flatten()
         nonzeros = 0
         for start in range(0, tensor.numel(), SLICE):
             bits = tensor[start : start + SLICE].view(BITS_AS[tensor.element_size()])
@@ -118,6 +116,29 @@ def write_sparse_model(
         if name in prunable:
             achieved[name] = (tensor.numel() - nonzeros) / tensor.numel()
 
+    with new_folder(folder) as partial:
+        for file in weights.files:
+            # what a shard holds beside the index belongs to no model and is in no plan's digest
+            tensors = [tensor for tensor in _tensors(file) if tensor[0] in stored]
+            write_tensors(partial / file.name, tensors, data, {**provenance, "format": "pt"})
+        copy_others(weights.folder, partial)
+    return achieved
+
+
+def copy_others(source: Path, folder: Path) -> None:
+    """Copy every file beside the weights: config, tokenizer, index."""
+    for file in sorted(source.iterdir()):
+        if file.is_file() and file.suffix.lower() not in WEIGHT_SUFFIXES:
+            shutil.copyfile(file, folder / file.name)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write in, which becomes `folder` when all has gone well.
+
+    Raises OutputError where `folder` is not empty or cannot be written.
+    """
+    folder = folder.absolute()
     try:
         if folder.exists() and any(folder.iterdir()):
             raise OutputError(f"{folder}: exists and is not empty", hint="name a new folder")
@@ -126,20 +147,13 @@ def write_sparse_model(
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
             partial = Path(scratch) / folder.name  # the temporary folder itself is closed to other users
             partial.mkdir()
-            for file in weights.files:
-                # what a shard holds beside the index belongs to no model and is in no plan's digest
-                tensors = [tensor for tensor in _tensors(file) if tensor[0] in stored]
-                write_tensors(partial / file.name, tensors, data, {**provenance, "format": "pt"})
-            for file in sorted(weights.folder.iterdir()):
-                if file.is_file() and file.suffix.lower() not in WEIGHT_SUFFIXES:
-                    shutil.copyfile(file, partial / file.name)
-                    _sync(partial / file.name)
-            _sync(partial)
+            yield partial
+            for written in (*partial.iterdir(), partial):
+                _sync(written)
             partial.replace(folder)
             _sync(folder.parent)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error}", hint="check space and permissions") from error
-    return achieved
 
 
 def _tensors(file: Path) -> list[tuple[str, str, tuple[int, ...]]]:

@@ -3,21 +3,18 @@ whatever the model's size.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from crypto.encoding.layout import Chunk, Layout, open_chunk
 from crypto.primitives import merkle
 from crypto.secagg.session import AggregatorSession
 from silo_agent.ahead import ahead
-from silo_agent.committed_words import WORD_BYTES, read_chunks
+from silo_agent.committed_words import WORD_BYTES
 from silo_agent.direct_io import DirectAppender, open_direct, read_direct
-
-OpenedChunk = tuple[Chunk, NDArray[np.uint64]]
 
 
 def write_sum(
@@ -47,9 +44,3 @@ def write_sum(
             leaves.append(leaf)
         out.sync()
     return leaves
-
-
-def opened_chunks(layout: Layout, file: Path, survivors: int) -> Iterator[OpenedChunk]:
-    """Each chunk of an opened sum with its summed lanes, in order."""
-    for chunk, data in zip(layout.chunks, read_chunks(file, layout), strict=True):
-        yield chunk, open_chunk(chunk, np.frombuffer(data, "<u8").astype(np.uint64), survivors)

@@ -27,6 +27,10 @@ class ReleaseKind(StrEnum):
     """What a round sums."""
 
     VOTES = "votes"
+    WEIGHTS = "weights"
+    SCALES = "scales"
+    OUTLIERS = "outliers"
+    SAMPLING = "sampling"
     EVALUATION = "evaluation"
 
 
@@ -40,7 +44,10 @@ class Backend(StrEnum):
 class Pruner(StrEnum):
     """How a silo scores weights."""
 
+    MAGNITUDE = "magnitude"
     WANDA = "wanda"
+    RIA = "ria"
+    SPARSEGPT = "sparsegpt"
 
 
 class ComparisonGroup(StrEnum):
@@ -49,6 +56,20 @@ class ComparisonGroup(StrEnum):
     LAYER = "layer"
     ROW = "row"
     COLUMN = "column"
+
+
+class Allocation(StrEnum):
+    """How the sparsity ratio is spread over the blocks."""
+
+    UNIFORM = "uniform"
+    OWL = "owl"
+
+
+class Schedule(StrEnum):
+    """How many times silos and aggregator meet: once, or once a block, which then is globally pruned for the next."""
+
+    ONE_SHOT = "one-shot"
+    ITERATIVE = "iterative"
 
 
 class Suite(StrEnum):

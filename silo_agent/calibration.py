@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from crypto.errors import CalibrationError, ConfigError
-from silo_agent.keep_mask_file import file_digest
+from silo_agent.pruned_file import file_digest
 
 
 def usual_length(config: Any, asked: int | None) -> int:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -17,8 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from crypto.errors import ConfigError, OutputError, SparsiloError
-from crypto.names import ComparisonGroup, Pruner, Suite
-from crypto.plan import parse_ratio
+from crypto.names import Allocation, ComparisonGroup, Pruner, Suite
+from crypto.sparsity import Pattern, Sparsity, parse_ratio
 from silo_agent.freed_memory import keep_freed_memory
 
 USAGE_EXIT: Final = 4
@@ -124,17 +125,28 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--model", required=True, type=FILE, help="Folder of the dense model.")
-@click.option("--calibration", required=True, type=FILE, help="Calibration text, .txt or .jsonl.")
+@click.option("--model", required=True, help="Folder of the dense model, or its hub id.")
+@click.option(
+    "--calibration",
+    help="Calibration text, .txt or .jsonl, or self: text that the model writes. Magnitude alone needs none.",
+)
 @click.option("--out", required=True, type=FILE, help="File to write: bool tensors, True = kept.")
+@click.option("--save-weights", type=FILE, help="File to write: the pruned weights themselves.")
 @click.option("--pruner", type=named(Pruner), default=Pruner.WANDA.value, show_default=True)
-@click.option("--sparsity-ratio", default="0.5", show_default=True, help="Fraction of weights set to zero, in [0, 1).")
+@click.option("--sparsity-ratio", help="Fraction of weights set to zero, in [0, 1).  [default: 0.5]")
+@click.option("--pattern", metavar="N:M", help="Instead of a ratio: of every m inputs in a row, n are kept, as in 2:4.")
 @click.option(
     "--comparison-group",
     type=named(ComparisonGroup),
-    default=ComparisonGroup.ROW.value,
+    help="Weights whose scores are compared with each other; layer is one weight matrix.  "
+    "[default: the pruner's own, as silos of a run use: row for wanda, layer for the others]",
+)
+@click.option(
+    "--allocation",
+    type=named(Allocation),
+    default=Allocation.UNIFORM.value,
     show_default=True,
-    help="Weights whose scores are compared with each other. Wanda's own is row, and what silos of a run use.",
+    help="owl: blocks with more outlying weights lose fewer.",
 )
 @click.option("--samples", type=click.IntRange(1), default=128, show_default=True, help="Calibration sequences.")
 @click.option(
@@ -142,12 +154,15 @@ def cli() -> None:
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
 def prune(
-    model: Path,
-    calibration: Path,
+    model: str,
+    calibration: str | None,
     out: Path,
+    save_weights: Path | None,
     pruner: str,
-    sparsity_ratio: str,
-    comparison_group: str,
+    sparsity_ratio: str | None,
+    pattern: str | None,
+    comparison_group: str | None,
+    allocation: str,
     samples: int,
     sequence_length: int | None,
     device: str,
@@ -155,34 +170,68 @@ def prune(
     """Prune the model with local text only, no network, and write its keep masks.
 
     \b
-    Example:
+    Examples:
       silo-agent prune --model llama --calibration notes.txt --out keep_mask.safetensors --sparsity-ratio 0.6
+      silo-agent prune --model llama --calibration notes.txt --out keep_mask.safetensors --pruner sparsegpt \\
+        --pattern 2:4 --save-weights pruned.safetensors
     """
-    ratio = parse_ratio(sparsity_ratio)
-    if out.exists() or not out.parent.is_dir():
-        raise OutputError(f"{out}: exists, or its folder does not", hint="name a new file in an existing folder")
+    owl = allocation == Allocation.OWL
+    if pattern is not None and (sparsity_ratio is not None or comparison_group is not None or owl):
+        raise ConfigError(
+            "--pattern says how many weights of which group are kept",
+            hint="leave out --sparsity-ratio, --comparison-group and --allocation owl, or --pattern",
+        )
+    ratio = "0.5" if sparsity_ratio is None else sparsity_ratio
+    target = parse_ratio(ratio) if pattern is None else Pattern.parse(pattern)
+    for file in filter(None, (out, save_weights)):
+        if file.exists() or not file.parent.is_dir():
+            raise OutputError(f"{file}: exists, or its folder does not", hint="name a new file in an existing folder")
+    from silo_agent.allocation import outlier_counts, owl_ratios
     from silo_agent.calibration import read_sequences, usual_length
     from silo_agent.dense_weights import DenseWeights
     from silo_agent.device import named_device
-    from silo_agent.prune import keep_masks, write_keep_masks
+    from silo_agent.model_folder import model_folder
+    from silo_agent.prune import prune_blocks, with_weights, write_keep_masks, write_pruned
+    from silo_agent.pruners import method
+    from silo_agent.self_text import self_sequences
 
+    chosen = method(Pruner(pruner))
+    group = ComparisonGroup(comparison_group) if comparison_group else chosen.GROUP
     where = named_device(device)
-    weights = DenseWeights.open(model)
-    length = usual_length(weights.config, sequence_length)
-    sequences, _ = read_sequences(calibration, weights.tokenizer, samples=samples, sequence_length=length)
+    weights = DenseWeights.open(model_folder(model))
+    sequences: Any = ()
+    if chosen.STATISTIC or owl:
+        length = usual_length(weights.config, sequence_length)
+        if calibration is None:
+            raise ConfigError(
+                f"--calibration is missing, which {pruner if chosen.STATISTIC else allocation} needs",
+                hint="name a file of text, or give self",
+            )
+        if calibration == "self":
+            sequences = self_sequences(weights, samples=samples, sequence_length=length, device=where)
+        else:
+            file = Path(calibration)
+            sequences, _ = read_sequences(file, weights.tokenizer, samples=samples, sequence_length=length)
+    sparsities = [Sparsity(target, group)] * len(weights.blocks)
+    if owl and isinstance(target, Decimal):
+        sizes = [sum(weights.shape(name).numel() for name in block.prunable) for block in weights.blocks]
+        ratios = owl_ratios(outlier_counts(weights, sequences, device=where), sizes, target)
+        sparsities = [Sparsity(ratio, group) for ratio in ratios]
     with ProgressBars() as progress:
-        masks = keep_masks(
+        pruned = prune_blocks(
             weights,
             sequences,
-            sparsity_ratio=ratio,
-            group=ComparisonGroup(comparison_group),
+            pruner=Pruner(pruner),
+            sparsity=lambda block: sparsities[block.index],
             device=where,
             progress=lambda done, total: progress("pruning blocks", done, total),
         )
-        write_keep_masks(out, masks)
-    click.echo(
-        f"{out}: keep masks of {len(weights.prunable)} weights, {pruner} at sparsity ratio {sparsity_ratio}", err=True
-    )
+        if save_weights is None:
+            write_keep_masks(out, ((each.name, each.keep) for each in pruned))
+        else:
+            write_pruned(out, save_weights, with_weights(pruned, weights))
+    said = pattern or f"sparsity ratio {ratio}"
+    click.echo(f"{out}: keep masks of {len(weights.prunable)} weights, {pruner} at {said}", err=True)
 
 
 @cli.command()

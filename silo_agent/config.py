@@ -54,6 +54,10 @@ class AgentConfig:
     """Dishonest silos that a plan must withstand at least, beside the aggregator."""
     least_honest_survivors: int = 3
     """Survivors beyond the plan's colluders that a sum must hide this silo among, itself included."""
+    capacity: int = 0
+    """With layer sampling, the number of blocks that this silo declares; 0 leaves it to the plan."""
+    sparsity_ratio: str = ""
+    """The sparsity ratio that this silo prunes with where the plan lists one for it; empty leaves it to the plan."""
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:1, ..."""
     metrics_host: str = "127.0.0.1"

@@ -1,7 +1,10 @@
 """The dense model's folder, opened lazily: config, tokenizer, blocks and tensors. Never the whole model in memory.
 
-Tensors are views of the memory-mapped safetensors files. Whatever is wrong with the folder is a ModelError that names
-the file and what to change; the model's own code is never run from the folder (`trust_remote_code` stays off).
+Tensors are memory-mapped, each by itself: what is no longer held no longer counts as the process's memory. Which stored
+tensor is what in the model, transformers' own conversion mapping says: checkpoints differ from the model in names and
+prefixes, and hold a matrix per expert where the model has one parameter for all. Whatever is wrong with the folder is a
+ModelError that names the file and what to change; the model's own code is never run from the folder
+(`trust_remote_code` stays off).
 """
 
 import copy
@@ -10,23 +13,37 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, chain
+from math import prod
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
+import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    Concatenate,
+    MergeModulelist,
+    WeightConverter,
+    WeightRenaming,
+    dot_natural_key,
+    rename_source_key,
+)
+from transformers.pytorch_utils import Conv1D
 
 from crypto.errors import ModelError
 
-_STORED = (
-    torch.float64,
-    torch.float32,
-    torch.bfloat16,
-    torch.float16,
-)  # what counts as dense; float8 comes with scales
+_DENSE: Final = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # float8 comes with scales
+
+_DTYPES: Final = {
+    "F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
 
 # What transformers raises on a config or tokenizer file that it cannot use: there is no common class.
 _UNUSABLE = (
@@ -37,33 +54,58 @@ _UNUSABLE = (
 
 @dataclass(frozen=True)
 class Block:
-    """One decoder layer: its prefix in parameter names, and its prunable weights' full names in module order."""
+    """One decoder layer: its module's name, and its prunable weights' names in the files, in module order.
+
+    Prunable are the matrices of all linear layers (`nn.Linear`, transformers' `Conv1D`) and of all experts. What routes
+    tokens to experts and is no linear layer but a parameter of its own stays dense.
+    """
 
     index: int
     prefix: str
     prunable: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a prunable weight is in the model: the parameter's name and which of its rows.
+
+    For an expert's matrix the parameter is [experts, rows of one expert, d_in]; the rows count from its first expert.
+    """
+
+    parameter: str
+    first: int
+    last: int
+    expert: int | None
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor of a safetensors file; `start` counts from the file's first byte."""
+
+    file: Path
+    dtype: torch.dtype
+    shape: torch.Size
+    start: int
+
+
 class DenseWeights:
     """A causal language model's folder. `files` are its safetensors files, `names` all stored tensors, both sorted."""
 
-    def __init__(self, folder: Path, config: Any, files: dict[str, Path]) -> None:
+    def __init__(self, folder: Path, config: Any, stored: dict[str, _Stored]) -> None:
         self.folder = folder
         self.config = config
-        self.files = tuple(sorted(set(files.values())))
-        self.names = tuple(sorted(files))
-        opened = {file: _open(file) for file in self.files}
-        present = {file: frozenset(handle.keys()) for file, handle in opened.items()}
-        for name, file in files.items():
-            if name not in present[file]:
-                raise ModelError(
-                    f"{file}: tensor {name} is missing", hint="the index names it here: copy the file again"
-                )
-        self._file_of = {name: opened[file] for name, file in files.items()}
+        self.files = tuple(sorted({each.file for each in stored.values()}))
+        self.names = tuple(sorted(stored))
+        self._stored = stored
         model = self.skeleton()
         self._stored_as = self._match(model)
         self._embedding_rows = int(model.get_input_embeddings().weight.shape[0])
-        self.blocks = tuple(_find_blocks(folder, model))
+        self._places: dict[str, Place] = {}
+        self._input_first: set[str] = set()
+        self.blocks = tuple(
+            Block(index, prefix, tuple(self._place(prefix, module)))
+            for index, (prefix, module) in enumerate(_find_blocks(folder, model))
+        )
         self.prunable = tuple(name for block in self.blocks for name in block.prunable)
 
     @classmethod
@@ -90,17 +132,29 @@ class DenseWeights:
         return tokenizer
 
     def tensor(self, name: str) -> Tensor:
-        """The stored tensor, a view of the mapped file: never write to it."""
-        tensor: Tensor = self._file_of[name].get_tensor(name)
-        return tensor
+        """The stored tensor, mapped from the file privately: what is written to it stays in memory."""
+        stored = self._stored[name]
+        size = prod(stored.shape) * stored.dtype.itemsize
+        if not size:
+            return torch.empty(stored.shape, dtype=stored.dtype)
+        mapped = np.memmap(stored.file, np.uint8, mode="c", offset=stored.start, shape=(size,))
+        return torch.from_numpy(mapped).view(stored.dtype).view(stored.shape)
 
     def shape(self, name: str) -> torch.Size:
         """The stored tensor's shape."""
-        return self.tensor(name).shape
+        return self._stored[name].shape
 
     def dtype(self, name: str) -> torch.dtype:
         """The stored tensor's dtype."""
-        return self.tensor(name).dtype
+        return self._stored[name].dtype
+
+    def input_first(self, name: str) -> bool:
+        """Whether a prunable weight is stored as [d_in, d_out], as GPT-2's are, and not as [d_out, d_in]."""
+        return name in self._input_first
+
+    def place(self, name: str) -> Place:
+        """Where a prunable weight is in the model."""
+        return self._places[name]
 
     def digest(self) -> dict[str, bytes]:
         """SHA-256 of each stored tensor, by name.
@@ -125,7 +179,12 @@ class DenseWeights:
         try:
             with torch.device("meta"):
                 # `dtype` is that of the computed buffers; it is written into the config, hence the copy
-                model = build(copy.deepcopy(self.config), trust_remote_code=False, dtype=torch.float32)
+                model = build(
+                    copy.deepcopy(self.config),
+                    trust_remote_code=False,
+                    dtype=torch.float32,
+                    experts_implementation="eager",  # a matrix product per expert, so that each one's inputs are seen
+                )
         except _UNUSABLE as error:
             raise ModelError(
                 f"{self.folder}/config.json: no causal language model can be built: {_line(error)}",
@@ -146,24 +205,40 @@ class DenseWeights:
 
     def load(self, module: nn.Module, prefix: str, device: torch.device, dtype: torch.dtype) -> None:
         """Give a skeleton's submodule, named `prefix` ("" is the model), its stored tensors, floats in `dtype`."""
-        loaded: dict[str, Tensor] = {}
+        loaded: dict[tuple[str, ...], Tensor] = {}
         state: dict[str, Tensor] = {}
-        for key in module.state_dict():
-            stored = self._stored_as[_join(prefix, key)]
-            if stored not in loaded:  # tied weights share one copy
-                tensor = self.tensor(stored)
-                loaded[stored] = tensor.to(device, dtype if tensor.is_floating_point() else None)
-            state[key] = loaded[stored]
+        for key, empty in module.state_dict().items():
+            names = self._stored_as[_join(prefix, key)]
+            if names not in loaded:  # tied weights share one copy
+                kind = dtype if empty.is_floating_point() else None
+                if self.shape(names[0]) == empty.shape:
+                    loaded[names] = self.tensor(names[0]).to(device, kind)
+                else:
+                    loaded[names] = torch.empty_like(empty, dtype=kind, device=device)
+                    sizes = [self.shape(name)[0] for name in names]
+                    for rows, name in zip(loaded[names].flatten(0, 1).split_with_sizes(sizes), names, strict=True):
+                        rows.copy_(self.tensor(name))
+            state[key] = loaded[names]
         module.load_state_dict(state, assign=True)
         module.to(device)  # the computed buffers, which keep their dtype
+
+    def loaded(self, module: nn.Module, prefix: str, name: str) -> Tensor:
+        """The prunable weight `name` in the loaded block `module`: a view, in the stored shape."""
+        place = self._places[name]
+        parameter = module.get_parameter(place.parameter.removeprefix(f"{prefix}.")).data
+        return parameter if place.expert is None else parameter.flatten(0, 1)[place.first : place.last]
 
     def release(self, module: nn.Module) -> None:
         """Put a loaded submodule's tensors back on the meta device."""
         module.load_state_dict({key: value.to("meta") for key, value in module.state_dict().items()}, assign=True)
 
-    def _match(self, model: nn.Module) -> dict[str, str]:
-        """Map each name of the model's state to the stored tensor that holds it; a tied weight may be stored once."""
-        state = model.state_dict().keys()
+    def _match(self, model: Any) -> dict[str, tuple[str, ...]]:
+        """Map each name of the model's state to what holds it in the files: one tensor, or all experts' matrices.
+
+        Those are in the order in which their rows lie in the parameter. A tied weight may be stored once.
+        """
+        state = model.state_dict()
+        found = self._find_stored(model, state)
         held = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
         held = [(name, tensor) for name, tensor in held if name in state]
         same: dict[int, list[str]] = {}
@@ -171,25 +246,90 @@ class DenseWeights:
             same.setdefault(id(tensor), []).append(name)
         stored_as = {}
         for name, tensor in held:
-            stored = next((each for each in (name, *same[id(tensor)]) if each in self._file_of), None)
-            if stored is None:
+            names = next((found[each] for each in (name, *same[id(tensor)]) if each in found), None)
+            if names is None:
                 raise ModelError(
                     f"{self.folder}: tensor {name} is missing",
                     hint="the files must hold the whole model that config.json describes, unquantised",
                 )
-            if self.shape(stored) != tensor.shape:
+            self._check(tensor, names)
+            stored_as[name] = names
+        return stored_as
+
+    def _find_stored(self, model: Any, state: dict[str, Tensor]) -> dict[str, tuple[str, ...]]:
+        """Find what is stored for each name of `state`, by the rules of `from_pretrained`."""
+        mapping = get_model_conversion_mapping(model)
+        renamings = [each for each in mapping if isinstance(each, WeightRenaming)]
+        converters = [each for each in mapping if isinstance(each, WeightConverter)]
+        found: dict[str, tuple[str, ...]] = {}
+        merged: dict[str, dict[str, list[str]]] = {}  # by the model's name and the converter's pattern
+        for stored in sorted(self.names, key=dot_natural_key):
+            name, pattern = rename_source_key(stored, renamings, converters, model.base_model_prefix, state)
+            if name not in state:
+                if stored in state:
+                    found[stored] = (stored,)
+            elif pattern is None:
+                found.setdefault(name, (stored,))
+            else:
+                merged.setdefault(name, {}).setdefault(pattern, []).append(stored)
+        converter_of = {pattern: each for each in converters for pattern in each.source_patterns}
+        for name, matrices in merged.items():
+            converter = converter_of[next(iter(matrices))]
+            # Understood are an expert's matrices one below the other, and then the experts stacked: nothing else.
+            operations = [(type(each), getattr(each, "dim", None)) for each in converter.operations]
+            if operations not in ([(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)]):
                 raise ModelError(
-                    f"{self.folder}: tensor {stored} has shape {list(self.shape(stored))}, "
-                    f"config.json describes {list(tensor.shape)}",
+                    f"{self.folder}: {matrices[next(iter(matrices))][0]} and {name} are laid out differently",
+                    hint="this kind of model is not supported",
+                )
+            for pattern in converter.source_patterns:
+                if len(matrices.get(pattern, ())) != len(state[name]):
+                    raise ModelError(
+                        f"{self.folder}: {len(matrices.get(pattern, ()))} tensors {pattern} for {name}, "
+                        f"config.json describes {len(state[name])} experts",
+                        hint="the files must hold the whole model that config.json describes, unquantised",
+                    )
+            found[name] = tuple(chain(*zip(*(matrices[each] for each in converter.source_patterns), strict=True)))
+        return found
+
+    def _check(self, tensor: Tensor, names: tuple[str, ...]) -> None:
+        """Check that the stored tensors are dense and make up `tensor`. ModelError: they do not."""
+        experts = len(names) > 1
+        matrices = len(names) // len(tensor) if experts else 1  # of one expert
+        shape = tensor.shape[1:] if experts else tensor.shape
+        for start in range(0, len(names), matrices):
+            group = names[start : start + matrices]
+            rows = sum(self.shape(name)[0] for name in group) if experts else None
+            whole = torch.Size((rows, *self.shape(group[0])[1:])) if rows is not None else self.shape(group[0])
+            if whole != shape or any(self.shape(name)[1:] != shape[1:] for name in group):
+                raise ModelError(
+                    f"{self.folder}: tensor {' above '.join(group)} has shape {list(whole)}, "
+                    f"config.json describes {list(shape)}",
                     hint="config.json and the weights must be of the same model",
                 )
-            if tensor.is_floating_point() and self.dtype(stored) not in _STORED:
+        for name in names:
+            if tensor.is_floating_point() and self.dtype(name) not in _DENSE:
                 raise ModelError(
-                    f"{self.folder}: tensor {stored} is stored as {self.dtype(stored)}",
+                    f"{self.folder}: tensor {name} is stored as {self.dtype(name)}",
                     hint="use the unquantised model in bfloat16, float16 or float32",
                 )
-            stored_as[name] = stored
-        return stored_as
+
+    def _place(self, prefix: str, block: nn.Module) -> Iterator[str]:
+        """Yield the stored names of a block's prunable weights, and note where each belongs."""
+        for inside, owner in _prunable(block):
+            parameter = f"{prefix}.{inside}"
+            names, shape = self._stored_as[parameter], block.get_parameter(inside).shape
+            if len(shape) == 3 and len(names) == 1:
+                raise ModelError(
+                    f"{self.folder}: {names[0]} is {list(shape)}, the experts' weights in one tensor",
+                    hint="only checkpoints with a matrix per expert can be pruned",
+                )
+            if isinstance(owner, Conv1D):
+                self._input_first.update(names)
+            for name, last in zip(names, accumulate(self.shape(name)[0] for name in names), strict=True):
+                first = last - self.shape(name)[0]
+                self._places[name] = Place(parameter, first, last, first // shape[1] if len(shape) == 3 else None)
+            yield from names
 
 
 def _read_config(folder: Path) -> Any:
@@ -202,21 +342,21 @@ def _read_config(folder: Path) -> Any:
     except _UNUSABLE as error:
         raise ModelError(f"{file}: {_line(error)}", hint="check the file against the model's source") from error
     architectures = config.architectures if isinstance(config.architectures, list) else []
-    if not any(str(name).endswith("ForCausalLM") for name in architectures):
+    if not any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
         raise ModelError(
             f"{file}: architectures {architectures} is not a causal language model",
-            hint="only models whose architecture ends in ForCausalLM can be pruned",
+            hint="only models whose architecture ends in ForCausalLM or LMHeadModel can be pruned",
         )
     if getattr(config, "quantization_config", None) is not None:
         raise ModelError(f"{file}: the model is quantised", hint="prune the unquantised model")
     return config
 
 
-def _find_tensors(folder: Path) -> dict[str, Path]:
-    """Map each stored tensor's name to its file, which exists. As in transformers, a single file beats an index."""
+def _find_tensors(folder: Path) -> dict[str, _Stored]:
+    """Find each stored tensor, by name. As in transformers, a single file beats an index."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
-        return dict.fromkeys(_open(single).keys(), single)
+        return _read_header(single)
     if not index.is_file():
         if any(folder.glob("*.bin")):
             raise ModelError(
@@ -227,12 +367,20 @@ def _find_tensors(folder: Path) -> dict[str, Path]:
     weight_map = _read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelError(f"{index}: no weight_map", hint="copy the file again")
+    headers = {}
     for name in set(map(str, weight_map.values())):
         if Path(name).name != name:
             raise ModelError(f"{index}: {name} is not a file of this folder", hint="copy the file again")
         if not (folder / name).is_file():
             raise ModelError(f"{folder / name}: no such file, but {index.name} names it", hint="copy the missing file")
-    return {name: folder / str(file) for name, file in weight_map.items()}
+        headers[name] = _read_header(folder / name)
+    for tensor, name in weight_map.items():
+        if tensor not in headers[str(name)]:
+            raise ModelError(
+                f"{folder / str(name)}: tensor {tensor} is missing",
+                hint="the index names it here: copy the file again",
+            )
+    return {tensor: headers[str(name)][tensor] for tensor, name in weight_map.items()}
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -245,36 +393,55 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _open(file: Path) -> Any:
+def _read_header(file: Path) -> dict[str, _Stored]:
+    """Read a safetensors file's list of tensors (https://github.com/huggingface/safetensors, "Format")."""
     try:
-        return safe_open(file, framework="pt")
+        with safe_open(file, framework="pt"), file.open("rb") as content:  # which checks the header
+            length = int.from_bytes(content.read(8), "little")
+            header = json.loads(content.read(length))
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f"{file}: damaged or not safetensors: {_line(error)}", hint="copy or download the file again"
         ) from error
+    header.pop("__metadata__", None)
+    for name, entry in header.items():
+        if entry["dtype"] not in _DTYPES:
+            raise ModelError(f"{file}: tensor {name} is stored as {entry['dtype']}", hint="use the unquantised model")
+    return {
+        name: _Stored(file, _DTYPES[entry["dtype"]], torch.Size(entry["shape"]), 8 + length + entry["data_offsets"][0])
+        for name, entry in header.items()
+    }
 
 
-def _find_blocks(folder: Path, model: nn.Module) -> Iterator[Block]:
-    """Find the decoder blocks: the longest outermost list of modules of one class that all contain linear layers."""
+def _find_blocks(folder: Path, model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Find the decoder blocks, by name: the longest outermost list of modules of one class with prunable weights."""
     lists: dict[str, nn.ModuleList] = {}
     for name, module in model.named_modules():
         if not isinstance(module, nn.ModuleList) or len({type(item) for item in module}) != 1:
             continue
         nested = any(name.startswith(f"{outer}.") for outer in lists)  # a list of experts may be longer
-        if not nested and all(_linear_names(item) for item in module):
+        if not nested and all(any(_prunable(item)) for item in module):
             lists[name] = module
     if not lists:
         raise ModelError(
             f"{folder}: no decoder blocks with linear layers found", hint="this kind of model is not supported"
         )
     longest = max(lists, key=lambda name: len(lists[name]))
-    for index, module in enumerate(lists[longest]):
-        prefix = f"{longest}.{index}"
-        yield Block(index, prefix, tuple(f"{prefix}.{name}.weight" for name in _linear_names(module)))
+    return [(f"{longest}.{index}", module) for index, module in enumerate(lists[longest])]
 
 
-def _linear_names(module: nn.Module) -> list[str]:
-    return [name for name, child in module.named_modules() if isinstance(child, nn.Linear)]
+def _prunable(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Find the prunable parameters, in module order, each with its owner: linear layers' weights, all experts' in one.
+
+    A parameter of three dimensions that is no convolution of torch's own is one of experts.
+    """
+    for name, module in block.named_modules():
+        if isinstance(module, nn.Linear | Conv1D):
+            yield _join(name, "weight"), module
+        elif not type(module).__module__.startswith("torch.nn."):
+            for inside, parameter in module.named_parameters(recurse=False):
+                if parameter.ndim == 3:
+                    yield _join(name, inside), module
 
 
 def _join(prefix: str, name: str) -> str:

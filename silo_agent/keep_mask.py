@@ -1,29 +1,20 @@
 """Scores to keep masks: exactly k weights zeroed in every comparison group, ties broken the same way everywhere."""
 
-from decimal import Decimal
+from math import inf
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from crypto.errors import ConfigError
 from crypto.names import ComparisonGroup
-
-
-def prune_count(sparsity_ratio: Decimal, group_size: int) -> int:
-    """k = floor(sparsity ratio x group size), in exact arithmetic. ConfigError: a ratio outside 0 to 1."""
-    if not (sparsity_ratio.is_finite() and 0 <= sparsity_ratio <= 1):
-        raise ConfigError(
-            f"--sparsity-ratio {sparsity_ratio} is not from 0 to 1", hint="0.5 zeroes half of the weights"
-        )
-    numerator, denominator = sparsity_ratio.as_integer_ratio()
-    return numerator * group_size // denominator
+from crypto.sparsity import Pattern, Sparsity, group_shape
 
 
 def keep_top(primary: Tensor, magnitude: Tensor, prune: int) -> Tensor:
     """Keep mask, bool [groups, size], that zeroes exactly `prune` entries in each row: those with the lowest `primary`.
 
-    Ties: the larger `magnitude` (of the dense weight) is kept, then the lower index. `primary` is floating point or
-    integer, [groups, size]; `magnitude` floating point, of the same shape. ValueError: a NaN.
+    Ties: the larger `magnitude` (of the dense weight) is kept, then the lower index. `primary` is [groups, size],
+    integers (int32 is fastest), float32 or float64; `magnitude` has the same shape, any float. ValueError: a NaN.
     """
     size = primary.shape[1]
     if not 0 <= prune <= size:
@@ -32,39 +23,61 @@ def keep_top(primary: Tensor, magnitude: Tensor, prune: int) -> Tensor:
         raise ValueError("NaN has no rank")
     if prune == 0:
         return torch.ones_like(primary, dtype=torch.bool)
-    threshold = primary.kthvalue(prune, dim=1, keepdim=True).values
+    threshold = _kth_smallest(primary, prune)
     keep = primary > threshold
-    spared = size - prune - keep.sum(1)  # how many of the row's entries at the threshold are kept: fewer than there are
-    tied = (primary == threshold) & (spared > 0)[:, None]
-    row, column = tied.nonzero(as_tuple=True)  # in order of row, then column, which the stable sorts preserve
-    order = magnitude[row, column].sort(descending=True, stable=True).indices
-    order = order[row[order].sort(stable=True).indices]
-    row, column = row[order], column[order]
-    count = tied.sum(1)
-    rank = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]  # place among the row's tied
-    best = rank < spared[row]
-    keep[row[best], column[best]] = True
+    unsettled = (keep.sum(1, dtype=torch.int32) < size - prune).nonzero()[
+        :, 0
+    ]  # groups that keep some of those at threshold
+    if len(unsettled):
+        tied = primary[unsettled] == threshold[unsettled]
+        keep[unsettled] = _keep_largest(keep[unsettled], tied, magnitude[unsettled], prune)
     return keep
+
+
+def _keep_largest(keep: Tensor, tied: Tensor, magnitude: Tensor, prune: int) -> Tensor:
+    """`keep` and of the `tied`, where more are to be kept, those of the largest magnitude, then the lowest index."""
+    ranked = torch.where(tied, magnitude.float(), torch.where(keep, inf, -inf))
+    threshold = _kth_smallest(ranked, prune)
+    keep = keep | (tied & (ranked > threshold))
+    tied &= ranked == threshold
+    spared = keep.shape[1] - prune - keep.sum(1, dtype=torch.int32)
+    row, column = (tied & (spared > 0)[:, None]).nonzero(as_tuple=True)  # in order of row, then column
+    first = torch.searchsorted(row, torch.arange(len(keep), device=row.device))  # where each row's begin
+    spare = torch.arange(len(row), device=row.device) - first[row] < spared[row]
+    keep[row[spare], column[spare]] = True
+    return keep
+
+
+def _kth_smallest(values: Tensor, k: int) -> Tensor:
+    """The k-th smallest of each row, counted from 1: [rows, 1]."""
+    if values.device.type == "cpu":  # twelve times as fast as torch's on rows of thousands, and fast on rows of four
+        return torch.from_numpy(np.partition(values.numpy(), k - 1)[:, k - 1 : k])
+    if len(values) == 1:  # kthvalue gives a row to one multiprocessor
+        return values.sort().values[:, k - 1 : k]
+    return values.kthvalue(k, keepdim=True).values
 
 
 def as_groups(matrix: Tensor, group: ComparisonGroup) -> Tensor:
     """Lay a weight matrix [d_out, d_in] out as [groups, size], one comparison group a row."""
-    match group:
-        case ComparisonGroup.LAYER:
-            return matrix.reshape(1, -1)
-        case ComparisonGroup.ROW:
-            return matrix
-        case ComparisonGroup.COLUMN:
-            return matrix.T
+    return (matrix.T if group is ComparisonGroup.COLUMN else matrix).reshape(group_shape(matrix.shape, group))
 
 
 def from_groups(grouped: Tensor, shape: torch.Size, group: ComparisonGroup) -> Tensor:
     """Undo `as_groups` for a matrix of `shape`."""
-    return grouped.T if group is ComparisonGroup.COLUMN else grouped.reshape(shape)
+    return grouped.T.contiguous() if group is ComparisonGroup.COLUMN else grouped.reshape(shape)
 
 
-def keep_by_score(score: Tensor, weight: Tensor, sparsity_ratio: Decimal, group: ComparisonGroup) -> Tensor:
-    """Keep mask, bool [d_out, d_in], of a weight by its scores, both [d_out, d_in]. ValueError: a NaN."""
-    primary, magnitude = as_groups(score, group), as_groups(weight.abs(), group)
-    keep = keep_top(primary, magnitude, prune_count(sparsity_ratio, primary.shape[1]))
-    return from_groups(keep, weight.shape, group).contiguous()
+def keep_in_groups(score: Tensor, weight: Tensor, sparsity: Sparsity, prune: int) -> Tensor:
+    """Keep mask, bool [d_out, d_in], with `prune` zeros in each of `sparsity`'s groups, of a weight by its scores.
+
+    Both are [d_out, d_in]. Raises PlanError where a pattern does not divide d_in, ValueError for a NaN.
+    """
+    groups = sparsity.groups(weight.shape)
+    group = ComparisonGroup.ROW if isinstance(sparsity.target, Pattern) else sparsity.group  # a pattern's cut up rows
+    primary, magnitude = (as_groups(each, group).reshape(groups) for each in (score, weight.abs()))
+    return from_groups(keep_top(primary, magnitude, prune), weight.shape, group)
+
+
+def keep_by_score(score: Tensor, weight: Tensor, sparsity: Sparsity) -> Tensor:
+    """`keep_in_groups` with as many zeros as `sparsity` says."""
+    return keep_in_groups(score, weight, sparsity, sparsity.prune_count(sparsity.groups(weight.shape)[1]))

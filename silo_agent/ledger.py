@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from crypto.errors import ReleaseRefused
+from crypto.names import ReleaseKind
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,17 @@ class Release:
     """The survivors that this silo signed; none where it did not come to that."""
     colluders: int = 0
     """Of the plan."""
+    block: int | None = None
+    """The only block that the round is about; None where it is about all."""
 
+    def overlaps(self, other: "Release") -> bool:
+        """Whether both say something of one kind about the same weights, so that their difference would (2.5.5)."""
+        same_block = None in (self.block, other.block) or self.block == other.block
+        return _KEEP_MASKS.get(self.kind, self.kind) == _KEEP_MASKS.get(other.kind, other.kind) and same_block
+
+
+_KEEP_MASKS: Final[dict[str, str]] = dict.fromkeys((ReleaseKind.VOTES, ReleaseKind.WEIGHTS), "keep masks")
+"""Kinds that carry keep masks, with whatever else."""
 
 FORGOTTEN: Final = (
     "This silo no longer refuses to answer the same again. The sum of that round stays known, and one of a later round "
@@ -61,11 +72,9 @@ def check_release(wanted: Release, released: Sequence[Release]) -> None:
 
 
 def check_survivors(wanted: Release, survivors: Sequence[str], released: Sequence[Release]) -> None:
-    """Before survivors are signed. Raises ReleaseRefused where another release of the kind was over close
-    survivors.
-    """
+    """Before survivors are signed. Raises ReleaseRefused where a release that overlaps was over close survivors."""
     for earlier in _of_the_same_data(wanted, released):
-        if earlier.kind != wanted.kind or not earlier.survivors:
+        if not (earlier.survivors and earlier.overlaps(wanted)):
             continue
         colluders = max(earlier.colluders, wanted.colluders)
         if are_close(earlier.survivors, survivors, colluders):

@@ -1,6 +1,6 @@
-"""How well the model, dense or under keep masks, predicts sequences."""
+"""How well the model, dense, under keep masks or with new weights, predicts sequences."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,19 +11,20 @@ from silo_agent.dense_weights import DenseWeights
 
 
 def negative_log_likelihood(
-    weights: DenseWeights, sequences: Tensor, keep: Mapping[str, Tensor], *, device: torch.device
+    weights: DenseWeights, sequences: Tensor | Sequence[Tensor], changed: Mapping[str, Tensor], *, device: torch.device
 ) -> tuple[float, int]:
-    """Return the summed negative log-likelihood in nats, and of how many tokens: L-1 a sequence of int64 [samples, L].
+    """Return the summed negative log-likelihood in nats, and of how many tokens: all but each sequence's first.
 
-    `keep` maps names to bool keep masks, read a block at a time; names without one stay dense. Perplexity is
-    exp(sum / tokens). Log-probabilities are float32, their sum float64.
+    `sequences` and `changed` are as in `BlockWalk`: keep masks or new weights, read a block at a time; names without
+    one stay dense. Perplexity is exp(sum / tokens). Log-probabilities are float32, their sum float64.
     """
     walk = BlockWalk(weights, sequences, device=device)
     for _ in walk:
-        walk.advance(keep)
-    total = 0.0
+        walk.advance(changed)
+    total, tokens = 0.0, 0
     for ids, logits in walk.logits():
         predicted = logits[:, :-1].flatten(0, 1).float()
         losses = functional.cross_entropy(predicted, ids[:, 1:].flatten(), reduction="none")
         total += losses.double().sum().item()
-    return total, sequences[:, 1:].numel()
+        tokens += len(losses)
+    return total, tokens

@@ -1,9 +1,11 @@
 """What this silo agrees to. Every plan is held against the silo's own config before anything is computed or sent."""
 
-from crypto.errors import IdentityError, PlanError
+from crypto.errors import IdentityError, PlanError, UnexpectedMessage
 from crypto.plan import Plan
+from crypto.secagg.session import Round
 from silo_agent.config import AgentConfig
 from silo_agent.dense_weights import DenseWeights
+from silo_agent.opened_rounds import Start
 
 
 def check_plan(
@@ -26,10 +28,10 @@ def check_plan(
             f"the plan withstands {cohort.colluders} colluders and this silo asks for {config.colluders}",
             hint="colluders in the agent's config",
         )
-    if cohort.least_survivors - cohort.colluders < config.least_honest_survivors:
+    least = plan.honest_survivors if plan.cohort_floor else cohort.least_survivors - cohort.colluders
+    if least < config.least_honest_survivors:
         raise PlanError(
-            f"the plan opens sums over {cohort.least_survivors - cohort.colluders} honest survivors and this silo asks "
-            f"for {config.least_honest_survivors}",
+            f"the plan opens sums over {least} honest survivors and this silo asks for {config.least_honest_survivors}",
             hint="least_honest_survivors in the agent's config",
         )
     plan.check_roster(roster)
@@ -39,9 +41,30 @@ def check_plan(
     if planned != digests:
         differing = sorted(name for name in {*planned, *digests} if planned.get(name) != digests.get(name))
         raise PlanError(f"the plan's model is not the one in {weights.folder}: {differing[0]} differs")
-    prunable = {tensor.name for tensor in plan.prunable}
-    if prunable != set(weights.prunable):
+    member = cohort.roster[plan.silos.index(config.silo)]
+    for field, planned_here in (("capacity", member.capacity), ("sparsity_ratio", member.sparsity_ratio)):
+        own = getattr(config, field)
+        if own and planned_here and planned_here != own:
+            raise PlanError(f"the plan has a {field} of {planned_here} for this silo, whose own is {own}")
+    blocks = {name: (block.index, weights.input_first(name)) for block in weights.blocks for name in block.prunable}
+    if {tensor.name: (tensor.block, tensor.input_first) for tensor in plan.prunable} != blocks:
         raise PlanError(f"the plan prunes other tensors than those of {weights.folder}'s decoder blocks")
     for tensor in plan.message.model:
         if tuple(tensor.shape) != tuple(weights.shape(tensor.name)):
             raise PlanError(f"the plan's shape of {tensor.name} is not the model's")
+
+
+def check_start(round_: Round, start: Start, silo: str) -> None:
+    """A round must start from what the rounds before it opened, with the cohort that follows from them (2.2.3, 2.6).
+
+    Raises UnexpectedMessage.
+    """
+    honest = start.round
+    for field, offered, due in (
+        ("input", round_.input_digest, honest.input_digest),
+        ("cohort", round_.cohort, honest.cohort),
+    ):
+        if offered != due:
+            raise UnexpectedMessage(f"offers round {round_.index} with another {field}", party="aggregator")
+    if silo not in honest.silos:
+        raise UnexpectedMessage(f"offers round {round_.index} to a silo that is not in its cohort", party="aggregator")

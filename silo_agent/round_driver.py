@@ -7,40 +7,44 @@ import secrets
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from functools import cached_property, partial
-from typing import Any, Final
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor, get_num_threads
 
 from crypto.backends.double_masking.silo import DoubleMaskingSilo
 from crypto.backends.insecure_plaintext import InsecurePlaintextSilo
 from crypto.errors import PlanError, RoundAborted, SparsiloError
-from crypto.names import Backend, Phase, Pruner, ReleaseKind
+from crypto.names import Backend, Phase, ReleaseKind
 from crypto.plan import Plan
 from crypto.secagg.session import Round, SiloSession
 from crypto.secagg.wire import encode
+from silo_agent.allocation import outlier_counts
 from silo_agent.calibration import data_digest, read_sequences
+from silo_agent.committed_words import WORDS_SUFFIX
 from silo_agent.config import AgentConfig, read_identity
 from silo_agent.dense_weights import DenseWeights
 from silo_agent.device import named_device
-from silo_agent.keep_mask_file import KeepMaskFile
 from silo_agent.ledger import Release
 from silo_agent.metrics import RoundMetrics
 from silo_agent.one_round import Call, SiloRelease, one_round
+from silo_agent.opened_rounds import OpenedRound, Start
 from silo_agent.perplexity import negative_log_likelihood
-from silo_agent.policy import check_plan
-from silo_agent.prune import keep_masks, write_keep_masks
-from silo_agent.pruners import wanda
+from silo_agent.policy import check_plan, check_start
+from silo_agent.pruned_file import PrunedFile
 from silo_agent.releases.evaluation import EvaluationRelease
+from silo_agent.releases.outliers import OutliersRelease
+from silo_agent.releases.sampling import SamplingRelease
 from silo_agent.releases.votes import VotesRelease
+from silo_agent.releases.weights import ScalesRelease, WeightsRelease
+from silo_agent.run_pruning import RunPruning
 from silo_agent.state_store import STATE_FILE, StateStore
 from silo_agent.transport import Transport
-from sparsilo.v1 import plan_pb2
+from silo_agent.verify import verify_opened
+from sparsilo.v1 import plan_pb2, words_pb2
 
 Progress = Callable[[str, int, int], None]
 """What is being done, how much of it is done, and how much there is."""
-
-GROUPS: Final = {Pruner.WANDA: wanda.GROUP}
-"""The comparison group in which each pruner compares scores, whatever the aggregator's is."""
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +61,8 @@ class Agent:
         self._weights = DenseWeights.open(config.model)
         self._device = named_device(config.device)
         self._store = StateStore(config.state / STATE_FILE)
+        self._opened: list[OpenedRound] = []
+        self._run: RunPruning | None = None
 
     @cached_property
     def _digests(self) -> dict[str, bytes]:
@@ -72,7 +78,7 @@ class Agent:
             offer = self._transport.next()
             match offer.WhichOneof("offer"):
                 case "round":
-                    self.take_part(Round.of(offer.round.plan, offer.round.index, offer.round.input))
+                    self.take_part(Round.of(offer.round.plan, offer.round.index, offer.round.input, offer.round.cohort))
                 case "over":
                     if offer.over.failure:
                         raise RoundAborted(offer.over.failure)
@@ -81,21 +87,28 @@ class Agent:
                     raise PlanError("the aggregator offers nothing that this agent knows")
 
     def take_part(self, round_: Round) -> None:
-        """One round: check the plan, compute what to release, then phase by phase."""
+        """One round: check the plan and what it starts from, compute what to release, then phase by phase."""
         plan, kind = round_.plan, round_.plan.release_kind(round_.index)
         outcome = "failed"
         self._metrics.enter(Phase.PLAN)
         try:
             check_plan(plan, self._config, self._roster, self._weights, self._digests)
-            question = plan.question(round_.index, round_.input_digest)
-            colluders = plan.message.colluders
-            release = Release(round_.digest, question, kind, self._data, plan.silos, colluders=colluders)
+            start = self._start(plan, round_.index)
+            check_start(round_, start, self._config.silo)
+            release = Release(
+                round_.digest,
+                plan.question(round_.index, round_.input_digest),
+                kind,
+                self._data,
+                plan.silos,
+                colluders=plan.message.colluders,
+                block=plan.block(round_.index),
+            )
             session = self._session(round_)
-            prepare = partial(self._prepare, plan, round_.index, kind)
+            prepare = partial(self._prepare, start, kind)
             self._go_through(session, one_round(session, prepare, release, self._store, get_num_threads()))
             if plan.backend is Backend.DOUBLE_MASKING:
-                own = self._config.state / f"{round_.digest.hex()}.transcript"  # for `silo-agent verify --own`
-                own.write_bytes(encode(session.transcript))
+                self._transcript(round_).write_bytes(encode(session.transcript))  # for `silo-agent verify --own`
             self._metrics.enter(Phase.DONE)
             outcome = "done"
         except SparsiloError:
@@ -103,6 +116,22 @@ class Agent:
             raise
         finally:
             self._metrics.rounds.labels(kind, outcome).inc()
+
+    def _start(self, plan: Plan, index: int) -> Start:
+        """What earlier rounds of the plan opened: fetched where it is not at hand, and verified like one's own."""
+        if self._opened and self._opened[0].round.plan.digest != plan.digest:
+            self._opened = []
+        for _ in range(len(self._opened), index):
+            round_ = Start(plan, self._opened).round
+            words, transcript = self._config.state / f"{round_.digest.hex()}{WORDS_SUFFIX}", self._transcript(round_)
+            self._transport.download(words_pb2.FileRequest(opened_sum=round_.digest), words)
+            if not transcript.exists():
+                self._transport.download(words_pb2.FileRequest(transcript=round_.digest), transcript)
+            self._opened.append(verify_opened(round_, words, transcript, self._roster))
+        return Start(plan, self._opened[:index])
+
+    def _transcript(self, round_: Round) -> Path:
+        return self._config.state / f"{round_.digest.hex()}.transcript"
 
     def _go_through(self, session: SiloSession, calls: Generator[Call, Any, None]) -> None:
         answer = None
@@ -120,12 +149,38 @@ class Agent:
             case Backend.INSECURE_PLAINTEXT:
                 return InsecurePlaintextSilo(round_, self._config.silo)
 
-    def _prepare(self, plan: Plan, index: int, kind: ReleaseKind) -> SiloRelease:
+    def _prepare(self, start: Start, kind: ReleaseKind) -> SiloRelease:
+        plan, index = start.plan, start.index
         match kind:
             case ReleaseKind.VOTES:
-                return self._votes(plan)
+                return VotesRelease(plan, index, self._pruning(plan).files(start).keep_masks)
+            case ReleaseKind.SCALES:
+                files = self._pruning(plan).files(start)
+                return ScalesRelease(plan, index, files.keep_masks, PrunedFile(files.weights), self._weights)
+            case ReleaseKind.WEIGHTS:
+                files, exponents = self._pruning(plan).files(start), start.exponents(plan.block(index))
+                pruned = PrunedFile(files.weights)
+                return WeightsRelease(plan, index, files.keep_masks, pruned, self._weights, exponents)
+            case ReleaseKind.OUTLIERS:
+                sequences, _ = self._sequences(plan)
+                return OutliersRelease(outlier_counts(self._weights, sequences, device=self._device))
+            case ReleaseKind.SAMPLING:
+                return SamplingRelease(secrets.token_bytes)
             case ReleaseKind.EVALUATION:
                 return self._evaluation(plan, plan.message.rounds[index].evaluation)
+
+    def _pruning(self, plan: Plan) -> RunPruning:
+        if self._run is None or self._run.plan.digest != plan.digest:
+            self._run = RunPruning(
+                plan,
+                self._config.silo,
+                self._weights,
+                lambda: self._sequences(plan)[0],
+                self._config.state,
+                self._device,
+                lambda done, total: self._progress("pruning blocks", done, total),
+            )
+        return self._run
 
     def _sequences(self, plan: Plan, held_out: int = 0) -> tuple[Tensor, Tensor]:
         pruning = plan.message.pruning
@@ -137,34 +192,20 @@ class Agent:
             held_out=held_out,
         )
 
-    def _votes(self, plan: Plan) -> VotesRelease:
-        file = self._config.state / f"{plan.digest.hex()}.keep_mask.safetensors"
-        if not file.exists():
-            masks = keep_masks(
-                self._weights,
-                self._sequences(plan)[0],
-                sparsity_ratio=plan.sparsity_ratio,
-                group=GROUPS[Pruner(plan.message.pruning.pruner)],
-                device=self._device,
-                progress=lambda done, total: self._progress("pruning blocks", done, total),
-            )
-            write_keep_masks(file, masks)
-        return VotesRelease(plan, file)
-
     def _evaluation(self, plan: Plan, spec: plan_pb2.Evaluation) -> EvaluationRelease:
         _, held_out = self._sequences(plan, spec.sequences)
         results = []
         for done, candidate in enumerate(spec.candidates):
             self._progress("evaluating candidates", done, len(spec.candidates))
-            keep: Mapping[str, Tensor] = {} if candidate.dense else self._candidate(plan, candidate)
-            results.append(negative_log_likelihood(self._weights, held_out, keep, device=self._device))
+            pruned: Mapping[str, Tensor] = {} if candidate.dense else self._candidate(plan, candidate)
+            results.append(negative_log_likelihood(self._weights, held_out, pruned, device=self._device))
         self._progress("evaluating candidates", len(spec.candidates), len(spec.candidates))
         return EvaluationRelease(results, len(plan.silos))
 
-    def _candidate(self, plan: Plan, candidate: plan_pb2.Candidate) -> KeepMaskFile:
+    def _candidate(self, plan: Plan, candidate: plan_pb2.Candidate) -> PrunedFile:
         file = self._config.state / f"{candidate.digest.hex()}.safetensors"
         if not file.exists():
-            self._transport.keep_mask(candidate.digest, file)
-        keep = KeepMaskFile(file)
-        keep.check((tensor.name, tuple(tensor.shape)) for tensor in plan.prunable)
-        return keep
+            self._transport.candidate(candidate.digest, file)
+        pruned = PrunedFile(file)
+        pruned.check((tensor.name, tuple(tensor.shape), self._weights.dtype(tensor.name)) for tensor in plan.prunable)
+        return pruned

@@ -20,7 +20,7 @@ _SAID = """CREATE TABLE IF NOT EXISTS said (
 ) STRICT"""
 _RELEASES = """CREATE TABLE IF NOT EXISTS releases (
     round BLOB PRIMARY KEY, question BLOB NOT NULL, kind TEXT NOT NULL, data BLOB NOT NULL,
-    roster TEXT NOT NULL, survivors TEXT NOT NULL, colluders INTEGER NOT NULL
+    roster TEXT NOT NULL, survivors TEXT NOT NULL, colluders INTEGER NOT NULL, block INTEGER
 ) STRICT"""
 
 
@@ -33,6 +33,8 @@ class StateStore:
         with self._changes() as database:
             database.execute(_SAID)
             database.execute(_RELEASES)
+            if "block" not in {column[1] for column in database.execute("PRAGMA table_info(releases)")}:
+                database.execute("ALTER TABLE releases ADD COLUMN block INTEGER")  # a ledger of version 0.1
 
     def begin(self, wanted: Release) -> None:
         """Before anything is computed for a round. Raises ReleaseRefused where the ledger forbids it, or where this
@@ -60,7 +62,8 @@ class StateStore:
         with self._changes() as database:
             check_release(wanted, _releases(database))
             row = (wanted.round, wanted.question, wanted.kind, wanted.data, ",".join(wanted.roster), "")
-            database.execute("INSERT OR IGNORE INTO releases VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, wanted.colluders))
+            values = (*row, wanted.colluders, wanted.block)
+            database.execute("INSERT OR IGNORE INTO releases VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def survive(self, wanted: Release, survivors: tuple[str, ...]) -> None:
         """Before survivors are signed. Raises ReleaseRefused."""
@@ -99,7 +102,7 @@ def _releases(database: sqlite3.Connection) -> list[Release]:
             *(round_, question, kind, data),
             tuple(roster.split(",")),
             tuple(filter(None, survivors.split(","))),
-            colluders,
+            *(colluders, block),
         )
-        for round_, question, kind, data, roster, survivors, colluders in rows
+        for round_, question, kind, data, roster, survivors, colluders, block in rows
     ]

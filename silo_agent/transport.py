@@ -7,7 +7,6 @@ on the way sees an idle stream.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from hashlib import sha256
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -20,6 +19,7 @@ from crypto.identity import Certified
 from crypto.secagg.wire import MESSAGE_LIMIT, decode, encode
 from silo_agent.metrics import RoundMetrics
 from silo_agent.one_round import Advance, Call, Committed, Upload
+from silo_agent.pruned_file import file_digest
 from sparsilo.v1 import round_pb2, words_pb2
 
 POLL_SECONDS: Final = 30.0
@@ -54,7 +54,7 @@ class Transport:
         self._advance: Any = self._channel.unary_unary(f"/{ROUNDS}/Advance")
         self._upload: Any = self._channel.stream_unary(f"/{WORDS}/Upload")
         self._committed: Any = self._channel.unary_stream(f"/{WORDS}/Committed")
-        self._keep_mask: Any = self._channel.unary_stream(f"/{WORDS}/KeepMask")
+        self._file: Any = self._channel.unary_stream(f"/{WORDS}/File")
         self._stopped = Event()
         self._lost_at: float | None = None
 
@@ -99,23 +99,24 @@ class Transport:
 
         self._received(self._retried(attempt))
 
-    def keep_mask(self, digest: bytes, file: Path) -> None:
-        """Downloads a keep-mask file and checks it against its SHA-256; nothing is left where it does not match."""
+    def candidate(self, digest: bytes, file: Path) -> None:
+        """Downloads a candidate and checks it against its SHA-256; nothing is left where it does not match."""
         part = file.with_suffix(".part")
-
-        def attempt() -> bytes:
-            hashed = sha256()
-            with part.open("wb") as out:
-                for chunk in self._keep_mask(self._sent(encode(words_pb2.KeepMaskRequest(digest=digest)))):
-                    data = decode(words_pb2.KeepMaskChunk, self._received(chunk), MESSAGE_LIMIT).data
-                    hashed.update(data)
-                    out.write(data)
-            return hashed.digest()
-
-        if self._retried(attempt) != digest:
+        self.download(words_pb2.FileRequest(candidate=digest), part)
+        if file_digest(part) != digest:
             part.unlink()
-            raise ProtocolError("the keep mask is not the one that was announced", party="aggregator")
+            raise ProtocolError("the candidate is not the one that was announced", party="aggregator")
         part.replace(file)
+
+    def download(self, request: words_pb2.FileRequest, file: Path) -> None:
+        """A file as the aggregator serves it: whether it is the right one is for the caller to check."""
+
+        def attempt() -> None:
+            with file.open("wb") as out:
+                for piece in self._file(self._sent(encode(request))):
+                    out.write(decode(words_pb2.FilePiece, self._received(piece), MESSAGE_LIMIT).data)
+
+        self._retried(attempt)
 
     def _unary(self, call: Callable[..., bytes], message: bytes) -> bytes:
         return self._received(self._retried(lambda: call(self._sent(message), timeout=POLL_SECONDS)))

@@ -9,10 +9,35 @@ from typing import Any
 from crypto.backends.double_masking.transcript import AGGREGATOR
 from crypto.backends.double_masking.verification import MAX_TRANSCRIPT_BYTES, Verified, step, verify_transcript
 from crypto.errors import BadAudit, InputError
+from crypto.names import Backend
+from crypto.secagg.session import Round
 from crypto.secagg.wire import decode
 from silo_agent.ahead import ahead
-from silo_agent.committed_words import SUM_FILE, TRANSCRIPT_FILE, WORDS_SUFFIX, CommittedWords
+from silo_agent.committed_words import SUM_FILE, TRANSCRIPT_FILE, WORD_BYTES, WORDS_SUFFIX, CommittedWords
+from silo_agent.opened_rounds import OpenedRound
 from sparsilo.v1 import round_pb2
+
+
+def verify_opened(round_: Round, words: Path, transcript: Path, roster: Mapping[str, bytes]) -> OpenedRound:
+    """An earlier round of a run as the aggregator serves it, proven by its transcript: what a later round starts from.
+
+    Where the backend signs nothing, the words are taken as they are. Raises what `verify_transcript` raises, and
+    BadAudit where the transcript or the words are of something else.
+    """
+    if round_.plan.backend is not Backend.DOUBLE_MASKING:
+        committed = CommittedWords(words, round_.layout, "")
+        with words.open("rb") as opened:
+            survivors = int.from_bytes(opened.read(WORD_BYTES), "little")  # the header word counts them
+        return OpenedRound(round_, survivors, committed.tree.root, words)
+    verified = verify_transcript(_read(transcript), roster)
+    if verified.round != round_:
+        raise BadAudit(f"the transcript is of another round than {round_.digest.hex()[:16]}", party=AGGREGATOR)
+    with _readable(words):
+        committed = CommittedWords(words, round_.layout, "")
+    if committed.tree.root != verified.roots[""]:
+        raise BadAudit("the opened sum is not the one that was signed", party=AGGREGATOR)
+    return OpenedRound(round_, len(verified.survivors), committed.tree.root, words)
+
 
 Progress = Callable[[str, int, int], None]
 

@@ -50,12 +50,20 @@ def tokenizer() -> Any:
     return make(tokenizer_object=bpe, model_max_length=64, **special)
 
 
-BLOCKS = {  # where each family that tests use keeps its blocks
-    "llama": "model.layers",
+BLOCKS = {  # where each family keeps its blocks
+    "llama": "model.layers",  # grouped-query attention, tied embeddings
+    "mistral": "model.layers",  # sliding window
     "qwen2": "model.layers",  # biases
+    "qwen3": "model.layers",  # norms of queries and keys
     "gemma2": "model.layers",  # attention masks that alternate by block, scaled embeddings
+    "gemma3_text": "model.layers",  # rotary frequencies that alternate too
+    "phi3": "model.layers",  # one matrix for queries, keys and values, one for gate and up
     "opt": "model.decoder.layers",  # biases, learned positions
+    "gpt2": "transformer.h",  # Conv1D: weights [d_in, d_out]
+    "gpt_neox": "gpt_neox.layers",  # attention and MLP side by side
     "falcon": "transformer.h",  # blocks that return tuples
+    "mixtral": "model.layers",  # experts
+    "qwen3_moe": "model.layers",  # experts
 }
 
 
@@ -71,12 +79,22 @@ def family(name: str, **changes: Any) -> Any:
         "eos_token_id": 1,
         "pad_token_id": None,
     }
+    grouped: dict[str, Any] = {"num_key_value_heads": 2, "intermediate_size": 72}
+    routed: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
     own: dict[str, dict[str, Any]] = {
-        "llama": {"num_key_value_heads": 2, "intermediate_size": 72, "tie_word_embeddings": True},
-        "qwen2": {"num_key_value_heads": 2, "intermediate_size": 72, "tie_word_embeddings": False},
-        "gemma2": {"num_key_value_heads": 2, "intermediate_size": 72, "head_dim": 8, "sliding_window": 8},
+        "llama": {**grouped, "tie_word_embeddings": True},
+        "mistral": {**grouped, "sliding_window": 8},
+        "qwen2": {**grouped, "tie_word_embeddings": False},
+        "qwen3": {**grouped, "head_dim": 16},
+        "gemma2": {**grouped, "head_dim": 8, "sliding_window": 8},
+        "gemma3_text": {**grouped, "head_dim": 8, "sliding_window": 8, "layer_types": None},
+        "phi3": grouped,
         "opt": {"ffn_dim": 72, "word_embed_proj_dim": 32, "dropout": 0.1},
+        "gpt2": {"n_inner": 72},
+        "gpt_neox": {"intermediate_size": 72},
         "falcon": {"bias": True},
+        "mixtral": {**grouped, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
+        "qwen3_moe": {**grouped, **routed, "num_experts": 12, "head_dim": 16},
     }
     return AutoConfig.for_model(name, **(sizes | own[name] | changes))
 

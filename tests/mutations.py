@@ -198,14 +198,14 @@ MUTATIONS = (
     ),
     Mutation(
         TIE,
-        "aggregator/mask_expansion.py",
+        "silo_agent/mask_expansion.py",
         "keep_by_score(keep_counts.long(), dense_weight,",
         "keep_by_score(keep_counts.long(), dense_weight * 0,",
         f"{EXPANSION}::test_equals_sorting_each_group_by_hand",
     ),
     Mutation(
         SIGN,
-        "aggregator/mask_expansion.py",
+        "silo_agent/mask_expansion.py",
         "keep_by_score(keep_counts.long(),",
         "keep_by_score(-keep_counts.long(),",
         f"{EXPANSION}::test_counts_come_first_then_magnitude_then_the_lower_index",

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from math import exp
 from typing import Final
 
-from aggregator.word_sum import OpenedChunk
 from crypto.encoding.fixed_point import decode
 from crypto.errors import CorruptSum
 from crypto.plan import NLL_FRACTION_BITS, NLL_SECTION, TOKENS_SECTION
+from silo_agent.opened_rounds import OpenedChunk
 from sparsilo.v1 import plan_pb2
 
 MOST_NATS: Final = 700

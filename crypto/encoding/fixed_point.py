@@ -1,4 +1,4 @@
-"""Fixed point: a non-negative real number as an integer that fits a secure sum.
+"""Fixed point: real numbers as integers that fit a secure sum.
 
 `encode` rounds each value by at most 2^-(fraction_bits+1); the sum of n values is thus off by at most
 n * 2^-(fraction_bits+1). `decode` adds only the rounding of one float64 (relative 2^-53), and none below 2^53.
@@ -6,6 +6,9 @@ n * 2^-(fraction_bits+1). `decode` adds only the rounding of one float64 (relati
 
 import math
 from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
 
 from crypto.errors import PlanError
 
@@ -30,3 +33,27 @@ def encode(value: float, fraction_bits: int, largest_sum_of: int) -> int:
 def decode(total: int, fraction_bits: int) -> float:
     """Return the sum whose encoded form is `total`, correctly rounded to float64."""
     return total / (1 << fraction_bits)
+
+
+def encode_signed(values: NDArray[np.float64], exponent: int, bits: int) -> NDArray[np.uint64]:
+    """Each value as a multiple of 2^exponent, half to even, plus 2^bits: from 0 to 2^(bits + 1).
+
+    Raises PlanError where a value is above 2^(exponent + bits) in magnitude, or NaN; the message does not repeat it.
+    """
+    multiples = np.rint(np.ldexp(values, -exponent))
+    if not (np.abs(multiples) <= 1 << bits).all():  # false for a NaN too
+        raise PlanError(f"a difference from the dense weight is above 2^{exponent + bits}, which was agreed on")
+    encoded: NDArray[np.uint64] = (multiples + (1 << bits)).astype(np.uint64)
+    return encoded
+
+
+def decode_average(
+    sums: NDArray[np.uint64], counts: NDArray[np.unsignedinteger], exponent: int, bits: int
+) -> NDArray[np.float64]:
+    """The average of the `counts` values that `encode_signed` made each of `sums` of; 0 where there are none.
+
+    Off from the average of the unrounded values by at most 2^(exponent - 1), and the rounding of float64.
+    """
+    totals = sums.astype(np.int64) - (counts.astype(np.int64) << bits)
+    average: NDArray[np.float64] = np.ldexp(totals / np.maximum(counts, 1), exponent)
+    return average

@@ -29,7 +29,7 @@ from crypto.errors import (
     UnexpectedMessage,
 )
 from crypto.names import Phase
-from crypto.plan import Plan
+from crypto.plan import DIGEST_BYTES, Plan
 from crypto.primitives import merkle
 from crypto.secagg.wire import decode, encode
 from sparsilo.v1 import round_pb2, words_pb2
@@ -60,33 +60,60 @@ class Round:
 
     plan: Plan
     index: int
-    input_digest: bytes
-    """SHA-256 of the keep mask that the round starts from; empty where it starts from the dense model."""
+    input_digest: bytes = b""
+    """Stands for the opened rounds that this one starts from (2.2.3); empty where it starts from the dense model."""
+    cohort: tuple[str, ...] = ()
+    """The silos that layer sampling drew, ascending; none where the whole roster may take part."""
 
     @classmethod
-    def of(cls, plan: bytes, index: int, input_digest: bytes) -> "Round":
-        """As an offer or a transcript names it. Raises MalformedMessage, PlanError or UnexpectedMessage."""
-        round_ = cls(Plan.decode(plan), index, input_digest)
+    def of(cls, plan: bytes, index: int, input_digest: bytes, cohort: Sequence[str]) -> "Round":
+        """As an offer or a transcript names it. Raises MalformedMessage, PlanError or UnexpectedMessage.
+
+        Whether input and cohort are what the earlier rounds gave is for the caller to check (2.2.3, 2.6).
+        """
+        round_ = cls(Plan.decode(plan), index, input_digest, tuple(cohort))
         rounds = len(round_.plan.message.rounds)
         if index >= rounds:
             raise UnexpectedMessage(f"offers round {index} of {rounds}", party="aggregator")
-        if input_digest:
-            raise UnexpectedMessage("offers a round that does not start from the dense model", party="aggregator")
+        if len(input_digest) != (DIGEST_BYTES if round_.plan.has_input(index) else 0):
+            raise UnexpectedMessage(
+                f"offers round {index} with an input of {len(input_digest)} bytes", party="aggregator"
+            )
+        round_.plan.check_cohort(index, round_.cohort)
         return round_
 
     @cached_property
     def digest(self) -> bytes:
-        """32 bytes: plan, index and input (docs/protocol.md, section 2)."""
-        return self.plan.round_digest(self.index, self.input_digest)
+        """32 bytes: plan, index, input and cohort (docs/protocol.md, section 2)."""
+        return self.plan.round_digest(self.index, self.input_digest, self.cohort)
+
+    @property
+    def silos(self) -> tuple[str, ...]:
+        """Who may take part, ascending."""
+        return self.cohort or self.plan.silos
+
+    @property
+    def threshold(self) -> int:
+        """Fewest silos that can open the sum: the plan's, or a cohort's own majority (2.6.3)."""
+        return self.plan.cohort_threshold(len(self.cohort)) if self.cohort else self.plan.message.threshold
+
+    @property
+    def least_survivors(self) -> int:
+        """Fewest silos whose uploads the sum may be opened over: the plan's, or a cohort's (2.6.3)."""
+        if not self.cohort:
+            return self.plan.message.least_survivors
+        return max(self.threshold, self.plan.message.colluders + self.plan.honest_survivors)
 
     @cached_property
     def layout(self) -> Layout:
         """Sections and chunk table."""
-        return self.plan.layout(self.index)
+        return self.plan.layout(self.index, len(self.silos))
 
     def transcript(self) -> round_pb2.Transcript:
         """What both roles fill with the answers of each phase, as far as a transcript has a field for them."""
-        return round_pb2.Transcript(plan=self.plan.encoded, index=self.index, input=self.input_digest)
+        return round_pb2.Transcript(
+            plan=self.plan.encoded, index=self.index, input=self.input_digest, cohort=self.cohort
+        )
 
 
 class SiloSession(ABC):
@@ -200,13 +227,13 @@ class AggregatorSession(ABC):
         self._table = table
         self.round = round_
         self.phase = Phase.PLAN
-        self.expected: tuple[str, ...] = round_.plan.silos
+        self.expected: tuple[str, ...] = round_.silos
         self.survivors: tuple[str, ...] = ()
         self.dropped: dict[str, Phase] = {}
         self._messages: dict[str, tuple[bytes, Any]] = {}
         self.transcript = round_.transcript()
         self._roots: dict[str, bytes] = {}
-        self._sum_root = b""
+        self.sum_root = b""
 
     @property
     def arrived(self) -> frozenset[str]:
@@ -245,7 +272,7 @@ class AggregatorSession(ABC):
 
     def summed(self, root: bytes) -> None:
         """The driver opened the sum and computed the Merkle root over its chunks' bytes."""
-        self._sum_root = root
+        self.sum_root = root
 
     def may_audit(self, silo: str, index: int) -> bool:
         """Whether, in AUDIT, a silo recomputes that chunk and may be given it."""
@@ -290,15 +317,13 @@ class AggregatorSession(ABC):
         fewest = self._fewest()
         if len(spoke) < fewest:
             raise TooFewSurvivors(
-                f"phase {self.phase}: {len(spoke)} of {len(self.round.plan.silos)} silos answered and {fewest} are "
-                "needed",
+                f"phase {self.phase}: {len(spoke)} of {len(self.round.silos)} silos answered and {fewest} are needed",
                 hint=f"dropped: {', '.join(f'{silo} in {when}' for silo, when in sorted(self.dropped.items()))}",
             )
 
     def _fewest(self) -> int:
         """How many silos the present phase needs: the least survivors until they are fixed, then the threshold."""
-        plan = self.round.plan.message
-        return plan.threshold if self.survivors else plan.least_survivors
+        return self.round.threshold if self.survivors else self.round.least_survivors
 
     def _check_root(self, silo: str, root: bytes) -> None:
         if self._roots.get(silo) != root:

@@ -5,11 +5,23 @@ from typing import Final
 from torch import Tensor
 
 from crypto.names import ComparisonGroup
+from crypto.sparsity import Sparsity
+from silo_agent.keep_mask import keep_by_score
 
 GROUP: Final = ComparisonGroup.ROW
 """Wanda compares weights within one output row."""
 
+STATISTIC: Final = "energies"
+
 
 def score(weight: Tensor, energy: Tensor) -> Tensor:
-    """|W_ij| * ||X_j||: float32 [d_out, d_in], of a weight [d_out, d_in] and its inputs' energy, float32 [d_in]."""
+    """|W_ij| * ||X_j||: float32 [d_out, d_in], of a weight [d_out, d_in] and its inputs' energy, float32 [d_in].
+
+    Without tokens (an expert that none reached) all scores are 0, and the tie rule ranks by magnitude.
+    """
     return weight.abs().float() * energy.sqrt()
+
+
+def prune(weight: Tensor, energy: Tensor, sparsity: Sparsity) -> tuple[Tensor, None]:
+    """As `Method.prune`; kept weights stay as they are."""
+    return keep_by_score(score(weight, energy), weight, sparsity), None

@@ -12,30 +12,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crypto.encoding.layout import Chunk
-from crypto.plan import Plan, group_shape, nonzero_section, votes_section
+from crypto.names import ComparisonGroup
+from crypto.plan import Plan, nonzero_section, votes_section
 
 
 class VotesRelease:
-    """Lanes from a keep-mask file (bool tensors named as the model's parameters, as `silo-agent prune` writes them)."""
+    """Lanes of one round from a keep-mask file (bool tensors named as the model's parameters)."""
 
-    def __init__(self, plan: Plan, file: Path) -> None:
+    def __init__(self, plan: Plan, index: int, file: Path) -> None:
         keep_masks = _mapped(file)
-        self._votes = {votes_section(tensor.name): keep_masks[tensor.name] for tensor in plan.prunable}
-        self._shapes = {nonzero_section(t.name): (t.name, tuple(t.shape)) for t in plan.prunable}
+        self._tensors = {tensor.name: tensor for tensor in plan.tensors(index)}
+        self.keep_masks = {name: keep_masks[name] for name in self._tensors}
+        self._votes = {votes_section(name): keep for name, keep in self.keep_masks.items()}
+        self._counted = {nonzero_section(name): name for name in self._tensors}
         self._group = plan.comparison_group
         self._nonzero = cache(self._count_nonzero)
 
     def lanes(self, chunk: Chunk) -> NDArray[Any]:
         """The values of one chunk's lanes."""
         name = chunk.section.name
-        values = self._votes[name] if name in self._votes else self._nonzero(name)
+        values = self._votes[name] if name in self._votes else self._nonzero(self._counted[name])
         return np.asarray(values[chunk.start : chunk.start + chunk.lanes])
 
-    def _count_nonzero(self, section: str) -> NDArray[np.uint64]:
-        tensor, shape = self._shapes[section]
-        groups, size = group_shape(shape, self._group)
-        keep_mask = self._votes[votes_section(tensor)]
-        counts: NDArray[np.intp] = np.count_nonzero(keep_mask.reshape(groups, size), axis=1)
+    def _count_nonzero(self, name: str) -> NDArray[np.uint64]:
+        tensor = self._tensors[name]
+        keep = self.keep_masks[name].reshape(tuple(tensor.shape))
+        if self._group is ComparisonGroup.LAYER:
+            counts = np.count_nonzero(keep).reshape(1)
+        else:  # along the inputs for a row, along the outputs for a column
+            counts = np.count_nonzero(keep, axis=int((self._group is ComparisonGroup.ROW) != tensor.input_first))
         return counts.astype(np.uint64)
 
 

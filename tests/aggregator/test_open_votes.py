@@ -20,7 +20,7 @@ from aggregator.word_sum import OpenedChunk
 from crypto.errors import CorruptSum
 from crypto.plan import Plan
 from plans import plan_message
-from silo_agent.keep_mask_file import file_digest
+from silo_agent.pruned_file import file_digest
 
 SURVIVORS = 4
 SHAPES = {"blocks.0.weight": (6, 10), "blocks.1.weight": (1, 7), "blocks.2.weight": (12, 1)}

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from crypto.errors import MalformedMessage, PlanError
 from crypto.names import Backend, ComparisonGroup, ReleaseKind
-from crypto.plan import MAX_PLAN_BYTES, Plan, group_shape, least_threshold, parse_ratio
+from crypto.plan import MAX_PLAN_BYTES, Plan, least_threshold
+from crypto.secagg.session import Round
+from crypto.sparsity import Pattern, group_shape, parse_ratio
 from plans import plan, plan_message
 from sparsilo.v1 import plan_pb2
 
@@ -129,7 +131,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "prunable cube": (shape(6, 2, 5), "model blocks.0.weight: only a matrix"),
     "prunable scalar": (shape(), "model blocks.0.weight: only a matrix"),
     "prunable and empty": (shape(6, 0), "model blocks.0.weight: only a matrix"),
-    "unknown pruner": (put(pruner="magnitude"), "pruner"),
+    "unknown pruner": (put(pruner="taylor"), "pruner"),
     "ratio of one": (put(sparsity_ratio="1"), "sparsity ratio"),
     "negative ratio": (put(sparsity_ratio="-0.5"), "sparsity ratio"),
     "no ratio": (put(sparsity_ratio=""), "sparsity ratio"),
@@ -246,9 +248,13 @@ def test_a_round_has_at_most_a_million_chunks(rows: int, chunk_words: int, chunk
 
 def test_every_round_is_held_to_its_number_of_chunks() -> None:
     def second(message: plan_pb2.Plan) -> None:
-        evaluation(DENSE)(message)
-        message.rounds.reverse()
-        shape(1 << 20, 21, chunk_words=1)(message)
+        message.pruning.schedule = "iterative"
+        message.model[1].block = 1
+        message.model[1].shape[:] = 1 << 20, 21
+        message.chunk_words = 1
+        del message.rounds[:]
+        for block in range(2):
+            message.rounds.add(block=block).votes.SetInParent()
 
     with pytest.raises(PlanError, match=r"^plan: chunk_words: .*rounds\[1\] has 10485\d\d chunks"):
         Plan.of(edited(second))
@@ -290,7 +296,7 @@ def test_a_ratio_is_the_exact_decimal_in_its_one_spelling(places: int, data: st.
     digits = data.draw(st.integers(1, 10**places - 1).filter(lambda number: number % 10))
     text = f"0.{digits:0{places}d}"
     agreed = Plan.of(edited(put(sparsity_ratio=text)))
-    assert Fraction(agreed.sparsity_ratio) == Fraction(digits, 10**places)
+    assert Fraction(agreed.sparsity.target) == Fraction(digits, 10**places)
     for other in (text + "0", text[1:], "0" + text, "+" + text, text + "E0", f"{digits}E-{places}", " " + text):
         with pytest.raises(PlanError, match=r"^plan: sparsity ratio: .*must be written '" + text.replace(".", r"\.")):
             Plan.of(edited(put(sparsity_ratio=other)))
@@ -310,7 +316,7 @@ def test_minus_zero_is_no_second_spelling_of_zero() -> None:
 def test_a_long_ratio_is_exact_or_refused_for_what_it_is() -> None:
     text = "0." + "9" * 29
     try:
-        assert Plan.of(edited(put(sparsity_ratio=text))).sparsity_ratio == Decimal(text)
+        assert Plan.of(edited(put(sparsity_ratio=text))).sparsity.target == Decimal(text)
     except PlanError as error:
         assert "must be written '1'" not in str(error)
 
@@ -579,3 +585,246 @@ def test_an_evaluation_layout() -> None:
 def test_lanes_hold_the_whole_roster_whatever_may_be_lost() -> None:
     """16 silos of which 9 are enough: a sum over all 16 still needs 5 bits."""
     assert {section.width for section in plan(16, threshold=9).layout(0).sections} == {5, bits_for(16 * 60)}
+
+
+# Pruning: what belongs together.
+
+
+def by_block(**fields: object) -> plan_pb2.Plan:
+    """Four silos and two blocks of one tensor each, with the rounds that the fields ask for."""
+    message = plan_message(4)
+    message.model[1].block = 1
+    put(**fields)(message)
+    return message
+
+
+def with_rounds(message: plan_pb2.Plan, release: ReleaseKind = ReleaseKind.VOTES) -> plan_pb2.Plan:
+    del message.rounds[:]
+    for kind, block in Plan(message, b"").rounds_of(release):
+        getattr(message.rounds.add(block=block), kind).SetInParent()
+    return message
+
+
+def sampled(floor: int = 3, capacities: tuple[int, ...] = (2, 2, 1, 1), **fields: object) -> plan_pb2.Plan:
+    message = by_block(cohort_floor=floor, **fields)
+    for member, capacity in zip(message.roster, capacities, strict=True):
+        member.capacity = capacity
+    return with_rounds(message)
+
+
+def rounds(message: plan_pb2.Plan) -> list[tuple[str, int | None]]:
+    agreed = Plan.of(message)
+    return [(agreed.release_kind(index), agreed.block(index)) for index in range(len(message.rounds))]
+
+
+@pytest.mark.clause("2.1.1")
+def test_the_rounds_follow_from_the_pruning() -> None:
+    weights = ReleaseKind.WEIGHTS
+    assert rounds(with_rounds(by_block())) == [("votes", None)]
+    assert rounds(with_rounds(by_block(schedule="iterative"))) == [("votes", 0), ("votes", 1)]
+    assert rounds(with_rounds(by_block(allocation="owl"))) == [("outliers", None), ("votes", None)]
+    assert rounds(with_rounds(by_block(pruner="sparsegpt"), weights)) == [("scales", None), ("weights", None)]
+    both = by_block(pruner="sparsegpt", schedule="iterative", allocation="owl")
+    blocks = [("scales", 0), ("weights", 0), ("scales", 1), ("weights", 1)]
+    assert rounds(with_rounds(both, weights)) == [("outliers", None), *blocks]
+    assert rounds(sampled(capacities=(2, 2, 1, 1))) == [("sampling", None), ("votes", 0), ("votes", 1)]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda m: m.rounds.pop(),
+        lambda m: m.rounds.reverse(),
+        lambda m: m.rounds.add(block=1).votes.SetInParent(),
+        lambda m: m.rounds[1].ClearField("block"),
+        lambda m: setattr(m.rounds[1], "block", 2),
+        lambda m: m.rounds[0].evaluation.CopyFrom(plan_pb2.Evaluation(sequences=1, candidates=[DENSE])),
+    ],
+)
+def test_other_rounds_are_refused(edit: Edit) -> None:
+    message = with_rounds(by_block(schedule="iterative"))
+    edit(message)
+    with pytest.raises(PlanError, match=r"^plan: rounds: are not those"):
+        Plan.of(message)
+
+
+def test_weights_that_no_pruner_changes_are_not_summed() -> None:
+    with pytest.raises(PlanError, match=r"^plan: rounds: sum weights, and wanda leaves kept weights as they are"):
+        Plan.of(with_rounds(by_block(pruner="wanda"), ReleaseKind.WEIGHTS))
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"pattern": "2:4", "sparsity_ratio": "0.5", "comparison_group": "row"}, "pattern: leaves no choice"),
+        ({"pattern": "2:5", "sparsity_ratio": "", "comparison_group": "layer"}, "comparison group: must be row"),
+        ({"pattern": "2:4", "sparsity_ratio": "", "comparison_group": "row"}, "pattern 2:4: a weight has 10 inputs"),
+        ({"pattern": "2:1", "sparsity_ratio": "", "comparison_group": "row"}, "pattern: '2:1' is no n:m"),
+        (
+            {"pattern": "2:5", "sparsity_ratio": "", "comparison_group": "row", "allocation": "owl"},
+            "pattern: leaves no choice",
+        ),
+        ({"sparsity_ratio": ""}, "sparsity ratio: '' is not a decimal number"),
+        ({"allocation": "uniform"}, "allocation: 'uniform' is unknown"),
+        ({"schedule": "one-shot"}, "schedule: 'one-shot' is unknown"),
+        ({"cohort_floor": 2}, "cohort_floor: 2 is out of range: 3"),
+        ({"cohort_floor": 5}, "cohort_floor: 5 is out of range"),
+        ({"cohort_floor": 3}, "capacity: must be 1 to 2 blocks"),
+    ],
+)
+def test_pruning_that_contradicts_itself_is_refused(fields: dict[str, object], problem: str) -> None:
+    with pytest.raises(PlanError, match=f"^(plan: )?{problem}"):
+        Plan.of(with_rounds(by_block(**fields)))
+
+
+def test_a_pattern_is_a_sparsity_of_its_own() -> None:
+    message = by_block(pattern="2:5", sparsity_ratio="", comparison_group="row")
+    assert Plan.of(with_rounds(message)).sparsity.target == Pattern(2, 5)
+    message.roster[0].sparsity_ratio = "0.5"
+    with pytest.raises(PlanError, match="pattern: leaves no choice"):
+        Plan.of(message)
+
+
+@pytest.mark.parametrize("pruner", ["magnitude", "wanda", "ria", "sparsegpt"])
+@pytest.mark.parametrize("group", ["layer", "row", "column"])
+def test_groups_that_ruin_are_refused_with_the_reason_unless_forced(pruner: str, group: str) -> None:
+    own = "row" if pruner == "wanda" else "layer"
+    ruinous = group == "column" or (own, group) == ("layer", "row")
+    message = with_rounds(by_block(pruner=pruner, comparison_group=group))
+    for forced in (False, True):
+        message.pruning.force_comparison_group = forced
+        if forced is ruinous:
+            Plan.of(message)
+        else:
+            problem = f"{group} does not suit {pruner}: .*2505.13547" if ruinous else "needs no force"
+            with pytest.raises(PlanError, match=f"^plan: comparison group: {problem}"):
+                Plan.of(message)
+
+
+def test_a_silo_may_have_a_ratio_of_its_own_in_the_one_spelling() -> None:
+    message = with_rounds(by_block())
+    message.roster[1].sparsity_ratio = "0.25"
+    agreed = Plan.of(message)
+    assert [agreed.silo_sparsity(silo).target for silo in agreed.silos] == [
+        Decimal(x) for x in ("0.5", "0.25", "0.5", "0.5")
+    ]
+    assert {agreed.silo_sparsity(silo).group for silo in agreed.silos} == {ComparisonGroup.ROW}
+    message.roster[1].sparsity_ratio = "0.250"
+    with pytest.raises(PlanError, match=r"^plan: sparsity ratio: '0.250' must be written '0.25'"):
+        Plan.of(message)
+
+
+def test_blocks_are_counted_without_a_gap() -> None:
+    message = plan_message(4)
+    message.model[1].block = 2
+    with pytest.raises(PlanError, match=r"^plan: model: has a block without a prunable tensor"):
+        Plan.of(message)
+    message.model[1].prunable = False
+    with pytest.raises(PlanError, match=r"^plan: model blocks.1.weight: is not prunable, yet has a block"):
+        Plan.of(message)
+    message.model[1].prunable, message.model[1].block = True, 1 << 30
+    with pytest.raises(PlanError, match=r"^plan: model: has 1073741825 blocks"):
+        Plan.of(message)
+
+
+# Layer sampling.
+
+
+@pytest.mark.parametrize(
+    ("capacities", "problem"),
+    [
+        ((2, 2, 1, 0), "must be 1 to 2 blocks"),
+        ((3, 2, 1, 1), "must be 1 to 2 blocks"),
+        ((2, 1, 1, 1), "5 blocks in all, and 2 blocks times a cohort_floor of 3 are needed"),
+    ],
+)
+def test_capacities_must_cover_every_block(capacities: tuple[int, ...], problem: str) -> None:
+    with pytest.raises(PlanError, match=f"^plan: capacity: {problem}"):
+        Plan.of(sampled(capacities=capacities))
+
+
+def test_a_capacity_without_layer_sampling_is_refused() -> None:
+    message = with_rounds(by_block())
+    message.roster[0].capacity = 1
+    with pytest.raises(PlanError, match=r"^plan: capacity: is for layer sampling"):
+        Plan.of(message)
+
+
+@pytest.mark.clause("2.2.2")
+def test_a_round_digest_covers_the_cohort() -> None:
+    agreed = Plan.of(sampled())
+    a, b, c, d = agreed.silos
+    digests = {agreed.round_digest(1, bytes(32), cohort) for cohort in ((), (a, b, c), (a, b, d), (b, c, d))}
+    assert len(digests) == 4
+    by_hand = sha256(b"sparsilo/1 round" + agreed.digest + b"\1\0\0\0" + bytes(32) + b"\1\1\0\1").digest()
+    assert agreed.round_digest(1, bytes(32), (a, b, d)) == by_hand
+
+
+def test_a_round_has_a_cohort_where_layer_sampling_drew_one_and_nowhere_else() -> None:
+    agreed = Plan.of(sampled())
+    a, b, c, d = agreed.silos
+    agreed.check_cohort(0, ())
+    agreed.check_cohort(1, (a, c, d))
+    for index, cohort in ((0, (a, b, c)), (1, ()), (1, (a, b)), (1, (b, a, c)), (1, (a, b, "z")), (1, (a, a, b))):
+        with pytest.raises(PlanError, match=rf"^plan: rounds\[{index}\]"):
+            agreed.check_cohort(index, cohort)
+
+
+@pytest.mark.clause("2.6.3")
+@pytest.mark.parametrize("colluders", [0, 1, 2])
+@pytest.mark.parametrize("two", [False, True])
+def test_a_cohorts_threshold_is_its_own_majority(colluders: int, two: bool) -> None:
+    message = plan_message(9, colluders=colluders)
+    message.two_honest_survivors = two
+    message.pruning.cohort_floor = colluders + (2 if two else 3)
+    for member in message.roster:
+        member.capacity = 1
+    agreed = Plan.of(with_rounds(message))
+    for silos in range(message.pruning.cohort_floor, 10):
+        round_ = Round(agreed, 1, bytes(32), agreed.silos[:silos])
+        assert round_.threshold == next(t for t in range(99) if 2 * t > silos + colluders)
+        assert round_.least_survivors == max(round_.threshold, colluders + (2 if two else 3)) <= silos
+        assert round_.silos == agreed.silos[:silos]
+        assert {section.width for section in round_.layout.sections} == {bits_for(silos), bits_for(silos * 60)}
+    whole = Round(agreed, 0)
+    assert (whole.threshold, whole.least_survivors) == (message.threshold, message.least_survivors)
+
+
+# Layouts of the kinds that came later.
+
+
+@pytest.mark.clause("2.4.7")
+@pytest.mark.parametrize("silos", [3, 4, 16])
+def test_a_weights_layout(silos: int) -> None:
+    message = plan_message(silos, tensors=1)
+    message.pruning.pruner = "sparsegpt"
+    layout = Plan.of(with_rounds(message, ReleaseKind.WEIGHTS)).layout(1)
+    assert [(section.name, section.lanes, section.width) for section in layout.sections] == [
+        ("votes blocks.0.weight", 60, bits_for(silos)),
+        ("nonzero counts blocks.0.weight", 1, bits_for(silos * 60)),
+        ("deltas blocks.0.weight", 60, bits_for(silos * 2**17)),
+    ]
+    scales = Plan.of(message).layout(0)
+    assert [(section.name, section.lanes, section.width) for section in scales.sections] == [
+        ("scale blocks.0.weight", 128, bits_for(silos))
+    ]
+
+
+def test_the_small_layouts() -> None:
+    message = sampled(allocation="owl")
+    message.model[1].shape[:] = (6, 20)
+    agreed = Plan.of(message)
+    sections = [(section.name, section.lanes, section.width) for i in (0, 1) for section in agreed.layout(i).sections]
+    assert sections == [("coin", 4, 64), ("outliers", 2, bits_for(4 * 120))]
+
+
+@pytest.mark.parametrize("group", ["layer", "row", "column"])
+def test_a_tensor_that_is_stored_input_first_has_its_groups_turned(group: str) -> None:
+    message = plan_message(4, tensors=1, group=group)
+    message.pruning.force_comparison_group = group == "column"
+    message.model[0].input_first = True
+    votes, nonzero = Plan.of(message).layout(0).sections
+    assert votes.lanes == 60
+    assert (nonzero.lanes, nonzero.width) == {
+        "layer": (1, bits_for(240)), "row": (10, bits_for(24)), "column": (6, bits_for(40))
+    }[group]  # fmt: skip

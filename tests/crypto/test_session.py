@@ -141,7 +141,9 @@ def test_after_the_round_nothing_is_listed(backend: Backend) -> None:
 
 def other_rounds() -> list[Round]:
     message = plan_message(4)
-    message.rounds.add().CopyFrom(message.rounds[0])
+    evaluation = message.rounds.add().evaluation
+    evaluation.sequences = 1
+    evaluation.candidates.add(name="dense", dense=True)
     agreed = Plan.of(message)
     return [
         Round(plan(4, run=b"another run here"), 0, b""),
@@ -477,4 +479,8 @@ def test_both_roles_end_with_the_same_transcript_of_all_that_went_to_everybody()
     transcripts = [world.aggregator.transcript, *(session.transcript for session in world.silos.values())]
     assert len({encode(transcript) for transcript in transcripts}) == 1
     fields = {spec.name for spec, _ in transcripts[0].ListFields()}
-    assert fields == {spec.name for spec in round_pb2.Transcript.DESCRIPTOR.fields} - {"index", "input"}  # 0 and none
+    assert fields == {spec.name for spec in round_pb2.Transcript.DESCRIPTOR.fields} - {
+        "index",
+        "input",
+        "cohort",
+    }  # 0 and none

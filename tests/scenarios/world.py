@@ -34,7 +34,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.round = Round(self.plan, self.round_index, b"")
-        self.layout = self.plan.layout(self.round_index)
+        self.layout = self.round.layout
         self.silos: dict[str, SiloSession] = {silo: self.make_silo(silo) for silo in self.plan.silos}
         self.aggregator: AggregatorSession = (
             DoubleMaskingAggregator(self.round)

@@ -12,10 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import MergeModulelist, Transpose, WeightConverter
 
 from crypto.errors import ModelError
-from models import BLOCKS, family, in_memory, tiny_llama, tiny_model
-from silo_agent.dense_weights import Block, DenseWeights, _find_blocks
+from models import family, in_memory, tiny_llama, tiny_model
+from silo_agent import dense_weights
+from silo_agent.dense_weights import DenseWeights, _find_blocks, _prunable
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +31,6 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("sharded"), shards=True)
 
 
-@pytest.mark.parametrize("name", BLOCKS)
-def test_finds_every_linear_of_every_block_in_module_order(tmp_path: Path, name: str) -> None:
-    weights = DenseWeights.open(tiny_model(tmp_path, family(name, num_hidden_layers=3)))
-    model = in_memory(tmp_path)
-    linear = [key for key, module in model.named_modules() if isinstance(module, nn.Linear) and key != "lm_head"]
-    assert list(weights.prunable) == [f"{key}.weight" for key in linear]
-    assert [block.prefix for block in weights.blocks] == [f"{BLOCKS[name]}.{index}" for index in range(3)]
-    assert [block.index for block in weights.blocks] == [0, 1, 2]
-    assert all(key.startswith(f"{block.prefix}.") for block in weights.blocks for key in block.prunable)
-
-
 def test_blocks_are_the_longest_outermost_list_of_one_class() -> None:
     def linear(count: int) -> nn.ModuleList:
         return nn.ModuleList(nn.Linear(2, 2) for _ in range(count))
@@ -48,9 +40,14 @@ def test_blocks_are_the_longest_outermost_list_of_one_class() -> None:
     model.blocks = nn.ModuleList(nn.ModuleDict({"experts": linear(9), "norm": nn.LayerNorm(2)}) for _ in range(3))
     model.mixed = nn.ModuleList([*linear(4), nn.Sequential(nn.Linear(2, 2))])
     model.norms = nn.ModuleList(nn.LayerNorm(2) for _ in range(5))
-    assert list(_find_blocks(Path(), model)) == [
-        Block(i, f"blocks.{i}", tuple(f"blocks.{i}.experts.{j}.weight" for j in range(9))) for i in range(3)
-    ]
+    assert _find_blocks(Path(), model) == [(f"blocks.{index}", model.blocks[index]) for index in range(3)]
+    names = [name for name, _ in _prunable(model.blocks[0])]
+    assert names == [f"experts.{index}.weight" for index in range(9)]
+
+
+def test_convolutions_are_not_experts() -> None:
+    block = nn.ModuleDict({"linear": nn.Linear(2, 2), "convolution": nn.Conv1d(2, 2, 3)})
+    assert [name for name, _ in _prunable(block)] == ["linear.weight"]
 
 
 def test_shards_hold_the_same_model(llama: Path, sharded: Path) -> None:
@@ -84,25 +81,6 @@ def test_shape_and_dtype(tmp_path: Path) -> None:
     assert weights.dtype("model.layers.1.self_attn.k_proj.weight") == weights.config.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("name", BLOCKS)
-def test_a_loaded_skeleton_is_the_model(tmp_path: Path, name: str) -> None:
-    weights = DenseWeights.open(tiny_model(tmp_path, family(name), dtype=torch.bfloat16))
-    model = in_memory(tmp_path)
-    skeleton = weights.skeleton()
-    assert all(parameter.is_meta for parameter in skeleton.parameters()) and not skeleton.training
-    weights.load(skeleton, "", torch.device("cpu"), torch.float32)
-    loaded, expected = dict(skeleton.named_parameters()), dict(model.named_parameters())
-    assert loaded.keys() >= expected.keys()
-    assert all(
-        torch.equal(loaded[key], value) and loaded[key].dtype == torch.float32 for key, value in expected.items()
-    )
-    ids = torch.arange(40).view(2, 20)
-    with torch.no_grad():
-        assert torch.equal(skeleton(input_ids=ids).logits, model(input_ids=ids).logits)
-    weights.release(skeleton)
-    assert all(parameter.is_meta for parameter in skeleton.parameters())
-
-
 def test_computed_buffers_are_those_of_from_pretrained(tmp_path: Path) -> None:
     rope = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     rope["original_max_position_embeddings"] = 64
@@ -122,6 +100,75 @@ def test_loading_one_block_leaves_the_others_on_meta(llama: Path) -> None:
     assert {key for key, value in skeleton.named_parameters() if not value.is_meta} == {
         key for key in weights.names if key.startswith("model.layers.1.")
     }
+
+
+def test_what_is_written_to_a_tensor_stays_in_memory(tmp_path: Path) -> None:
+    weights = DenseWeights.open(tiny_llama(tmp_path))
+    before = weights.digest()
+    for name in weights.names:
+        tensor = weights.tensor(name)
+        tensor.zero_()
+        assert tensor.count_nonzero() == 0
+    assert weights.digest() == before == DenseWeights.open(tmp_path).digest()
+
+
+def test_a_tensor_that_is_let_go_is_unmapped(llama: Path) -> None:
+    def mapped() -> int:
+        return sum(str(llama) in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+    weights = DenseWeights.open(llama)
+    assert mapped() == 0
+    tensors = [weights.tensor(name) for name in weights.names[:3]]
+    assert mapped() == 3
+    del tensors
+    assert mapped() == 0
+
+
+@pytest.mark.parametrize("value", [torch.zeros(3, 0), torch.tensor(2.5), torch.tensor([True, False])])
+def test_tensors_of_every_shape(tmp_path: Path, llama: Path, value: torch.Tensor) -> None:
+    shutil.copytree(llama, tmp_path, dirs_exist_ok=True)
+    save_file({**load_file(llama / "model.safetensors"), "other": value}, tmp_path / "model.safetensors")
+    weights = DenseWeights.open(tmp_path)
+    assert torch.equal(weights.tensor("other"), value) and weights.dtype("other") == value.dtype
+    assert weights.shape("other") == value.shape and "other" in weights.digest()
+
+
+def test_a_checkpoint_of_the_base_model_alone(tmp_path: Path) -> None:
+    """As the hub's `gpt2` is: no `transformer.` before the names, and causal masks that the model does not have."""
+    tiny_model(tmp_path, family("gpt2"))
+    expected = in_memory(tmp_path)
+    whole = load_file(tmp_path / "model.safetensors")
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in whole.items()}
+    bare["h.0.attn.bias"] = torch.ones(1, 1, 4, 4)
+    save_file(bare, tmp_path / "model.safetensors", {"format": "pt"})
+    weights = DenseWeights.open(tmp_path)
+    assert weights.blocks[1].prefix == "transformer.h.1"
+    assert weights.blocks[1].prunable == tuple(
+        f"h.1.{name}.weight" for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    )
+    skeleton = weights.skeleton()
+    weights.load(skeleton, "", torch.device("cpu"), torch.float32)
+    ids = torch.arange(40).view(2, 20)
+    with torch.no_grad():
+        assert torch.equal(skeleton(input_ids=ids).logits, expected(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_shards_of_experts(tmp_path: Path, dtype: torch.dtype) -> None:
+    folder = tiny_model(tmp_path, family("qwen3_moe", num_experts=11), shards=True, dtype=dtype)
+    assert len(list(folder.glob("*.safetensors"))) > 3
+    weights = DenseWeights.open(folder)
+    skeleton = weights.skeleton()
+    block, prefix = skeleton.get_submodule("model.layers.1"), "model.layers.1"
+    weights.load(block, prefix, torch.device("cpu"), torch.float32)
+    held, inner = in_memory(folder).model.layers[1].mlp.experts, 24
+    for expert in range(11):  # in the order of their numbers, not of their names
+        for name, rows in (("gate_proj", slice(0, inner)), ("up_proj", slice(inner, 2 * inner))):
+            full = f"{prefix}.mlp.experts.{expert}.{name}.weight"
+            assert torch.equal(weights.loaded(block, prefix, full), held.gate_up_proj[expert, rows])
+            assert weights.place(full).expert == expert
+        full = f"{prefix}.mlp.experts.{expert}.down_proj.weight"
+        assert torch.equal(weights.loaded(block, prefix, full), held.down_proj[expert])
 
 
 def test_reads_the_tokenizer(llama: Path) -> None:
@@ -215,6 +262,59 @@ def test_refuses(tmp_path: Path, llama: Path, damage: Callable[[Path], None], me
     with pytest.raises(ModelError, match=message) as raised:
         DenseWeights.open(folder)
     assert str(folder) in raised.value.message and raised.value.hint and "\n" not in str(raised.value)
+
+
+def fuse(held: dict[str, torch.Tensor]) -> None:
+    parts = [[held.pop(f"{EXPERTS}.{e}.{name}.weight") for name in ("w1", "w3")] for e in range(4)]
+    held["model.layers.0.mlp.experts.gate_up_proj"] = torch.stack([torch.cat(each) for each in parts])
+
+
+EXPERTS = "model.layers.0.block_sparse_moe.experts"
+W1 = f"{EXPERTS}.2.w1.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (fuse, r"model.layers.0.mlp.experts.gate_up_proj is \[4, 144, 32\], the experts' weights in one tensor"),
+        (lambda held: held.pop(W1), "3 tensors .*w1.weight for model.layers.0.mlp.experts.gate_up_proj, .* 4 experts"),
+        (lambda held: held.update({W1: held[W1][1:]}), f"tensor {W1} above .*w3.weight has shape .143, 32.*.144, 32."),
+        (lambda held: held.update({W1: held[W1].T.contiguous()}), f"tensor {W1} above .*w3.weight has shape"),
+        (lambda held: held.update({W1: held[W1][:, 1:].contiguous()}), f"tensor {W1} above .*w3.weight has shape"),
+        (lambda held: held.update({W1: held[W1].to(torch.float8_e5m2)}), f"{W1} is stored as torch.float8"),
+    ],
+)
+def test_refuses_experts(
+    tmp_path: Path, mixtral: Path, change: Callable[[dict[str, torch.Tensor]], object], message: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(mixtral, folder)
+    tensors(change)(folder)
+    with pytest.raises(ModelError, match=message) as raised:
+        DenseWeights.open(folder)
+    assert str(folder) in raised.value.message and raised.value.hint
+
+
+@pytest.fixture(scope="module")
+def mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("mixtral"), family("mixtral"))
+
+
+def test_refuses_a_layout_it_does_not_know(mixtral: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mapping(model: nn.Module) -> list[object]:
+        transposed = WeightConverter("experts.*.w2.weight", "experts.down_proj", [MergeModulelist(), Transpose(1, 2)])
+        return [each for each in get_model_conversion_mapping(model) if "w2" not in str(each)] + [transposed]
+
+    monkeypatch.setattr(dense_weights, "get_model_conversion_mapping", mapping)
+    with pytest.raises(ModelError, match=r"experts.0.w2.weight and .*experts.down_proj are laid out differently"):
+        DenseWeights.open(mixtral)
+
+
+def test_refuses_a_type_it_does_not_know(tmp_path: Path, llama: Path) -> None:
+    shutil.copytree(llama, tmp_path, dirs_exist_ok=True)
+    save_file({**load_file(llama / "model.safetensors"), "x": torch.ones(2).cfloat()}, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=r"model\.safetensors: tensor x is stored as C64"):
+        DenseWeights.open(tmp_path)
 
 
 def index(**changes: str) -> Callable[[Path], None]:

@@ -6,34 +6,18 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from crypto.errors import ConfigError
+from crypto.errors import PlanError
 from crypto.names import ComparisonGroup
-from silo_agent.keep_mask import as_groups, from_groups, keep_by_score, keep_top, prune_count
+from crypto.sparsity import Pattern, Sparsity
+from silo_agent.keep_mask import as_groups, from_groups, keep_by_score, keep_top
 
 
 def expected_row(primary: list[float], magnitude: list[float], prune: int) -> list[bool]:
     pruned = set(sorted(range(len(primary)), key=lambda i: (primary[i], magnitude[i], -i))[:prune])
     return [i not in pruned for i in range(len(primary))]
-
-
-@given(st.decimals(0, 1, allow_nan=False, places=None), st.integers(0, 10**12))
-@example(Decimal("0.7"), 10)  # 6.999... in binary floating point
-@example(Decimal("0.29"), 100)
-@example(Decimal("0." + "3" * 40), 3 * 10**39)  # beyond the decimal context's 28 digits
-@example(Decimal("0." + "9" * 40), 10**6)
-@example(Decimal("1"), 7)
-@example(Decimal("1E-30"), 10**30)
-def test_prune_count_is_the_exact_floor(ratio: Decimal, size: int) -> None:
-    assert prune_count(ratio, size) == math.floor(Fraction(str(ratio)) * size)
-
-
-@pytest.mark.parametrize("ratio", ["-0.1", "1.0001", "NaN", "Infinity"])
-def test_prune_count_refuses(ratio: str) -> None:
-    with pytest.raises(ConfigError, match=f"--sparsity-ratio {ratio} is not from 0 to 1"):
-        prune_count(Decimal(ratio), 10)
 
 
 @st.composite
@@ -71,6 +55,24 @@ def test_keep_top_of_a_large_row_with_ties() -> None:
         assert keep[row].tolist() == expected_row(primary[row].tolist(), magnitude[row].tolist(), 9_999)
 
 
+def test_infinite_values_rank_and_negative_ones() -> None:
+    primary = torch.tensor([[float("inf"), -2.0, 3.0, float("inf"), -2.0, float("-inf")]])
+    magnitude = torch.tensor([[1.0, float("inf"), 5.0, float("inf"), 1.0, 9.0]])
+    for prune in range(7):
+        keep = keep_top(primary, magnitude, prune)[0].tolist()
+        assert keep == expected_row(primary[0].tolist(), magnitude[0].tolist(), prune)
+
+
+def test_groups_of_which_only_some_tie_at_the_threshold() -> None:
+    primary = torch.tensor([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 2.0, 2.0], [4.0, 3.0, 2.0, 1.0], [2.0, 2.0, 2.0, 2.0]])
+    magnitude = torch.tensor([[9.0, 8.0, 7.0, 6.0], [0.0, 1.0, 3.0, 1.0], [1.0, 1.0, 1.0, 1.0], [5.0, 7.0, 5.0, 7.0]])
+    for prune in range(5):
+        keep = keep_top(primary, magnitude, prune)
+        assert keep.tolist() == [
+            expected_row(p, m, prune) for p, m in zip(primary.tolist(), magnitude.tolist(), strict=True)
+        ]
+
+
 def test_keep_top_refuses_what_has_no_rank() -> None:
     fine, nan = torch.ones(1, 3), torch.tensor([[1.0, float("nan"), 2.0]])
     for primary, magnitude in [(nan, fine), (fine, nan)]:
@@ -97,13 +99,13 @@ def test_groups_there_and_back(rows: int, columns: int, group: ComparisonGroup) 
 
 
 @pytest.mark.parametrize("group", ComparisonGroup)
-@pytest.mark.parametrize("ratio", ["0", "0.3", "0.5", "0.75", "1"])
+@pytest.mark.parametrize("ratio", ["0", "0.3", "0.5", "0.75", "0.999"])
 def test_keep_by_score_zeroes_exactly_k_in_every_group(group: ComparisonGroup, ratio: str) -> None:
     generator = torch.Generator().manual_seed(3)
     score = torch.randint(0, 4, (9, 14), generator=generator).float()
     weight = torch.randn(9, 14, generator=generator).round()  # signs differ, magnitudes tie
-    keep = keep_by_score(score, weight, Decimal(ratio), group)
-    assert keep.shape == (9, 14) and keep.dtype == torch.bool and keep.is_contiguous()
+    keep = keep_by_score(score, weight, Sparsity(Decimal(ratio), group))
+    assert keep.shape == weight.shape and keep.dtype == torch.bool and keep.is_contiguous()
     cells = [[(i, j) for j in range(14)] for i in range(9)]
     if group is ComparisonGroup.LAYER:
         cells = [[cell for row in cells for cell in row]]
@@ -114,3 +116,21 @@ def test_keep_by_score_zeroes_exactly_k_in_every_group(group: ComparisonGroup, r
         magnitudes = [abs(float(weight[cell])) for cell in members]
         prune = math.floor(Fraction(ratio) * len(members))
         assert [bool(keep[cell]) for cell in members] == expected_row(scores, magnitudes, prune)
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(2, 16), st.data())
+def test_keep_by_score_of_a_pattern(rows: int, runs: int, of: int, data: st.DataObject) -> None:
+    kept = data.draw(st.integers(1, of - 1))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    score = torch.randint(0, 4, (rows, runs * of), generator=generator)
+    weight = torch.randn(rows, runs * of, generator=generator).mul(2).round()
+    keep = keep_by_score(score, weight, Sparsity(Pattern(kept, of), data.draw(st.sampled_from(ComparisonGroup))))
+    for i in range(rows):
+        for j in range(0, runs * of, of):
+            scores, magnitudes = score[i, j : j + of].tolist(), weight[i, j : j + of].abs().tolist()
+            assert keep[i, j : j + of].tolist() == expected_row(scores, magnitudes, of - kept)
+
+
+def test_a_pattern_that_does_not_fit() -> None:
+    with pytest.raises(PlanError, match="2:4: a weight has 6 inputs"):
+        keep_by_score(torch.ones(2, 6), torch.ones(2, 6), Sparsity(Pattern(2, 4), ComparisonGroup.ROW))

@@ -1,11 +1,12 @@
 """Negative log-likelihood, against transformers' own loss."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from models import BLOCKS, family, in_memory, tiny_model
+from models import family, in_memory, tiny_model
 from silo_agent import activations
 from silo_agent.dense_weights import DenseWeights
 from silo_agent.perplexity import negative_log_likelihood
@@ -13,10 +14,21 @@ from silo_agent.perplexity import negative_log_likelihood
 SEQUENCES = torch.randint(0, 300, (5, 24), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("pruned", [False, True])
-@pytest.mark.parametrize("name", BLOCKS)
-def test_is_transformers_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, pruned: bool) -> None:
+@pytest.fixture(autouse=True)
+def several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activations, "TOKENS_PER_BATCH", 50)  # batches of 2, 2 and 1 sequences
+
+
+def losses(model: Any, sequences: Any) -> float:
+    """The summed loss over all predicted tokens, by transformers' own mean over each sequence's."""
+    with torch.no_grad():
+        each = [model(input_ids=sequence[None], labels=sequence[None]).loss.item() for sequence in sequences]
+    return sum(loss * (len(sequence) - 1) for loss, sequence in zip(each, sequences, strict=True))
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "opt", "gpt2"])
+def test_is_transformers_loss(tmp_path: Path, name: str, pruned: bool) -> None:
     weights = DenseWeights.open(tiny_model(tmp_path, family(name), dtype=torch.bfloat16))
     model = in_memory(tmp_path)
     generator = torch.Generator().manual_seed(1)
@@ -24,7 +36,16 @@ def test_is_transformers_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
     total, tokens = negative_log_likelihood(weights, SEQUENCES, keep, device=torch.device("cpu"))
     for key, mask in keep.items():
         model.get_parameter(key).data *= mask
-    with torch.no_grad():
-        losses = [model(input_ids=sequence[None], labels=sequence[None]).loss.item() for sequence in SEQUENCES]
     assert tokens == 5 * 23
-    assert total == pytest.approx(sum(losses) * 23, rel=1e-5)
+    assert total == pytest.approx(losses(model, SEQUENCES), rel=1e-5)
+
+
+def test_new_weights_and_mixed_lengths(tmp_path: Path) -> None:
+    weights = DenseWeights.open(tiny_model(tmp_path, family("llama")))
+    model, name = in_memory(tmp_path), weights.prunable[-1]
+    new = torch.randn(weights.shape(name), generator=torch.Generator().manual_seed(1))
+    sequences = [SEQUENCES[0], SEQUENCES[1, :9], SEQUENCES[2], SEQUENCES[3, :2]]
+    total, tokens = negative_log_likelihood(weights, sequences, {name: new}, device=torch.device("cpu"))
+    model.get_parameter(name).data.copy_(new)
+    assert tokens == 23 + 8 + 23 + 1
+    assert total == pytest.approx(losses(model, sequences), rel=1e-5)

@@ -164,7 +164,7 @@ class DoubleMaskingAggregator(AggregatorSession):
             raise BadShare(f"a share must be {shamir.SHARE_BYTES} bytes", party=silo)
 
     def _combined(self, bodies: Mapping[str, round_pb2.RevealedShares]) -> round_pb2.Opening:
-        threshold = self._plan.message.threshold
+        threshold = self.round.threshold
 
         def combine(shares: Callable[[round_pb2.RevealedShares], Any]) -> dict[str, bytes]:
             by_owner: dict[str, dict[int, bytes]] = {}
@@ -184,7 +184,7 @@ class DoubleMaskingAggregator(AggregatorSession):
         return opening
 
     def _open(self, bodies: dict[str, round_pb2.RevealedShares]) -> Answers:
-        self._recovered.sum_root = self._sum_root
+        self._recovered.sum_root = self.sum_root
         return dict.fromkeys(bodies, self._recovered)
 
     def _fix_signers(self, bodies: dict[str, round_pb2.OpeningSignature]) -> Answers:

@@ -151,7 +151,7 @@ class DoubleMaskingSilo(SiloSession):
         self._peers = {key.silo: key for key in message.keys}
         if self.silo not in self._peers or self._peers[self.silo].sealing_key != self._sealing_key.public_bytes:
             raise ProtocolError("the participant set lacks this silo's own key", party=AGGREGATOR)
-        self._need(len(self._peers), self._plan.message.least_survivors)
+        self._need(len(self._peers), self.round.least_survivors)
         self._participants = participants_digest(self.round.digest, message)
 
     # KEYS
@@ -172,7 +172,7 @@ class DoubleMaskingSilo(SiloSession):
 
     def _share(self) -> round_pb2.Shares:
         holders = sorted([self.silo, *self._pair_seeds])
-        points, threshold = [self._plan.point(silo) for silo in holders], self._plan.message.threshold
+        points, threshold = [self._plan.point(silo) for silo in holders], self.round.threshold
         of_seed = shamir.split(self._self_seed, threshold, points, self._entropy)
         of_key = shamir.split(self._bundle_key, threshold, points, self._entropy)
         self._own_shares = {silo: (of_seed[p], of_key[p]) for silo, p in zip(holders, points, strict=True)}
@@ -197,7 +197,7 @@ class DoubleMaskingSilo(SiloSession):
         check_survivors(self._plan, self._participants, message, tuple(self._shares))
         if not any(signed.silo == self.silo and signed.root == self._root for signed in message.roots):
             raise BadUpload("the survivor set lacks this silo's own upload", party=AGGREGATOR)
-        self._need(len(message.roots), self._plan.message.least_survivors)
+        self._need(len(message.roots), self.round.least_survivors)
         self._survivors = message
 
     # CONSISTENCY
@@ -272,7 +272,7 @@ class DoubleMaskingSilo(SiloSession):
     ) -> tuple[str, ...]:
         """The t or more silos that signed one message."""
         names = check_signatures(self._plan, self._participants, signatures, allowed, context, message)
-        self._need(len(names), self._plan.message.threshold)
+        self._need(len(names), self.round.threshold)
         return names
 
     def _sign(self, context: bytes, message: bytes) -> bytes:
@@ -295,7 +295,7 @@ class DoubleMaskingSilo(SiloSession):
         for silo, plaintext in opened.items():
             if len(plaintext) != length:
                 raise MalformedMessage(f"a sealed {purpose.decode()} has the wrong length", party=silo)
-        self._need(len(opened) + 1, self._plan.message.least_survivors)
+        self._need(len(opened) + 1, self.round.least_survivors)
         return opened
 
     def _need(self, silos: int, fewest: int) -> None:

@@ -134,7 +134,7 @@ def check_participants(round_: Round, participants: round_pb2.Participants) -> N
     Raises MalformedMessage, BadSignature, or BadSeal naming the silo.
     """
     plan = round_.plan
-    check_ascending([key.silo for key in participants.keys], plan.silos, "participants", AGGREGATOR)
+    check_ascending([key.silo for key in participants.keys], round_.silos, "participants", AGGREGATOR)
     for key in participants.keys:
         signed = key.sealing_key + key.coin_commitment
         check_signature(plan, key.silo, key.signature, ACCEPTANCE + round_.digest, signed)

@@ -54,8 +54,8 @@ class Verified:
 
     @property
     def dropped(self) -> tuple[str, ...]:
-        """Silos of the plan that are in no sum."""
-        return tuple(silo for silo in self.round.plan.silos if silo not in self.survivors)
+        """Silos of the round that are in no sum."""
+        return tuple(silo for silo in self.round.silos if silo not in self.survivors)
 
 
 def verify_transcript(encoded: bytes, roster: Mapping[str, bytes]) -> Verified:
@@ -65,8 +65,8 @@ def verify_transcript(encoded: bytes, roster: Mapping[str, bytes]) -> Verified:
     """
     with step("1, bytes and plan"):
         transcript = decode(round_pb2.Transcript, encoded, MAX_TRANSCRIPT_BYTES, party=AGGREGATOR)
-        round_ = Round.of(transcript.plan, transcript.index, transcript.input)
-        plan, cohort = round_.plan, round_.plan.message
+        round_ = Round.of(transcript.plan, transcript.index, transcript.input, transcript.cohort)
+        plan = round_.plan
         if plan.backend is not Backend.DOUBLE_MASKING:
             raise PlanError(f"the backend is {plan.backend}, in which nothing is signed")
     with step("2, roster"):
@@ -74,18 +74,18 @@ def verify_transcript(encoded: bytes, roster: Mapping[str, bytes]) -> Verified:
     with step("3, acceptances"):
         check_participants(round_, transcript.participants)
         commitments = {key.silo: key.coin_commitment for key in transcript.participants.keys}
-        check_enough(len(commitments), cohort.least_survivors, Phase.PLAN)
+        check_enough(len(commitments), round_.least_survivors, Phase.PLAN)
         participants = participants_digest(round_.digest, transcript.participants)
     with step("4, uploads"):
         check_survivors(plan, participants, transcript.survivors, tuple(commitments))
         survivors = tuple(signed.silo for signed in transcript.survivors.roots)
-        check_enough(len(survivors), cohort.least_survivors, Phase.UPLOAD)
+        check_enough(len(survivors), round_.least_survivors, Phase.UPLOAD)
     with step("5, survivors"):
         message = encode(transcript.survivors)
         signed_survivors = check_signatures(
             plan, participants, transcript.survivors_signatures, survivors, SURVIVORS, message
         )
-        check_enough(len(signed_survivors), cohort.threshold, Phase.CONSISTENCY)
+        check_enough(len(signed_survivors), round_.threshold, Phase.CONSISTENCY)
     with step("6, opening"):
         opening = transcript.opening
         lost = sorted({pair.dropped for pair in opening.pair_seeds})
@@ -95,7 +95,7 @@ def verify_transcript(encoded: bytes, roster: Mapping[str, bytes]) -> Verified:
         signed_opening = check_signatures(
             plan, participants, transcript.opening_signatures, survivors, OPENING, message
         )
-        check_enough(len(signed_opening), cohort.threshold, Phase.OPENING)
+        check_enough(len(signed_opening), round_.threshold, Phase.OPENING)
     with step("7, coins"):
         check_coins(transcript.coins, round_.digest, {silo: commitments[silo] for silo in signed_opening}, AGGREGATOR)
         coin = joint_coin(participants, transcript.coins)
@@ -103,7 +103,7 @@ def verify_transcript(encoded: bytes, roster: Mapping[str, bytes]) -> Verified:
         signed_verdict = check_signatures(
             plan, participants, transcript.verdicts, signed_opening, VERDICT, message + coin
         )
-        check_enough(len(signed_verdict), cohort.threshold, Phase.AUDIT)
+        check_enough(len(signed_verdict), round_.threshold, Phase.AUDIT)
         pairs = auditors(coin, len(round_.layout.chunks), len(signed_opening))
         judged_by = [signed_opening.index(silo) for silo in signed_verdict]
         check_covered(pairs, judged_by, plan.message.colluders)

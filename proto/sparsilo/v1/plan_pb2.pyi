@@ -41,48 +41,94 @@ class Plan(_message.Message):
     def __init__(self, protocol: _Optional[str] = ..., run: _Optional[bytes] = ..., suite: _Optional[str] = ..., backend: _Optional[str] = ..., roster: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., threshold: _Optional[int] = ..., least_survivors: _Optional[int] = ..., colluders: _Optional[int] = ..., model: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., pruning: _Optional[_Union[Pruning, _Mapping]] = ..., rounds: _Optional[_Iterable[_Union[Round, _Mapping]]] = ..., chunk_words: _Optional[int] = ..., phase_seconds: _Optional[int] = ..., preparation_seconds: _Optional[int] = ..., two_honest_survivors: _Optional[bool] = ...) -> None: ...
 
 class Member(_message.Message):
-    __slots__ = ("silo", "signing_key")
+    __slots__ = ("silo", "signing_key", "sparsity_ratio", "capacity")
     SILO_FIELD_NUMBER: _ClassVar[int]
     SIGNING_KEY_FIELD_NUMBER: _ClassVar[int]
+    SPARSITY_RATIO_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_FIELD_NUMBER: _ClassVar[int]
     silo: str
     signing_key: bytes
-    def __init__(self, silo: _Optional[str] = ..., signing_key: _Optional[bytes] = ...) -> None: ...
+    sparsity_ratio: str
+    capacity: int
+    def __init__(self, silo: _Optional[str] = ..., signing_key: _Optional[bytes] = ..., sparsity_ratio: _Optional[str] = ..., capacity: _Optional[int] = ...) -> None: ...
 
 class Tensor(_message.Message):
-    __slots__ = ("name", "digest", "shape", "prunable")
+    __slots__ = ("name", "digest", "shape", "prunable", "block", "input_first")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     PRUNABLE_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIRST_FIELD_NUMBER: _ClassVar[int]
     name: str
     digest: bytes
     shape: _containers.RepeatedScalarFieldContainer[int]
     prunable: bool
-    def __init__(self, name: _Optional[str] = ..., digest: _Optional[bytes] = ..., shape: _Optional[_Iterable[int]] = ..., prunable: _Optional[bool] = ...) -> None: ...
+    block: int
+    input_first: bool
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[bytes] = ..., shape: _Optional[_Iterable[int]] = ..., prunable: _Optional[bool] = ..., block: _Optional[int] = ..., input_first: _Optional[bool] = ...) -> None: ...
 
 class Pruning(_message.Message):
-    __slots__ = ("pruner", "sparsity_ratio", "comparison_group", "samples", "sequence_length")
+    __slots__ = ("pruner", "sparsity_ratio", "comparison_group", "samples", "sequence_length", "pattern", "allocation", "schedule", "weight_scaling", "force_comparison_group", "cohort_floor")
     PRUNER_FIELD_NUMBER: _ClassVar[int]
     SPARSITY_RATIO_FIELD_NUMBER: _ClassVar[int]
     COMPARISON_GROUP_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    PATTERN_FIELD_NUMBER: _ClassVar[int]
+    ALLOCATION_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_SCALING_FIELD_NUMBER: _ClassVar[int]
+    FORCE_COMPARISON_GROUP_FIELD_NUMBER: _ClassVar[int]
+    COHORT_FLOOR_FIELD_NUMBER: _ClassVar[int]
     pruner: str
     sparsity_ratio: str
     comparison_group: str
     samples: int
     sequence_length: int
-    def __init__(self, pruner: _Optional[str] = ..., sparsity_ratio: _Optional[str] = ..., comparison_group: _Optional[str] = ..., samples: _Optional[int] = ..., sequence_length: _Optional[int] = ...) -> None: ...
+    pattern: str
+    allocation: str
+    schedule: str
+    weight_scaling: bool
+    force_comparison_group: bool
+    cohort_floor: int
+    def __init__(self, pruner: _Optional[str] = ..., sparsity_ratio: _Optional[str] = ..., comparison_group: _Optional[str] = ..., samples: _Optional[int] = ..., sequence_length: _Optional[int] = ..., pattern: _Optional[str] = ..., allocation: _Optional[str] = ..., schedule: _Optional[str] = ..., weight_scaling: _Optional[bool] = ..., force_comparison_group: _Optional[bool] = ..., cohort_floor: _Optional[int] = ...) -> None: ...
 
 class Round(_message.Message):
-    __slots__ = ("votes", "evaluation")
+    __slots__ = ("votes", "evaluation", "weights", "scales", "outliers", "sampling", "block")
     VOTES_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    SCALES_FIELD_NUMBER: _ClassVar[int]
+    OUTLIERS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_FIELD_NUMBER: _ClassVar[int]
     votes: Votes
     evaluation: Evaluation
-    def __init__(self, votes: _Optional[_Union[Votes, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ...) -> None: ...
+    weights: Weights
+    scales: Scales
+    outliers: Outliers
+    sampling: Sampling
+    block: int
+    def __init__(self, votes: _Optional[_Union[Votes, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., weights: _Optional[_Union[Weights, _Mapping]] = ..., scales: _Optional[_Union[Scales, _Mapping]] = ..., outliers: _Optional[_Union[Outliers, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., block: _Optional[int] = ...) -> None: ...
 
 class Votes(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Weights(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Scales(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Outliers(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Sampling(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 

@@ -19,14 +19,16 @@ class Offer(_message.Message):
     def __init__(self, round: _Optional[_Union[RoundOffer, _Mapping]] = ..., over: _Optional[_Union[Over, _Mapping]] = ...) -> None: ...
 
 class RoundOffer(_message.Message):
-    __slots__ = ("plan", "index", "input")
+    __slots__ = ("plan", "index", "input", "cohort")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
+    COHORT_FIELD_NUMBER: _ClassVar[int]
     plan: bytes
     index: int
     input: bytes
-    def __init__(self, plan: _Optional[bytes] = ..., index: _Optional[int] = ..., input: _Optional[bytes] = ...) -> None: ...
+    cohort: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, plan: _Optional[bytes] = ..., index: _Optional[int] = ..., input: _Optional[bytes] = ..., cohort: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Over(_message.Message):
     __slots__ = ("failure",)
@@ -279,7 +281,7 @@ class Verdicts(_message.Message):
     def __init__(self, signatures: _Optional[_Iterable[_Union[SiloSignature, _Mapping]]] = ...) -> None: ...
 
 class Transcript(_message.Message):
-    __slots__ = ("plan", "index", "input", "participants", "survivors", "survivors_signatures", "opening", "opening_signatures", "coins", "verdicts")
+    __slots__ = ("plan", "index", "input", "participants", "survivors", "survivors_signatures", "opening", "opening_signatures", "coins", "verdicts", "cohort")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
@@ -290,6 +292,7 @@ class Transcript(_message.Message):
     OPENING_SIGNATURES_FIELD_NUMBER: _ClassVar[int]
     COINS_FIELD_NUMBER: _ClassVar[int]
     VERDICTS_FIELD_NUMBER: _ClassVar[int]
+    COHORT_FIELD_NUMBER: _ClassVar[int]
     plan: bytes
     index: int
     input: bytes
@@ -300,7 +303,8 @@ class Transcript(_message.Message):
     opening_signatures: OpeningSignatures
     coins: Coins
     verdicts: Verdicts
-    def __init__(self, plan: _Optional[bytes] = ..., index: _Optional[int] = ..., input: _Optional[bytes] = ..., participants: _Optional[_Union[Participants, _Mapping]] = ..., survivors: _Optional[_Union[Survivors, _Mapping]] = ..., survivors_signatures: _Optional[_Union[SurvivorsSignatures, _Mapping]] = ..., opening: _Optional[_Union[Opening, _Mapping]] = ..., opening_signatures: _Optional[_Union[OpeningSignatures, _Mapping]] = ..., coins: _Optional[_Union[Coins, _Mapping]] = ..., verdicts: _Optional[_Union[Verdicts, _Mapping]] = ...) -> None: ...
+    cohort: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, plan: _Optional[bytes] = ..., index: _Optional[int] = ..., input: _Optional[bytes] = ..., participants: _Optional[_Union[Participants, _Mapping]] = ..., survivors: _Optional[_Union[Survivors, _Mapping]] = ..., survivors_signatures: _Optional[_Union[SurvivorsSignatures, _Mapping]] = ..., opening: _Optional[_Union[Opening, _Mapping]] = ..., opening_signatures: _Optional[_Union[OpeningSignatures, _Mapping]] = ..., coins: _Optional[_Union[Coins, _Mapping]] = ..., verdicts: _Optional[_Union[Verdicts, _Mapping]] = ..., cohort: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Aborted(_message.Message):
     __slots__ = ("phase", "reason")

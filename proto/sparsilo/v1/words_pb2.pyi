@@ -40,13 +40,17 @@ class CommittedChunk(_message.Message):
     path: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, silo: _Optional[str] = ..., words: _Optional[bytes] = ..., path: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
-class KeepMaskRequest(_message.Message):
-    __slots__ = ("digest",)
-    DIGEST_FIELD_NUMBER: _ClassVar[int]
-    digest: bytes
-    def __init__(self, digest: _Optional[bytes] = ...) -> None: ...
+class FileRequest(_message.Message):
+    __slots__ = ("candidate", "transcript", "opened_sum")
+    CANDIDATE_FIELD_NUMBER: _ClassVar[int]
+    TRANSCRIPT_FIELD_NUMBER: _ClassVar[int]
+    OPENED_SUM_FIELD_NUMBER: _ClassVar[int]
+    candidate: bytes
+    transcript: bytes
+    opened_sum: bytes
+    def __init__(self, candidate: _Optional[bytes] = ..., transcript: _Optional[bytes] = ..., opened_sum: _Optional[bytes] = ...) -> None: ...
 
-class KeepMaskChunk(_message.Message):
+class FilePiece(_message.Message):
     __slots__ = ("data",)
     DATA_FIELD_NUMBER: _ClassVar[int]
     data: bytes

@@ -1,4 +1,7 @@
-"""A keep-mask file: bool tensors named as the model's parameters (docs/formats.md), read a tensor at a time."""
+"""A file of what pruning made of weights, by parameter name: their keep masks, or themselves (docs/formats.md, 3).
+
+Read a tensor at a time.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
@@ -14,21 +17,22 @@ from crypto.errors import InputError
 READ_BYTES: Final = 1 << 20
 
 
-class KeepMaskFile(Mapping[str, Tensor]):
-    """Keep masks by parameter name. Raises InputError naming the file where it is none."""
+class PrunedFile(Mapping[str, Tensor]):
+    """By parameter name a keep mask (bool) or a pruned weight. Raises InputError naming the file where it is none."""
 
     def __init__(self, file: Path) -> None:
         self._path = file
         self._file = _open(file)
         self._names = frozenset(self._file.keys())
 
-    def check(self, shapes: Iterable[tuple[str, tuple[int, ...]]]) -> None:
-        """Raises InputError unless every one of these parameters has a keep mask of its shape."""
-        for name, shape in shapes:
+    def check(self, tensors: Iterable[tuple[str, tuple[int, ...], torch.dtype]]) -> None:
+        """Raises InputError unless each of these parameters has a keep mask of its shape, or a weight of its dtype."""
+        for name, shape, dtype in tensors:
             found = tuple(self._file.get_slice(name).get_shape()) if name in self._names else None
-            if found != shape or self[name].dtype is not torch.bool:
+            if found != shape or self[name].dtype not in (torch.bool, dtype):
                 raise InputError(
-                    f"{self._path}: {name}: no bool tensor of shape {shape}", hint="made for another model?"
+                    f"{self._path}: {name}: neither a keep mask nor a {dtype} weight of shape {shape}",
+                    hint="made for another model?",
                 )
 
     def __getitem__(self, name: str) -> Tensor:
@@ -48,7 +52,7 @@ def _open(file: Path) -> Any:
     try:
         return safe_open(file, framework="pt")
     except (OSError, SafetensorError):
-        raise InputError(f"{file}: is not a keep-mask file", hint="`silo-agent prune` writes them") from None
+        raise InputError(f"{file}: holds no keep masks or weights", hint="`silo-agent prune` writes them") from None
 
 
 def file_digest(file: Path) -> bytes:

@@ -9,10 +9,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from aggregator.mask_expansion import expand
+from silo_agent.mask_expansion import expand
 from crypto.names import ComparisonGroup
+from crypto.sparsity import Pattern, Sparsity
 
 GROUPS = list(ComparisonGroup)
+HALF_OF_ROWS = Sparsity(Decimal("0.5"), ComparisonGroup.ROW)
 RATIOS = st.one_of(
     st.sampled_from([Decimal(ratio) for ratio in ("0", "0.5", "0.7", "0.29", "0.999")]),
     st.decimals(0, Decimal("0.9999"), places=4),
@@ -68,7 +70,7 @@ def test_equals_sorting_each_group_by_hand(
     matrix: tuple[Tensor, Tensor], ratio: Decimal, group: ComparisonGroup
 ) -> None:
     counts, weight = matrix
-    kept = expand(counts, weight, ratio, group)
+    kept = expand(counts, weight, Sparsity(ratio, group))
     assert kept.dtype == torch.bool
     assert kept.tolist() == reference(counts, weight, ratio, group)
 
@@ -81,7 +83,7 @@ def test_exactly_k_zeros_in_every_group(group: ComparisonGroup, ratio: str, size
     shape = {ComparisonGroup.LAYER: (1, size), ComparisonGroup.ROW: (4, size), ComparisonGroup.COLUMN: (size, 4)}[group]
     generator = torch.Generator().manual_seed(7)
     counts = torch.randint(0, 4, shape, generator=generator).to(torch.uint8)
-    kept = expand(counts, torch.randn(shape, generator=generator), Decimal(ratio), group)
+    kept = expand(counts, torch.randn(shape, generator=generator), Sparsity(Decimal(ratio), group))
     per_group = (~kept).sum(0 if group is ComparisonGroup.COLUMN else 1)
     assert per_group.tolist() == [zeros] * len(per_group)
 
@@ -90,14 +92,14 @@ def test_counts_come_first_then_magnitude_then_the_lower_index() -> None:
     counts = torch.tensor([[2, 1, 1, 1, 3, 1]], dtype=torch.uint8)
     weight = torch.tensor([[0.1, 5.0, -5.0, -9.0, 0.0, 5.0]])
     for ratio, zeroed in [("0.17", {5}), ("0.34", {5, 2}), ("0.5", {5, 2, 1}), ("0.67", {5, 2, 1, 3})]:
-        kept = expand(counts, weight, Decimal(ratio), ComparisonGroup.ROW)[0]
+        kept = expand(counts, weight, Sparsity(Decimal(ratio), ComparisonGroup.ROW))[0]
         assert {i for i in range(6) if not kept[i]} == zeroed
 
 
 @pytest.mark.parametrize(("dtype", "high"), [(torch.uint8, 200), (torch.uint16, 40_000), (torch.uint32, 3_000_000_000)])
 def test_counts_that_a_signed_type_of_the_same_width_would_turn_negative(dtype: torch.dtype, high: int) -> None:
     counts = torch.tensor([[high, 1]], dtype=torch.int64).to(dtype)
-    assert expand(counts, torch.ones(1, 2), Decimal("0.5"), ComparisonGroup.ROW).tolist() == [[True, False]]
+    assert expand(counts, torch.ones(1, 2), HALF_OF_ROWS).tolist() == [[True, False]]
 
 
 def silos_keep_masks(group: ComparisonGroup, ratio: Decimal, silos: int) -> tuple[list[Tensor], Tensor]:
@@ -119,14 +121,14 @@ def test_the_order_of_silos_is_irrelevant(group: ComparisonGroup, order: list[in
         counts = torch.zeros(12, 20, dtype=torch.uint8)
         for silo in sequence:
             counts += masks[silo]
-        expanded.append(expand(counts, weight, Decimal("0.6"), group))
+        expanded.append(expand(counts, weight, Sparsity(Decimal("0.6"), group)))
     assert torch.equal(*expanded)
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_unanimous_silos_get_their_own_keep_mask_back(group: ComparisonGroup) -> None:
     [mask], weight = silos_keep_masks(group, Decimal("0.37"), 1)
-    assert torch.equal(expand(mask.to(torch.uint8) * 9, weight, Decimal("0.37"), group), mask)
+    assert torch.equal(expand(mask.to(torch.uint8) * 9, weight, Sparsity(Decimal("0.37"), group)), mask)
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -134,7 +136,7 @@ def test_a_weight_that_some_silo_zeroed_goes_before_one_that_all_kept(group: Com
     """With k zeros per group at each silo, the union of zeros covers k, and unanimous zeros never exceed it."""
     masks, weight = silos_keep_masks(group, Decimal("0.6"), 3)
     counts = torch.stack(masks).sum(0).to(torch.uint8)
-    kept = expand(counts, weight, Decimal("0.6"), group)
+    kept = expand(counts, weight, Sparsity(Decimal("0.6"), group))
     assert bool(kept[counts == 3].all())
     assert not bool(kept[counts == 0].any())
 
@@ -142,5 +144,22 @@ def test_a_weight_that_some_silo_zeroed_goes_before_one_that_all_kept(group: Com
 def test_more_unanimous_zeros_than_k_keep_the_largest_of_them() -> None:
     """FedSpaLLM would leave three zeros of four here; the sparsity ratio is exact instead."""
     counts = torch.tensor([[0, 0, 0, 3]], dtype=torch.uint8)
-    kept = expand(counts, torch.tensor([[-7.0, 2.0, 1.0, 0.5]]), Decimal("0.5"), ComparisonGroup.ROW)
+    kept = expand(counts, torch.tensor([[-7.0, 2.0, 1.0, 0.5]]), HALF_OF_ROWS)
     assert kept.tolist() == [[True, False, False, True]]
+
+
+@given(st.integers(1, 6), st.integers(1, 5), st.sampled_from([(2, 4), (4, 8), (1, 2), (3, 7)]), st.integers(1, 9))
+@settings(deadline=None)
+def test_a_pattern_stays_one_by_each_groups_top_counts(
+    rows: int, runs: int, kept_of: tuple[int, int], silos: int
+) -> None:
+    kept, of = kept_of
+    generator = torch.Generator().manual_seed(rows * runs)
+    shape = (rows, runs * of)
+    counts = torch.randint(0, silos + 1, shape, generator=generator).to(torch.uint8)
+    weight = torch.randn(shape, generator=generator)
+    expanded = expand(counts, weight, Sparsity(Pattern(kept, of), ComparisonGroup.ROW))
+    for i in range(rows):
+        for j in range(0, runs * of, of):
+            best = sorted(range(j, j + of), key=lambda c: (-int(counts[i, c]), -abs(float(weight[i, c])), c))[:kept]
+            assert {c for c in range(j, j + of) if expanded[i, c]} == set(best)
