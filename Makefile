@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STUBS := proto/sparsilo/v1
 
-.PHONY: demo test test-demo schedules mutations bench-masking bench-streaming bench-cohort bench-cost-curve bench-privacy-tax lint proto clean
+.PHONY: demo test test-demo schedules mutations bench-masking bench-streaming bench-cohort bench-cost-curve bench-privacy-tax bench-prune-speed bench-prune-memory bench-quality lint proto clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ok ## prune a small model over four silos and print what came of it
@@ -36,6 +36,15 @@ bench-cost-curve: .venv/.ok ## what a round costs a silo, by silos and weights
 
 bench-privacy-tax: .venv/.ok ## wall time of a whole run on the demo model, with secure aggregation and without
 	@$(BIN)/python -m bench.privacy_tax
+
+bench-prune-speed: .venv/.ok ## pruning against two bare forward passes through the same blocks (DEVICE=cuda: against the matrix rate)
+	@$(BIN)/python -m bench.prune_speed --device $(or $(DEVICE),cpu)
+
+bench-prune-memory: .venv/.ok ## peak memory of pruning and of a whole local run, on 12 and on 48 blocks
+	@$(BIN)/python -m bench.prune_memory
+
+bench-quality: .venv/.ok ## perplexities of every way to prune the demo model, on its own domain and under domain shift
+	@$(BIN)/python -m bench.quality
 
 lint: .venv/.ok ## formatting, lint and types, as CI runs them
 	$(BIN)/ruff format --check .

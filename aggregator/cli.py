@@ -34,7 +34,7 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--model", required=True, type=FILE, help="Folder of the dense model.")
+@click.option("--model", required=True, help="Folder of the dense model, or its hub id.")
 @click.option(
     "--calibration", required=True, multiple=True, type=FILE, help="A silo's private text (.txt, .jsonl); once a silo."
 )
@@ -202,16 +202,18 @@ def _local(options: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
     from aggregator.planning import PruningSettings
     from silo_agent.calibration import usual_length
     from silo_agent.dense_weights import DenseWeights
+    from silo_agent.model_folder import model_folder
 
+    model = model_folder(options["model"])
     settings = LocalSettings(
-        model=options["model"],
+        model=model,
         calibration=options["calibration"],
         out=options["out"],
         pruning=PruningSettings(
             pruner=Pruner(options["pruner"]),
             sparsity=sparsity,
             samples=options["samples"],
-            sequence_length=usual_length(DenseWeights.open(options["model"]).config, options["sequence_length"]),
+            sequence_length=usual_length(DenseWeights.open(model).config, options["sequence_length"]),
             release=ReleaseKind(options["release"]),
             allocation=Allocation(options["allocation"]),
             schedule=Schedule(options["schedule"]),

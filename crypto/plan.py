@@ -41,8 +41,8 @@ MOST_BLOCKS: Final = 1024
 OWN_GROUPS: Final = {
     Pruner.MAGNITUDE: ComparisonGroup.LAYER,
     Pruner.WANDA: ComparisonGroup.ROW,
-    Pruner.RIA: ComparisonGroup.LAYER,
-    Pruner.SPARSEGPT: ComparisonGroup.LAYER,
+    Pruner.RIA: ComparisonGroup.LAYER,  # as its code compares unless told otherwise
+    Pruner.SPARSEGPT: ComparisonGroup.LAYER,  # within each block of 128 columns
 }
 """The group in which each pruner's authors compare scores, and every silo does."""
 
@@ -396,7 +396,8 @@ class Plan:
             _require(plain, "pattern", "leaves no choice of a sparsity ratio or its allocation")
             _require(group is ComparisonGroup.ROW, "comparison group", "must be row with a pattern")
             for tensor in self.prunable:
-                self.sparsity.groups(oriented(tensor))
+                fits = oriented(tensor)[1] % Pattern.parse(pruning.pattern).of == 0
+                _require(fits, f"model {tensor.name}", f"has inputs that {pruning.pattern} does not divide")
         else:
             for ratio in (pruning.sparsity_ratio, *own_ratios):
                 canonical = spell_ratio(parse_ratio(ratio))

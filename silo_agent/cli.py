@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from crypto.errors import ConfigError, OutputError, SparsiloError
 from crypto.names import Allocation, ComparisonGroup, Pruner, Suite
+from crypto.plan import OWN_GROUPS
 from crypto.sparsity import Pattern, Sparsity, parse_ratio
 from silo_agent.freed_memory import keep_freed_memory
 
@@ -196,7 +197,7 @@ def prune(
     from silo_agent.self_text import self_sequences
 
     chosen = method(Pruner(pruner))
-    group = ComparisonGroup(comparison_group) if comparison_group else chosen.GROUP
+    group = ComparisonGroup(comparison_group) if comparison_group else OWN_GROUPS[Pruner(pruner)]
     where = named_device(device)
     weights = DenseWeights.open(model_folder(model))
     sequences: Any = ()

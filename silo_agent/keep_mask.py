@@ -36,6 +36,11 @@ def keep_top(primary: Tensor, magnitude: Tensor, prune: int) -> Tensor:
 
 def _keep_largest(keep: Tensor, tied: Tensor, magnitude: Tensor, prune: int) -> Tensor:
     """`keep` and of the `tied`, where more are to be kept, those of the largest magnitude, then the lowest index."""
+    if len(keep) == 1 and not tied.all():  # of a group as large as a layer, only the tied need be looked at
+        at = tied[0].nonzero()[:, 0]
+        below = int((~(keep | tied)).sum())
+        keep[0, at] = _keep_largest(keep[:, at], tied[:, at], magnitude[:, at], prune - below)[0]
+        return keep
     ranked = torch.where(tied, magnitude.float(), torch.where(keep, inf, -inf))
     threshold = _kth_smallest(ranked, prune)
     keep = keep | (tied & (ranked > threshold))

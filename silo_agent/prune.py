@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from crypto.errors import ModelError, OutputError
+from crypto.errors import ModelError, OutputError, PlanError
 from crypto.names import Pruner
 from crypto.sparsity import Sparsity
 from silo_agent.activations import BlockWalk
@@ -67,6 +67,8 @@ def prune_weight(
         )
     try:
         keep, new = method(pruner).prune(weight, statistic, sparsity)
+    except PlanError as error:
+        raise PlanError(f"{weights.folder}: {name}: {error.message}", hint="choose a pattern that fits") from None
     except ValueError as error:
         raise ModelError(
             f"{weights.folder}: {name}: {error}", hint="calibrate on more text, or use another pruner"

@@ -42,7 +42,8 @@ def release_of(round_: Round) -> Release:
     kind = round_.plan.release_kind(round_.index)
     question = round_.plan.question(round_.index, round_.input_digest)
     plan = round_.plan
-    return Release(round_.digest, question, kind, bytes(32), plan.silos, colluders=plan.message.colluders)
+    colluders, block = plan.message.colluders, plan.block(round_.index)
+    return Release(round_.digest, question, kind, bytes(32), plan.silos, colluders=colluders, block=block)
 
 
 @dataclass
@@ -67,17 +68,17 @@ async def listed(stream: AsyncIterator[bytes]) -> list[bytes]:
 class Driven:
     """One driver and the silos of one plan, each an agent's `one_round`. Lives in one event loop."""
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
+    def __init__(self, plan: Plan, folder: Path, round_: Round | None = None) -> None:
         self.registry = CollectorRegistry()
         self.watched: list[tuple[str, int, int]] = []
         self.driver = RoundDriver(AggregatorMetrics(self.registry), lambda *now: self.watched.append(now))
-        self.round = Round(plan, 0, b"")
+        self.round = round_ = round_ or Round(plan, 0)
         self.folder = folder
-        self.lanes: Mapping[str, Mapping[str, Lanes]] = random_lanes(plan, seed=5)
-        self.silos: dict[str, SiloSession] = World(plan, signing_keys(len(plan.silos))).silos
+        self.lanes: Mapping[str, Mapping[str, Lanes]] = random_lanes(plan, 5, round_)
+        self.silos: dict[str, SiloSession] = World(plan, signing_keys(len(plan.silos)), round_=round_).silos
         self.said: list[tuple[str, bytes, bytes]] = []
         """Silo, message and answer of every phase that a silo was answered in."""
-        self._rounds = {silo: self._one_round(silo) for silo in plan.silos}
+        self._rounds = {silo: self._one_round(silo) for silo in round_.silos}
         self._calls: dict[str, Call] = {}
 
     def metric(self, name: str, **labels: str) -> float | None:
@@ -129,7 +130,7 @@ class Driven:
         """From the offer to DONE; with `until`, silent from that phase on."""
         session = self.silos[silo]
         offer = decode(round_pb2.Offer, await self.driver.next(silo), MESSAGE_LIMIT).round
-        assert Round(Plan.decode(offer.plan), offer.index, offer.input) == session.round
+        assert Round(Plan.decode(offer.plan), offer.index, offer.input, tuple(offer.cohort)) == session.round
         while session.phase is not until:
             await self.step(silo)
 

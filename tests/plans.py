@@ -1,6 +1,7 @@
 """Plans for tests: small, valid, and changed one field at a time."""
 
 from hashlib import sha512
+from typing import Any
 
 from crypto.names import Backend, Suite
 from crypto.plan import Plan, least_threshold
@@ -58,6 +59,17 @@ def plan_message(
         phase_seconds=5,
         preparation_seconds=60,
     )
+
+
+def llama_tensors(weights: Any) -> list[plan_pb2.Tensor]:
+    """What a plan says of the tensors of tests/models' tiny Llama."""
+    tensors = []
+    for name, digest in sorted(weights.digest().items()):
+        prunable = name.endswith("_proj.weight")
+        block = int(name.split(".")[2]) if prunable else 0
+        shape = weights.tensor(name).shape
+        tensors.append(plan_pb2.Tensor(name=name, digest=digest, shape=shape, prunable=prunable, block=block))
+    return tensors
 
 
 def plan(silos: int = 4, **fields: object) -> Plan:

@@ -13,7 +13,7 @@ PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 CLAUSE = re.compile(r"^- \*\*([0-9.]+)\*\* (.*?)(?=^- \*\*|^#|\Z)", re.MULTILINE | re.DOTALL)
 SECTION = re.compile(r"^#+ ([0-9.]*[0-9])", re.MULTILINE)
 CITED = re.compile(
-    r"\(([0-9]{1,2}(?:\.[0-9]{1,2}){1,2})(?:, [0-9.]+)*\)|protocol\.md, (?:section )?([0-9]{1,2}(?:\.[0-9]{1,2}){0,2})"
+    r"\(([1-9][0-9]?(?:\.[0-9]{1,2}){1,2})(?:, [0-9.]+)*\)|protocol\.md, (?:section )?([0-9]{1,2}(?:\.[0-9]{1,2}){0,2})"
 )
 """How comments name a clause: (5.5.3), or docs/protocol.md, 6.5.3, or docs/protocol.md, section 6.5."""
 

@@ -153,6 +153,7 @@ def test_proto_is_never_a_package() -> None:
 
 def test_packages_have_an_init_file_without_code() -> None:
     folders = {(ROOT / file).parent for file in FILES} | {ROOT / "proto/sparsilo", ROOT / "proto/sparsilo/v1"}
+    folders.remove(ROOT / "silo_agent/pruners")  # what all the files beside it are, and finding one by its name
     for folder in folders:
         for node in ast.parse((folder / "__init__.py").read_text()).body:  # nothing, or a docstring
             assert isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant), folder

@@ -13,7 +13,7 @@ import random
 import re
 import sysconfig
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,19 +44,32 @@ _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 def harvest_docstrings() -> list[str]:
     """Return the long docstrings of torch, transformers, numpy and the standard library, each once, in stable order."""
-    roots = [*(_package(name) for name in DOCSTRING_PACKAGES), _standard_library()]
-    found: dict[str, None] = {}
-    for root in roots:
+    return [text for texts in docstrings_by_package().values() for text in texts]
+
+
+def docstrings_by_package() -> dict[str, list[str]]:
+    """The same, by the package that has them first."""
+    roots = {**{name: _package(name) for name in DOCSTRING_PACKAGES}, "standard_library": _standard_library()}
+    seen: set[str] = set()
+    found: dict[str, list[str]] = {}
+    for package, root in roots.items():
+        found[package] = []
         for path in _sorted_files(root, ".py"):
             for node in _documented(_parse(_read(path))):
                 text = ast.get_docstring(node)
-                if text and len(text) > DOCSTRING_MINIMUM:
-                    found.setdefault(text)
-    return list(found)
+                if text and len(text) > DOCSTRING_MINIMUM and text not in seen:
+                    seen.add(text)
+                    found[package].append(text)
+    return found
 
 
 def harvest_silos(out: Path, characters: int = SILO_CHARACTERS) -> list[Path]:
-    """Write each silo's private text to ``out/<domain>.txt`` and return the paths, in a fixed order.
+    """Write the private text of four silos whose domains are new to the model, as `write_silos` does."""
+    return write_silos(out, {domain: documents() for domain, documents in DOMAINS.items()}, characters)
+
+
+def write_silos(out: Path, domains: Mapping[str, Iterable[str]], characters: int = SILO_CHARACTERS) -> list[Path]:
+    """Write each domain's documents as a silo's text to ``out/<domain>.txt`` and return the paths, in that order.
 
     Each file holds at most `characters` characters: passages of the domain's documents in an order shuffled with a
     fixed seed, so that every part of a file is a sample of the whole domain, and paragraphs that occur twice are kept
@@ -64,8 +77,8 @@ def harvest_silos(out: Path, characters: int = SILO_CHARACTERS) -> list[Path]:
     """
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    for domain, documents in DOMAINS.items():
-        passages = [passage for text in _without_repeats(documents()) for passage in _passages(text)]
+    for domain, documents in domains.items():
+        passages = [passage for text in _without_repeats(documents) for passage in _passages(text)]
         random.Random(SEED).shuffle(passages)
         path = out / f"{domain}.txt"
         path.write_text("\n".join(passages)[:characters], encoding="utf-8", newline="\n")
@@ -158,7 +171,7 @@ def _without_docstrings(source: str) -> str:
     return "\n".join(line for number, line in enumerate(source.splitlines(), 1) if number not in dropped)
 
 
-def _without_repeats(documents: Iterator[str]) -> Iterator[str]:
+def _without_repeats(documents: Iterable[str]) -> Iterator[str]:
     """Drop each long paragraph that an earlier document (or the same one) already had, whatever its layout."""
     seen: set[str] = set()
     for text in documents:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-from crypto.names import ComparisonGroup, Pruner
+from crypto.names import Pruner
 from crypto.sparsity import Sparsity
 
 
@@ -21,10 +21,6 @@ class Method(Protocol):
 
         `energies` are the sums of squares, float32 [d_in]; `grams` X^T X, float32 [d_in, d_in].
         """
-
-    @property
-    def GROUP(self) -> ComparisonGroup:  # noqa: N802
-        """The comparison group that its authors use."""
 
     def prune(self, weight: Tensor, statistic: Any, sparsity: Sparsity) -> tuple[Tensor, Tensor | None]:
         """Keep mask, bool, and where kept weights change the new weight, float32; both [d_out, d_in], on its device.

@@ -9,12 +9,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from crypto.names import ComparisonGroup
 from crypto.sparsity import Sparsity
 from silo_agent.keep_mask import keep_by_score
-
-GROUP: Final = ComparisonGroup.LAYER
-"""As the published code compares unless told otherwise."""
 
 STATISTIC: Final = "energies"
 

@@ -13,6 +13,7 @@ weights as moved so far. It differs from that code in four ways:
 - Where no token came (an expert), there is nothing to undo: weights are ranked by magnitude and not moved.
 """
 
+from functools import lru_cache
 from typing import Final
 
 import torch
@@ -21,9 +22,6 @@ from torch import Tensor
 from crypto.names import ComparisonGroup
 from crypto.sparsity import Pattern, Sparsity
 from silo_agent.keep_mask import keep_by_score, keep_in_groups
-
-GROUP: Final = ComparisonGroup.LAYER
-"""All rows compare, within each block of columns."""
 
 STATISTIC: Final = "grams"
 
@@ -67,6 +65,7 @@ def prune(weight: Tensor, gram: Tensor, sparsity: Sparsity) -> tuple[Tensor, Ten
     return keep.T.contiguous(), torch.where(dead, weight.float(), moved.T).masked_fill_(~keep.T, 0)
 
 
+@lru_cache(maxsize=1)  # q, k and v share one Gram matrix, the same object
 def _inverse_factor(gram: Tensor) -> Tensor:
     """Upper triangular U, float32 [d_in, d_in], where U^T U is the inverse of the damped Gram matrix.
 

@@ -4,12 +4,8 @@ from typing import Final
 
 from torch import Tensor
 
-from crypto.names import ComparisonGroup
 from crypto.sparsity import Sparsity
 from silo_agent.keep_mask import keep_by_score
-
-GROUP: Final = ComparisonGroup.ROW
-"""Wanda compares weights within one output row."""
 
 STATISTIC: Final = "energies"
 

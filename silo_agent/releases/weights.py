@@ -36,7 +36,7 @@ class WeightsRelease(VotesRelease):
         exponents: Mapping[str, int],
     ) -> None:
         super().__init__(plan, index, keep_masks)
-        self._deltas = {deltas_section(name): name for name in self.keep_masks}
+        self._deltas = {deltas_section(tensor.name): tensor.name for tensor in plan.tensors(index)}
         self._pruned, self._weights, self._exponents = pruned, weights, exponents
 
     def lanes(self, chunk: Chunk) -> NDArray[Any]:
@@ -45,7 +45,10 @@ class WeightsRelease(VotesRelease):
         if name is None:
             return super().lanes(chunk)
         part = slice(chunk.start, chunk.start + chunk.lanes)
-        delta, keep = _difference(self._pruned[name], self._weights.tensor(name), part), self.keep_masks[name][part]
+        delta, keep = (
+            _difference(self._pruned[name], self._weights.tensor(name), part),
+            self.keep(name, chunk.start, chunk.lanes),
+        )
         encoded = encode_signed(np.where(keep, delta, 0), self._exponents[name] - DELTA_BITS, DELTA_BITS)
         encoded[~keep] = 0
         return encoded
@@ -55,11 +58,12 @@ class ScalesRelease:
     """Lanes: of each tensor one 1, at the exponent of its largest difference from the dense weight."""
 
     def __init__(self, plan: Plan, index: int, keep_masks: Path, pruned: Mapping[str, Tensor], weights: DenseWeights):
-        kept = VotesRelease(plan, index, keep_masks).keep_masks
-        self._exponents = {
-            scale_section(name): exponent(name, _largest(kept[name], pruned[name], weights.tensor(name)))
-            for name in kept
-        }
+        votes = VotesRelease(plan, index, keep_masks)
+        self._exponents = {}
+        for tensor in plan.tensors(index):
+            name, size = tensor.name, int(np.prod(tensor.shape))
+            largest = _largest(votes.keep(name, 0, size), pruned[name], weights.tensor(name))
+            self._exponents[scale_section(name)] = exponent(name, largest)
 
     def lanes(self, chunk: Chunk) -> NDArray[Any]:
         """The values of one chunk's lanes."""

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.releases.evaluation import open_evaluation
-from aggregator.word_sum import OpenedChunk
 from crypto.errors import CorruptSum
 from crypto.plan import Plan
 from plans import plan_message
+from silo_agent.opened_rounds import OpenedChunk
 from sparsilo.v1 import plan_pb2
 
 

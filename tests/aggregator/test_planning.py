@@ -1,16 +1,19 @@
 """From options to plans: silo names, thresholds, ratios, and what a plan says of the model."""
 
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.planning import CohortSettings, Planner, PruningSettings, default_threshold, silo_names
-from crypto.errors import PlanError
-from crypto.names import Backend, ComparisonGroup, Pruner, ReleaseKind, Suite
+from crypto.errors import ConfigError, PlanError
+from crypto.names import Allocation, Backend, ComparisonGroup, Pruner, ReleaseKind, Schedule, Suite
 from crypto.plan import Plan
-from models import tiny_llama
+from crypto.sparsity import Pattern, Sparsity, parse_ratio
+from models import family, tiny_llama, tiny_model
 from plans import plan_message, signing_keys
 from silo_agent.dense_weights import DenseWeights
 
@@ -82,18 +85,27 @@ def planner(
     silos: int = 4,
     seconds: int = 60,
     suite: Suite = Suite.DEFAULT,
+    **pruning: Any,
 ) -> Planner:
     roster = {silo: key.public_bytes for silo, key in reversed(signing_keys(silos, suite).items())}
     return Planner(
         weights,
-        PruningSettings(Pruner.WANDA, ratio, ComparisonGroup.ROW, 8, 32),
+        PruningSettings(
+            **{
+                "pruner": Pruner.WANDA,
+                "sparsity": Sparsity(parse_ratio(ratio), ComparisonGroup.ROW),
+                "samples": 8,
+                "sequence_length": 32,
+                **pruning,
+            }
+        ),
         CohortSettings(roster, threshold, Backend.DOUBLE_MASKING, seconds, suite),
         lambda count: bytes(range(count)),
     )
 
 
 def test_a_votes_plan(weights: DenseWeights) -> None:
-    plan = planner(weights, silos=9, seconds=45).votes()
+    plan = planner(weights, silos=9, seconds=45).pruning()
     message = plan.message
     assert plan.release_kind(0) is ReleaseKind.VOTES
     assert len(message.rounds) == 1
@@ -116,10 +128,92 @@ def test_a_votes_plan(weights: DenseWeights) -> None:
     linear = [name for name in weights.names if "_proj." in name]
     assert [tensor.name for tensor in plan.prunable] == sorted(linear)
     assert len(linear) == 14
+    assert [tensor.block for tensor in plan.prunable] == [int(tensor.name.split(".")[2]) for tensor in plan.prunable]
+    assert not any(tensor.input_first for tensor in message.model)
+    assert all(not (member.sparsity_ratio or member.capacity) for member in message.roster)
+    left_out = ("pattern", "allocation", "schedule", "weight_scaling", "force_comparison_group", "cohort_floor")
+    assert not any(getattr(pruning, field) for field in left_out)
+
+
+def test_a_conv1d_is_stored_input_first(tmp_path: Path) -> None:
+    weights = DenseWeights.open(tiny_model(tmp_path / "dense", family("gpt2")))
+    tensors = {tensor.name: tensor for tensor in planner(weights).pruning().message.model}
+    assert {name for name, tensor in tensors.items() if tensor.input_first} == {
+        f"transformer.h.{block}.{part}.weight"
+        for block in range(2)
+        for part in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    }
+    assert list(tensors["transformer.h.1.attn.c_attn.weight"].shape) == [32, 96]
+    assert tensors["transformer.h.1.attn.c_attn.weight"].block == 1
+
+
+VOTES, WEIGHTS, SCALES = ReleaseKind.VOTES, ReleaseKind.WEIGHTS, ReleaseKind.SCALES
+SAMPLED: dict[str, Any] = {"cohort_floor": 3, "capacities": {"silo-001": 1}}
+ITERATIVE = {"schedule": Schedule.ITERATIVE}
+OWL = {"allocation": Allocation.OWL}
+OF_WEIGHTS: dict[str, Any] = {"release": WEIGHTS, "pruner": Pruner.SPARSEGPT, "sparsity": Sparsity(
+    Decimal("0.5"), ComparisonGroup.LAYER
+)}  # fmt: skip
+
+
+@pytest.mark.clause("2.1.10")
+@pytest.mark.parametrize(
+    ("asked", "rounds"),
+    [
+        ({}, [(VOTES, None)]),
+        (OWL, [(ReleaseKind.OUTLIERS, None), (VOTES, None)]),
+        (ITERATIVE, [(VOTES, 0), (VOTES, 1)]),
+        (SAMPLED, [(ReleaseKind.SAMPLING, None), (VOTES, 0), (VOTES, 1)]),
+        (OF_WEIGHTS, [(SCALES, None), (WEIGHTS, None)]),
+        (OF_WEIGHTS | ITERATIVE, [(SCALES, 0), (WEIGHTS, 0), (SCALES, 1), (WEIGHTS, 1)]),
+        (SAMPLED | OWL, [(ReleaseKind.SAMPLING, None), (ReleaseKind.OUTLIERS, None), (VOTES, 0), (VOTES, 1)]),
+    ],
+)
+def test_the_rounds_of_what_was_asked_for(asked: Any, rounds: list[object], weights: DenseWeights) -> None:
+    plan = planner(weights, **asked).pruning()
+    assert [(plan.release_kind(index), plan.block(index)) for index in range(len(plan.message.rounds))] == rounds
+
+
+def test_with_layer_sampling_a_silo_without_a_capacity_prunes_all_blocks(weights: DenseWeights) -> None:
+    plan = planner(weights, **SAMPLED).pruning()
+    assert plan.capacities == {"silo-000": 2, "silo-001": 1, "silo-002": 2, "silo-003": 2}
+    assert plan.cohort_floor == 3
+
+
+@pytest.mark.parametrize("floor", [-1, 5, 2**32 + 3])
+def test_a_cohort_floor_out_of_range(floor: int, weights: DenseWeights) -> None:
+    with pytest.raises(PlanError, match=f"cohort floor: {floor}"):
+        planner(weights, cohort_floor=floor).pruning()
+
+
+def test_ratios_of_silos_of_their_own(weights: DenseWeights) -> None:
+    plan = planner(weights, own_ratios={"silo-002": Decimal("0.30")}).pruning()
+    assert [member.sparsity_ratio for member in plan.message.roster] == ["", "", "0.3", ""]
+    assert plan.silo_sparsity("silo-002") == Sparsity(Decimal("0.3"), ComparisonGroup.ROW)
+    assert plan.silo_sparsity("silo-001") == Sparsity(Decimal("0.5"), ComparisonGroup.ROW)
+
+
+@pytest.mark.parametrize("field", ["own_ratios", "capacities"])
+def test_a_silo_that_is_not_there_is_named(field: str, weights: DenseWeights) -> None:
+    with pytest.raises(ConfigError, match="silo-007 is no silo of this run"):
+        planner(weights, **{field: {"silo-007": 1, "silo-001": 1}})
+
+
+def test_a_pattern(weights: DenseWeights) -> None:
+    pruning = planner(weights, sparsity=Sparsity(Pattern(2, 4), ComparisonGroup.ROW)).pruning().message.pruning
+    assert (pruning.pattern, pruning.sparsity_ratio, pruning.comparison_group) == ("2:4", "", "row")
+
+
+def test_scaling_and_force_are_only_what_was_asked_for(weights: DenseWeights) -> None:
+    column = Sparsity(Decimal("0.5"), ComparisonGroup.COLUMN)
+    plan = planner(weights, sparsity=column, weight_scaling=True, force_comparison_group=True).pruning()
+    assert plan.message.pruning.weight_scaling and plan.message.pruning.force_comparison_group
+    with pytest.raises(PlanError, match="column does not suit wanda"):
+        planner(weights, sparsity=column).pruning()
 
 
 def test_preparation_is_never_less_patient_than_a_phase(weights: DenseWeights) -> None:
-    assert planner(weights, seconds=6 * 3600 + 1).votes().message.preparation_seconds == 6 * 3600 + 1
+    assert planner(weights, seconds=6 * 3600 + 1).pruning().message.preparation_seconds == 6 * 3600 + 1
 
 
 def test_an_evaluation_plan(weights: DenseWeights) -> None:
@@ -148,29 +242,29 @@ def test_an_evaluation_plan(weights: DenseWeights) -> None:
     ],
 )
 def test_a_ratio_has_one_spelling(asked: str, canonical: str, weights: DenseWeights) -> None:
-    assert planner(weights, ratio=asked).votes().message.pruning.sparsity_ratio == canonical
+    assert planner(weights, ratio=asked).pruning().message.pruning.sparsity_ratio == canonical
 
 
 @given(st.text("0123456789", min_size=1, max_size=12))
 def test_every_decimal_stays_what_it_is(weights: DenseWeights, digits: str) -> None:
-    plan = planner(weights, ratio=f"0.{digits}").votes()
+    plan = planner(weights, ratio=f"0.{digits}").pruning()
     assert plan.message.pruning.sparsity_ratio == f"0.{digits}".rstrip("0").rstrip(".")
 
 
 @pytest.mark.parametrize("ratio", ["1", "-0.1", "nan", "inf", "half", "0.5.5", ""])
 def test_a_ratio_that_is_none(ratio: str, weights: DenseWeights) -> None:
     with pytest.raises(PlanError, match="sparsity ratio"):
-        planner(weights, ratio=ratio).votes()
+        planner(weights, ratio=ratio).pruning()
 
 
 @pytest.mark.parametrize("threshold", [-1, 0, 1, 2, 5, 2**32, 2**32 + 3])
 def test_a_threshold_out_of_range(threshold: int, weights: DenseWeights) -> None:
     with pytest.raises(PlanError, match=f"threshold: {threshold}"):
-        planner(weights, threshold=threshold).votes()
+        planner(weights, threshold=threshold).pruning()
 
 
 def test_a_threshold_that_was_asked_for(weights: DenseWeights) -> None:
-    message = planner(weights, threshold=4).votes().message
+    message = planner(weights, threshold=4).pruning().message
     assert (message.threshold, message.least_survivors) == (4, 4)
 
 
@@ -178,13 +272,13 @@ def test_two_honest_survivors_are_enough_only_where_somebody_asked_for_a_thresho
     weights: DenseWeights,
 ) -> None:
     for threshold, silos, said in ((2, 3, True), (3, 3, False), (None, 3, False), (3, 4, False)):
-        message = planner(weights, threshold=threshold, silos=silos).votes().message
+        message = planner(weights, threshold=threshold, silos=silos).pruning().message
         assert message.two_honest_survivors is said
         assert message.least_survivors == (threshold or 3)
 
 
 @pytest.mark.parametrize("suite", list(Suite))
 def test_the_suite_that_was_asked_for(suite: Suite, weights: DenseWeights) -> None:
-    plan = planner(weights, suite=suite).votes()
+    plan = planner(weights, suite=suite).pruning()
     assert plan.suite is suite
     assert plan.signing_key("silo-003") == signing_keys(4, suite)["silo-003"].public_bytes

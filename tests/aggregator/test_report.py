@@ -18,6 +18,7 @@ from crypto.names import Backend, Phase
 from driven import Driven, plan
 
 ACHIEVED = {"blocks.0.weight": 0.5, "blocks.1.weight": 0.75}
+KEEP_COUNTS = {"blocks.0.weight": [10, 20, 20, 10], "blocks.1.weight": [0, 6, 6, 0]}
 SIZES = {"blocks.0.weight": 60, "blocks.1.weight": 12}
 PERPLEXITY = Perplexity(
     dense=10.5,
@@ -49,7 +50,7 @@ def report(
 ) -> dict[str, Any]:
     driven, votes = closed(folder, lost, backend)
     traffic = {silo: Traffic(1000 + at, 2000000 + at) for at, silo in enumerate(driven.round.plan.silos)}
-    made = make_report(driven.round.plan, votes, ACHIEVED, traffic, perplexity)
+    made = make_report(driven.round.plan, [votes], ACHIEVED, traffic, KEEP_COUNTS, perplexity)
     assert made["plan_digest"] == driven.round.plan.digest.hex()
     return made
 
@@ -83,7 +84,21 @@ def test_the_fields(tmp_path: Path) -> None:
             "achieved": pytest.approx((0.5 * 60 + 0.75 * 12) / 72),
             "per_tensor": ACHIEVED,
         },
+        "pattern": "",
+        "allocation": "uniform",
+        "schedule": "one-shot",
+        "weight_scaling": False,
         "weights": 72,
+        "keep_counts": KEEP_COUNTS,
+        "rounds": [
+            {
+                "release": "votes",
+                "block": None,
+                "cohort": ["silo-000", "silo-001", "silo-002", "silo-003"],
+                "survivors": ["silo-000", "silo-001", "silo-003"],
+                "seconds": pytest.approx(sum(seconds.values()), abs=0.01),
+            }
+        ],
         "bytes": {f"silo-00{at}": {"up": 1000 + at, "down": 2000000 + at} for at in range(4)},
     }
 
@@ -137,7 +152,7 @@ def test_the_tables_say_what_the_aggregator_saw(backend: Backend, tmp_path: Path
     assert made["backend"] == backend
     text = " ".join(printed(made).split())
     insecure = "saw every silo's keep mask: insecure_plaintext hides nothing"
-    masked = "saw masked words, which are uniformly random, and opened only their sum over 4 silos"
+    masked = "saw masked words, which are uniformly random, and opened only their sums over 4 silos"
     assert (insecure in text, masked in text) == (
         backend is Backend.INSECURE_PLAINTEXT,
         backend is Backend.DOUBLE_MASKING,

@@ -124,7 +124,7 @@ def test_a_round_goes_on_from_wherever_the_aggregator_was_killed(
             running = asyncio.create_task(recorded.driver.run(recorded.round, recorded.folder))
             await asyncio.gather(*map(recorded.take_part, (A, B, C)), recorded.lost_in_upload())
         sections: dict[str, list[int]] = defaultdict(list)
-        for chunk, values in (await running).chunks():
+        for chunk, values in (await running).opened.chunks():
             sections[chunk.section.name] += values.tolist()
         assert sections == plain_sum(recorded.lanes, (A, B, C))
         before, after = (3, 6) if backend is Backend.DOUBLE_MASKING else (1, 1)  # UPLOAD, which is one of the later

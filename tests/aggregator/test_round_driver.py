@@ -13,7 +13,7 @@ import pytest
 
 from aggregator import round_driver
 from aggregator.journal import CLOSED, SPOKE, UPLOADED, Journal
-from aggregator.round_driver import ClosedRound
+from aggregator.round_driver import ClosedRound, RoundDriver
 from aggregator.spool import Spool
 from crypto.backends.double_masking.aggregator import DoubleMaskingAggregator
 from crypto.backends.double_masking.phases import TABLE
@@ -28,11 +28,11 @@ from crypto.errors import (
 from crypto.names import Backend, Phase
 from crypto.plan import Plan
 from crypto.secagg.session import Round
-from crypto.secagg.wire import MESSAGE_LIMIT, decode
+from crypto.secagg.wire import MESSAGE_LIMIT, decode, encode
 from driven import Driven, iterate, listed, plan
 from plans import signing_keys
 from scenarios.world import World, plain_sum
-from silo_agent.committed_words import CommittedWords
+from silo_agent.committed_words import SUM_FILE, CommittedWords
 from silo_agent.one_round import Advance, Call, Committed
 from sparsilo.v1 import round_pb2, words_pb2
 
@@ -42,7 +42,7 @@ A, B, C, D = (f"silo-{index:03d}" for index in range(4))
 
 def opened(closed: ClosedRound) -> dict[str, list[int]]:
     sections: dict[str, list[int]] = {}
-    for chunk, values in closed.chunks():
+    for chunk, values in closed.opened.chunks():
         sections.setdefault(chunk.section.name, []).extend(values.tolist())
     return sections
 
@@ -663,21 +663,42 @@ def test_an_upload_that_ends_after_the_upload_closed_is_refused_and_not_noted(tm
 
 
 @pytest.mark.parametrize("size", [0, 1, 6, 7, 8, 20])
-def test_keep_masks_are_served_by_digest(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(round_driver, "KEEP_MASK_CHUNK_BYTES", 7)
+def test_candidates_are_served_by_digest(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(round_driver, "FILE_PIECE_BYTES", 7)
     content = bytes(range(size))
-    (tmp_path / "keep_mask").write_bytes(content)
+    (tmp_path / "candidate").write_bytes(content)
 
     async def work() -> None:
         driver = Driven(plan(3), tmp_path).driver
-        driver.offer_keep_mask(sha256(content).digest(), tmp_path / "keep_mask")
-        served = driver.keep_mask(sha256(content).digest())
-        pieces = [decode(words_pb2.KeepMaskChunk, piece, MESSAGE_LIMIT).data async for piece in served]
+        digest = sha256(content).digest()
+        driver.offer_candidate(digest, tmp_path / "candidate")
+        pieces = await served(driver, "candidate", digest)
         assert b"".join(pieces) == content
         assert all(0 < len(piece) <= 7 for piece in pieces)
-        for unknown in (b"", sha256(b"another").digest()):
-            with pytest.raises(ProtocolError, match="no keep mask"):
-                await anext(driver.keep_mask(unknown))
+        others = [("candidate", b""), ("candidate", sha256(b"another").digest()), ("", digest)]
+        for kind, unknown in (*others, ("transcript", digest), ("opened_sum", digest)):
+            with pytest.raises(ProtocolError, match="no such file"):
+                await anext(driver.file(kind, unknown))
+
+    timed(work)
+
+
+async def served(driver: RoundDriver, kind: str, digest: bytes) -> list[bytes]:
+    return [decode(words_pb2.FilePiece, piece, MESSAGE_LIMIT).data async for piece in driver.file(kind, digest)]
+
+
+def test_what_a_round_opened_is_served_by_its_digest_once_it_is_offered(tmp_path: Path) -> None:
+    async def work() -> None:
+        driven = Driven(plan(3), tmp_path)
+        driver, digest = driven.driver, driven.round.digest
+        closed = await driven.run()
+        with pytest.raises(ProtocolError, match="no such file"):
+            await anext(driver.file("opened_sum", digest))
+        driver.offer_opened(closed)
+        assert b"".join(await served(driver, "opened_sum", digest)) == (tmp_path / SUM_FILE).read_bytes()
+        assert b"".join(await served(driver, "transcript", digest)) == encode(driven.silos[A].transcript)
+        with pytest.raises(ProtocolError, match="no such file"):
+            await anext(driver.file("candidate", digest))
 
     timed(work)
 
@@ -769,7 +790,10 @@ def test_bytes_are_counted_by_silo_and_in_total(tmp_path: Path) -> None:
 def test_the_round_that_is_asked_for_is_the_one_that_is_offered(tmp_path: Path) -> None:
     async def work() -> None:
         message = plan(3).message
-        message.rounds.append(message.rounds[0])
+        del message.rounds[:]
+        for index in range(2):
+            message.rounds.add().evaluation.sequences = 1 + index
+            message.rounds[-1].evaluation.candidates.add(name="dense", dense=True)
         agreed = Plan.of(message)
         driven = Driven(agreed, tmp_path)
         running = asyncio.create_task(driven.driver.run(Round(agreed, 1, b""), tmp_path))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from aggregator.word_sum import opened_chunks, write_sum
+from aggregator.word_sum import write_sum
 from crypto.backends.insecure_plaintext import InsecurePlaintextAggregator
 from crypto.encoding.layout import Layout, Section, pack_chunk
 from crypto.errors import CorruptSum
@@ -15,6 +15,7 @@ from crypto.names import Backend
 from crypto.primitives.merkle import leaf
 from crypto.secagg.session import Round
 from plans import plan
+from silo_agent.opened_rounds import opened_chunks
 
 LAYOUT = Layout((Section("a", 70, 3), Section("b", 5, 33)), 2)
 SILOS = 3

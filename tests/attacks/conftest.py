@@ -13,7 +13,7 @@ from crypto.errors import ConnectionFailed, SparsiloError
 from crypto.identity import Authority, Certified
 from crypto.names import Suite
 from crypto.secagg.wire import encode
-from plans import plan_message, signing_keys
+from plans import llama_tensors, plan_message, signing_keys
 from sparsilo.v1 import plan_pb2, round_pb2
 
 
@@ -38,9 +38,7 @@ class Approached:
         self.agreed = plan_message(5, threshold=3, suite=suite)
         """A plan that it accepts."""
         del self.agreed.model[:]
-        for name, digest in sorted(weights.digest().items()):
-            prunable = name in weights.prunable
-            self.agreed.model.add(name=name, digest=digest, shape=weights.shape(name), prunable=prunable)
+        self.agreed.model.extend(llama_tensors(weights))
         self.said: list[object] = []
 
     def offer(self, plan: plan_pb2.Plan, index: int = 0, input_: bytes = b"") -> None:

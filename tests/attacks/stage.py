@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -148,18 +149,21 @@ def plain(stage: Stage, *silos: str) -> Opened:
 
 
 def publish(stage: Stage, folder: Path) -> Path:
-    """The honest checks of an opened votes round, and its keep mask, in `folder`."""
+    """The honest checks of an opened votes round, and its keep masks, in `folder`."""
     import torch
 
-    from aggregator.releases.votes import open_votes
+    from aggregator.pruned_tensors import PrunedTensors
+    from silo_agent.opened_rounds import OpenedRound, Start
 
-    survivors = len(stage.aggregator.survivors)
-    chunks = (
-        (chunk, open_chunk(chunk, np.frombuffer(data, "<u8").astype(np.uint64), survivors))
-        for chunk, data in zip(stage.layout.chunks, stage.opened, strict=True)
-    )
     weights: Any = SimpleNamespace(tensor=lambda name: torch.ones(6, 10))
-    return open_votes(stage.plan, chunks, survivors, weights, folder).keep_mask
+    pruned = PrunedTensors(stage.plan, weights, folder)
+    with TemporaryDirectory() as scratch:
+        file = Path(scratch) / "opened_sum"
+        file.write_bytes(b"".join(stage.opened))
+        opened = OpenedRound(stage.round, len(stage.aggregator.survivors), tree(stage.opened).root, file)
+        pruned.add(Start(stage.plan, [opened]).expanded(opened, weights), opened.survivors)
+    pruned.write()
+    return pruned.file
 
 
 # What an aggregator may do to a message.

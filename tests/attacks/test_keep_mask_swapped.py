@@ -14,9 +14,9 @@ pytestmark = pytest.mark.clause("7.5")
 def test_it_is_not_kept(network: Any, tmp_path: Path) -> None:
     served, digest = tmp_path / "served", bytes(32)
     served.write_bytes(b"another keep mask")
-    network.driver.offer_keep_mask(digest, served)
+    network.driver.offer_candidate(digest, served)
     with pytest.raises(ProtocolError, match="not the one that was announced") as found:
-        network.caller(network.authority.issue(FOUR)).keep_mask(digest, tmp_path / "kept.safetensors")
+        network.caller(network.authority.issue(FOUR)).candidate(digest, tmp_path / "kept.safetensors")
     assert type(found.value) is ProtocolError
     assert found.value.party == AGGREGATOR
     assert list(tmp_path.iterdir()) == [served]

@@ -32,6 +32,6 @@ def test_filled_up_to_the_same_number_the_sum_is_corrupt(tmp_path: Path) -> None
     packed[0][1 : 1 + len(narrow)] = narrow
     stage.upload_words(ONE, packed)
     stage.go_on(Phase.DONE)
-    with pytest.raises(CorruptSum, match=r"kept by count|a keep count is"):
+    with pytest.raises(CorruptSum, match=r"kept by count|a sum is"):
         publish(stage, tmp_path)
     assert list(tmp_path.iterdir()) == []

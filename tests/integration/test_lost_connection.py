@@ -156,6 +156,7 @@ class Answers:
         self.cut_after: list[int] = []
         """After how many messages each stream, up or down, is cut."""
         self.content = b""
+        self.file_asked_for = ("", b"")
         """What every keep-mask file holds."""
         self.cut: Callable[[], object] = lambda: None
 
@@ -187,8 +188,9 @@ class Answers:
                 time.sleep(0.2)  # the connection breaks before the next one is sent
             yield encode(words_pb2.CommittedChunk(silo=f"{index}", words=bytes([sent]) * 100_000))
 
-    async def keep_mask(self, digest: bytes) -> AsyncIterator[bytes]:
-        yield encode(words_pb2.KeepMaskChunk(data=self.content))
+    async def file(self, kind: str, digest: bytes) -> AsyncIterator[bytes]:
+        assert (kind, digest) == self.file_asked_for
+        yield encode(words_pb2.FilePiece(data=self.content))
 
 
 @dataclass
@@ -313,14 +315,15 @@ def test_what_a_silo_finds_wrong_in_its_own_upload_is_its_own_error(behind: Behi
 
 @pytest.mark.clause("7.5")
 @pytest.mark.parametrize("altered", [False, True])
-def test_a_keep_mask_file_has_the_digest_that_was_asked_for(altered: bool, behind: Behind, tmp_path: Path) -> None:
+def test_a_candidate_has_the_digest_that_was_asked_for(altered: bool, behind: Behind, tmp_path: Path) -> None:
     behind.answers.content = b"keep" * 100_000
     digest, file = sha256(behind.answers.content).digest(), tmp_path / "file.safetensors"
+    behind.answers.file_asked_for = "candidate", digest
     if altered:
         behind.answers.content = b"Keep" + behind.answers.content[4:]
-        with pytest.raises(ProtocolError, match=r"^aggregator: the keep mask is not the one"):
-            behind.agent.keep_mask(digest, file)
+        with pytest.raises(ProtocolError, match=r"^aggregator: the candidate is not the one"):
+            behind.agent.candidate(digest, file)
     else:
-        behind.agent.keep_mask(digest, file)
+        behind.agent.candidate(digest, file)
         assert file.read_bytes() == behind.answers.content
     assert [each.name for each in tmp_path.iterdir()] == ([] if altered else ["file.safetensors"])

@@ -182,7 +182,7 @@ class Simulation:
         survivors = self.closed.session.survivors
         assert len(survivors) >= self.schedule.plan.message.least_survivors
         opened: dict[str, list[int]] = {section.name: [] for section in self.round.layout.sections}
-        for chunk, values in self.closed.chunks():
+        for chunk, values in self.closed.opened.chunks():
             opened[chunk.section.name] += values.tolist()
         assert opened == plain_sum(self.lanes, survivors)
 

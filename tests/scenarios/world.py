@@ -30,12 +30,13 @@ class World:
     plan: Plan
     keys: Mapping[str, SigningKey]
     lost: Mapping[str, Phase] = field(default_factory=dict)
-    round_index: int = 0
+    round_: Round | None = None
+    """None: the plan's first, of the whole roster."""
 
     def __post_init__(self) -> None:
-        self.round = Round(self.plan, self.round_index, b"")
+        self.round = self.round_ or Round(self.plan, 0)
         self.layout = self.round.layout
-        self.silos: dict[str, SiloSession] = {silo: self.make_silo(silo) for silo in self.plan.silos}
+        self.silos: dict[str, SiloSession] = {silo: self.make_silo(silo) for silo in self.round.silos}
         self.aggregator: AggregatorSession = (
             DoubleMaskingAggregator(self.round)
             if self.plan.backend is Backend.DOUBLE_MASKING
@@ -117,17 +118,17 @@ def tree(chunks: Sequence[bytes]) -> merkle.Tree:
     return merkle.Tree([merkle.leaf(data) for data in chunks])
 
 
-def random_lanes(plan: Plan, seed: int, round_index: int = 0) -> dict[str, dict[str, Lanes]]:
+def random_lanes(plan: Plan, seed: int, round_: Round | None = None) -> dict[str, dict[str, Lanes]]:
     """For every silo and section, lanes as large as a sum over all silos may be without a carry."""
-    random = np.random.default_rng(seed)
+    random, round_ = np.random.default_rng(seed), round_ or Round(plan, 0)
     return {
         silo: {
             section.name: random.integers(
-                0, ((1 << section.width) - 1) // len(plan.silos), section.lanes, dtype=np.uint64, endpoint=True
+                0, ((1 << section.width) - 1) // len(round_.silos), section.lanes, dtype=np.uint64, endpoint=True
             )
-            for section in plan.layout(round_index).sections
+            for section in round_.layout.sections
         }
-        for silo in plan.silos
+        for silo in round_.silos
     }
 
 

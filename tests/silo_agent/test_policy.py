@@ -13,7 +13,7 @@ from crypto.names import Backend, Suite
 from crypto.plan import Plan
 from crypto.primitives.signing import SigningKey
 from models import tiny_llama
-from plans import plan_message, signing_keys
+from plans import llama_tensors, plan_message, signing_keys
 from silo_agent.config import AgentConfig
 from silo_agent.dense_weights import DenseWeights
 from silo_agent.policy import check_plan
@@ -41,8 +41,7 @@ def message(weights: DenseWeights) -> plan_pb2.Plan:
     """The plan that this silo accepts."""
     message = plan_message(4)
     del message.model[:]
-    for name, digest in sorted(weights.digest().items()):
-        message.model.add(name=name, digest=digest, shape=weights.shape(name), prunable=name.endswith("_proj.weight"))
+    message.model.extend(llama_tensors(weights))
     return message
 
 
@@ -90,7 +89,15 @@ def one_tensor_more(message: plan_pb2.Plan) -> None:
 
 
 def not_pruned(message: plan_pb2.Plan) -> None:
-    tensor(message, LAYER).prunable = False
+    tensor(message, LAYER).prunable, tensor(message, LAYER).block = False, 0
+
+
+def in_another_block(message: plan_pb2.Plan) -> None:
+    tensor(message, LAYER).block = 0
+
+
+def turned(message: plan_pb2.Plan) -> None:
+    tensor(message, LAYER).input_first = True
 
 
 def pruned_too(message: plan_pb2.Plan) -> None:
@@ -118,6 +125,8 @@ def norm_of_another_shape(message: plan_pb2.Plan) -> None:
         (one_tensor_more, PlanError, ["model", "z.weight differs"]),
         (not_pruned, PlanError, ["prunes other tensors"]),
         (pruned_too, PlanError, ["prunes other tensors"]),
+        (in_another_block, PlanError, ["prunes other tensors"]),
+        (turned, PlanError, ["prunes other tensors"]),
         (transposed, PlanError, ["shape", LAYER]),
         (norm_of_another_shape, PlanError, ["shape", NORM]),
     ],

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from crypto.errors import PlanError
 from crypto.names import ComparisonGroup, Pruner
+from crypto.plan import OWN_GROUPS
 from crypto.sparsity import Pattern, Sparsity
 from silo_agent.pruners import method
 
@@ -129,6 +130,6 @@ def test_ria_of_a_channel_of_zeros() -> None:
 
 
 def test_own_groups() -> None:
-    layers = {pruner for pruner in Pruner if method(pruner).GROUP is ComparisonGroup.LAYER}
+    layers = {pruner for pruner, group in OWN_GROUPS.items() if group is ComparisonGroup.LAYER}
     assert layers == {Pruner.MAGNITUDE, Pruner.RIA, Pruner.SPARSEGPT}
-    assert method(Pruner.WANDA).GROUP is ComparisonGroup.ROW
+    assert OWN_GROUPS[Pruner.WANDA] is ComparisonGroup.ROW

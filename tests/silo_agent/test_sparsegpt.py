@@ -117,7 +117,12 @@ def test_a_gram_matrix_that_needs_more_damping() -> None:
     weight, gram = layer(64, 128)
     values, vectors = torch.linalg.eigh(gram)
     values[0] = -0.05 * values.mean()  # as rounding a sum to fixed point may leave it
-    keep, new = sparsegpt.prune(weight, (vectors * values) @ vectors.T, Sparsity(Decimal("0.5"), LAYER))
+    rounded = (vectors * values) @ vectors.T
+    factor = sparsegpt._inverse_factor(rounded)
+    damped = rounded + 0.1 * rounded.diagonal().mean() * torch.eye(128)
+    assert torch.equal(factor, factor.triu())
+    assert torch.allclose(factor.T @ factor @ damped, torch.eye(128), atol=1e-3)
+    keep, new = sparsegpt.prune(weight, rounded, Sparsity(Decimal("0.5"), LAYER))
     assert new.isfinite().all() and int((~keep).sum()) == 64 * 64
     with pytest.raises(ValueError, match="not positive definite, even damped by 10 times"):
         sparsegpt.prune(weight, -gram, Sparsity(Decimal("0.5"), LAYER))

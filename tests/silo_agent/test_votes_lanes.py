@@ -58,7 +58,7 @@ def test_lanes_are_the_keep_mask_and_its_counts_by_group(group: str, chunk_words
         by_row = [row.count(1) for row in rows]
         expected[f"votes {name}"] = [kept for row in rows for kept in row]
         expected[f"nonzero counts {name}"] = by_row if group == "row" else [sum(by_row)]
-    lanes = released(VotesRelease(plan, file), plan)
+    lanes = released(VotesRelease(plan, 0, file), plan)
     assert lanes == expected
     assert list(lanes) == list(expected), "in the plan's order"
     assert len(plan.layout(0).chunks) > len(expected) or chunk_words == 1000
@@ -69,4 +69,4 @@ def test_a_file_that_another_tool_wrote(tmp_path: Path) -> None:
     plan, own, other = votes_plan("row", 2), tmp_path / "own.safetensors", tmp_path / "other.safetensors"
     write_keep_masks(own, keep_masks().items())
     save_file({**keep_masks(), "a.weight": torch.ones(3, 3), "zz": torch.ones(2)}, other, {"format": "pt"})
-    assert released(VotesRelease(plan, other), plan) == released(VotesRelease(plan, own), plan)
+    assert released(VotesRelease(plan, 0, other), plan) == released(VotesRelease(plan, 0, own), plan)

@@ -1,0 +1,273 @@
+"""What each way of pruning together is worth: perplexities of the demo's model, side by side, and what is claimed.
+
+Run `make bench-quality`; with `--write-docs` it also writes docs/quality.md. Two kinds of silos: of the model's own
+domain, docstrings that were held out when it was trained, and of four domains that are new to it. Every federated row
+is a whole run of `aggregator local`; its rows with random ties expand the same opened sums once more, as the published
+code does. Prints one JSON document, and tables on stderr; exits with 1 when a claim is not met.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from math import exp
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.demo.harvest import docstrings_by_package, harvest_silos, write_silos
+from bench.demo.run import HELD_OUT, LENGTH, MODEL
+from bench.demo.train_model import split
+from bench.document import Claims, at_most, progress, publish
+from bench.machine import facts
+from crypto.backends.double_masking.verification import verify_transcript
+from crypto.names import Pruner, Suite
+from crypto.plan import OWN_GROUPS
+from crypto.sparsity import Sparsity
+from silo_agent.calibration import read_sequences
+from silo_agent.committed_words import SUM_FILE, TRANSCRIPT_FILE
+from silo_agent.config import read_roster
+from silo_agent.dense_weights import DenseWeights
+from silo_agent.mask_expansion import expand
+from silo_agent.opened_rounds import OpenedRound, Start
+from silo_agent.perplexity import negative_log_likelihood
+from silo_agent.prune import prune_blocks
+from silo_agent.self_text import self_sequences
+
+RATIOS = ("0.5", "0.6", "0.7", "0.8")
+OWN, SHIFTED = "own domain", "domain shift"
+SAMPLES = {OWN: 16, SHIFTED: 64}  # of a silo
+SELF_SAMPLES, RANDOM_SEEDS = 64, (1, 2, 3)
+CPU, PAGE = torch.device("cpu"), Path("docs/quality.md")
+
+MAGNITUDE = "magnitude, no text"
+SELF_WANDA, SELF_SPARSEGPT = "Wanda, on text that the model wrote", "SparseGPT, on text that the model wrote"
+ALONE_WANDA, ALONE_SPARSEGPT = "Wanda, each silo alone", "SparseGPT, each silo alone"
+FEDPRLLM, FEDSPALLM = "FedPrLLM: votes, random ties", "FedSpaLLM: weights, random ties"
+VOTES, WEIGHTS = "**votes**", "**weights**"
+ITERATIVE, SCALED, VOTES_OWL, WEIGHTS_OWL = "votes, iterative", "votes, weight scaling", "votes, OWL", "weights, OWL"
+CENTRAL_WANDA, CENTRAL_SPARSEGPT = "Wanda, centralised", "SparseGPT, centralised"
+
+Perplexities = NDArray[np.float64]
+"""float64 [models, silos]: of as many models as a row is the mean of, on each silo's held-out text."""
+
+Table = dict[str, dict[str, Perplexities]]
+"""By row and sparsity ratio."""
+
+
+@dataclass(frozen=True)
+class Silos:
+    """Each silo's file, the sequences that it prunes on, and those that follow."""
+
+    files: Sequence[Path]
+    calibration: Sequence[Tensor]
+    held_out: Sequence[Tensor]
+
+
+def read_silos(files: Sequence[Path], weights: DenseWeights, samples: int) -> Silos:
+    read = [
+        read_sequences(file, weights.tokenizer, samples=samples, sequence_length=LENGTH, held_out=HELD_OUT)
+        for file in files
+    ]
+    return Silos(files, [calibration for calibration, _ in read], [held_out for _, held_out in read])
+
+
+def write_own_silos(folder: Path) -> list[Path]:
+    """A silo a package: the docstrings that bench/demo/train_model.py held out."""
+    by_package = docstrings_by_package()
+    held_out = set(split([text for texts in by_package.values() for text in texts])[1])
+    return write_silos(folder, {name: filter(held_out.__contains__, texts) for name, texts in by_package.items()})
+
+
+# Rows
+
+
+def table(weights: DenseWeights, silos: Silos, self_text: Tensor, ratios: Sequence[str], folder: Path) -> Table:
+    rows: Table = {}
+
+    def row(name: str, ratio: str, models: Sequence[tuple[DenseWeights, Mapping[str, Tensor]]]) -> None:
+        found = np.array([[perplexity(*model, held_out) for held_out in silos.held_out] for model in models])
+        rows.setdefault(name, {})[ratio] = found
+        progress(f"{ratio} {name}: {found.mean():.2f}", json.dumps(found.tolist()))
+
+    dense = np.array([[perplexity(weights, {}, held_out) for held_out in silos.held_out]])
+    rows["dense"] = dict.fromkeys(ratios, dense)
+    progress(f"dense: {dense.mean():.2f}", json.dumps(dense.tolist()))
+    pooled = torch.cat(list(silos.calibration))
+    for ratio in ratios:
+
+        def here(pruner: Pruner, *texts: Tensor, ratio: str = ratio) -> list[tuple[DenseWeights, dict[str, Tensor]]]:
+            return [(weights, prune(weights, text, pruner, ratio)) for text in texts]
+
+        def run(name: str, *options: str, ratio: str = ratio) -> Path:
+            out = folder / f"{ratio} {name.strip('*')}"
+            federate(weights.folder, silos, out, "--sparsity-ratio", ratio, *options)
+            row(name, ratio, [(DenseWeights.open(out / "model"), {})])
+            return out
+
+        def with_random_ties(out: Path) -> list[tuple[DenseWeights, dict[str, Tensor]]]:
+            opened = opened_rounds(out)
+            return [(weights, expand_with_random_ties(opened, weights, seed)) for seed in RANDOM_SEEDS]
+
+        row(MAGNITUDE, ratio, here(Pruner.MAGNITUDE, pooled))
+        row(SELF_WANDA, ratio, here(Pruner.WANDA, self_text))
+        row(ALONE_WANDA, ratio, here(Pruner.WANDA, *silos.calibration))
+        votes = run(VOTES, "--save-transcript")
+        row(FEDPRLLM, ratio, with_random_ties(votes))
+        run(ITERATIVE, "--schedule", "iterative")
+        run(SCALED, "--weight-scaling")
+        run(VOTES_OWL, "--allocation", "owl")
+        row(CENTRAL_WANDA, ratio, here(Pruner.WANDA, pooled))
+        row(SELF_SPARSEGPT, ratio, here(Pruner.SPARSEGPT, self_text))
+        row(ALONE_SPARSEGPT, ratio, here(Pruner.SPARSEGPT, *silos.calibration))
+        of_weights = ("--release", "weights", "--pruner", "sparsegpt")
+        released = run(WEIGHTS, *of_weights, "--save-transcript")
+        row(FEDSPALLM, ratio, with_random_ties(released))
+        run(WEIGHTS_OWL, *of_weights, "--allocation", "owl")
+        row(CENTRAL_SPARSEGPT, ratio, here(Pruner.SPARSEGPT, pooled))
+    return rows
+
+
+def perplexity(weights: DenseWeights, changed: Mapping[str, Tensor], sequences: Tensor) -> float:
+    total, tokens = negative_log_likelihood(weights, sequences, changed, device=CPU)
+    return exp(total / tokens)
+
+
+def prune(weights: DenseWeights, sequences: Tensor, pruner: Pruner, ratio: str) -> dict[str, Tensor]:
+    """By name keep masks or new weights, as `silo-agent prune` makes them of a file of these sequences."""
+    sparsity = Sparsity(Decimal(ratio), OWN_GROUPS[pruner])
+    pruned = prune_blocks(
+        weights, sequences, pruner=pruner, sparsity=lambda _: sparsity, device=CPU, progress=lambda *_: None
+    )
+    return {each.name: each.changed for each in pruned}
+
+
+def federate(model: Path, silos: Silos, out: Path, *options: str) -> None:
+    """One aggregator and a process a silo, over mTLS and secure aggregation."""
+    command = [
+        *(sys.executable, "-m", "aggregator.cli", "local", "--model", str(model), "--out", str(out)),
+        *(word for file in silos.files for word in ("--calibration", str(file))),
+        *("--samples", str(len(silos.calibration[0])), "--sequence-length", str(LENGTH), "--output", "json"),
+        *options,
+    ]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def opened_rounds(out: Path) -> list[OpenedRound]:
+    """The rounds whose transcripts lie in `out`, in order, each with its signatures verified."""
+    opened = []
+    for folder in sorted(out.glob("transcript*")):
+        roster = read_roster(folder / "roster.yaml", Suite.DEFAULT)
+        proven = verify_transcript((folder / TRANSCRIPT_FILE).read_bytes(), roster)
+        opened.append(OpenedRound(proven.round, len(proven.survivors), proven.roots[""], folder / SUM_FILE))
+    return opened
+
+
+def expand_with_random_ties(opened: Sequence[OpenedRound], weights: DenseWeights, seed: int) -> dict[str, Tensor]:
+    """What the last round makes of each tensor when weights of one keep count are zeroed in random order."""
+    random = torch.Generator().manual_seed(seed)
+
+    def at_random(keep_counts: Tensor, dense_weight: Tensor, sparsity: Sparsity) -> Tensor:
+        return expand(keep_counts, torch.rand(dense_weight.shape, generator=random), sparsity)
+
+    with patch("silo_agent.opened_rounds.expand", at_random):
+        tensors = Start(opened[0].round.plan, opened).expanded(opened[-1], weights)
+        return {tensor.name: tensor.changed for tensor in tensors}
+
+
+# Claims
+
+
+def claims(domain: str, rows: Table) -> Claims:
+    """What the papers found and what this repository adds, of one kind of silos."""
+
+    def ratio_of(row: str, other: str) -> dict[str, float]:
+        return {ratio: float(rows[row][ratio].mean() / rows[other][ratio].mean()) for ratio in rows[row]}
+
+    made: Claims = {}
+    for ours, published in ((VOTES, FEDPRLLM), (WEIGHTS, FEDSPALLM)):
+        name, against = f"{domain}: {ours.strip('*')}, ties by magnitude / at random", ratio_of(ours, published)
+        made[name] = at_most_everywhere(against, 1.0)
+        made[f"{name}, at {RATIOS[-1]}"] = at_most(against[RATIOS[-1]], 0.97)
+    made[f"{domain}: weights / SparseGPT, each silo alone"] = at_most_everywhere(ratio_of(WEIGHTS, ALONE_SPARSEGPT), 1)
+    apart = {ratio: abs(found - 1) for ratio, found in ratio_of(ITERATIVE, VOTES).items()}
+    made[f"{domain}: |votes, iterative / votes - 1|"] = at_most_everywhere(apart, 0.02)
+    made[f"{domain}: votes / votes, weight scaling"] = at_most_everywhere(ratio_of(VOTES, SCALED), 1)
+    return made
+
+
+def at_most_everywhere(measured: Mapping[str, float], target: float) -> dict[str, Any]:
+    met = all(value <= target for value in measured.values())
+    return {"measured": dict(measured), "target": f"at most {target} at every sparsity ratio", "met": met}
+
+
+# The page
+
+
+def markdown(rows: Table) -> str:
+    ratios = list(rows[VOTES])
+    lines = [f"| sparsity ratio | {' | '.join(ratios)} |", f"|---|{'--:|' * len(ratios)}"]
+    for name, found in rows.items():
+        lines.append(f"| {name} | {' | '.join(f'{found[ratio].mean():.2f}' for ratio in ratios)} |")
+    return "\n".join(lines)
+
+
+def claims_markdown(made: Claims) -> str:
+    lines = ["| claim | target | measured | met |", "|---|---|---|---|"]
+    for name, claim in made.items():
+        measured = claim["measured"]
+        figures = measured.values() if isinstance(measured, dict) else [measured]
+        said = ", ".join(f"{value:.3f}" for value in figures)
+        lines.append(f"| {name.replace('|', chr(92) + '|')} | {claim['target']} | {said} | {claim['met']} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Perplexity of every way of pruning together, and of the baselines.")
+    parser.add_argument("--write-docs", action="store_true", help=f"write {PAGE}")
+    given = parser.parse_args()
+    weights = DenseWeights.open(MODEL)
+    tables, made = {}, Claims()
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        self_text = self_sequences(weights, samples=SELF_SAMPLES, sequence_length=LENGTH, device=CPU)
+        files = {OWN: write_own_silos(folder / "own"), SHIFTED: harvest_silos(folder / "shifted")}
+        for domain, of_domain in files.items():
+            progress(domain)
+            silos = read_silos(of_domain, weights, SAMPLES[domain])
+            tables[domain] = table(weights, silos, self_text, RATIOS, folder / domain)
+            made |= claims(domain, tables[domain])
+    for domain, rows in tables.items():
+        progress(f"\n{domain}\n{markdown(rows)}")
+    progress(f"\n{claims_markdown(made)}")
+    if given.write_docs:
+        PAGE.write_text(page(tables, made))
+    publish(
+        made,
+        setting={"samples": SAMPLES, "self_samples": SELF_SAMPLES, "held_out": HELD_OUT, "sequence_length": LENGTH},
+        perplexity={
+            domain: {name: {ratio: found[ratio].tolist() for ratio in found} for name, found in rows.items()}
+            for domain, rows in tables.items()
+        },
+    )
+
+
+def page(tables: Mapping[str, Table], made: Claims) -> str:
+    machine = facts()
+    return f"""# TODO {machine["cpu"]}
+{claims_markdown(made)}
+{tables.keys()}
+"""
+
+
+if __name__ == "__main__":
+    main()
