@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STUBS := proto/sparsilo/v1
 
-.PHONY: demo test test-demo schedules mutations bench-masking bench-streaming bench-cohort bench-cost-curve bench-privacy-tax bench-prune-speed bench-prune-memory bench-quality lint proto clean
+.PHONY: demo test test-demo test-families schedules mutations bench-masking bench-streaming bench-cohort bench-cost-curve bench-privacy-tax bench-prune-speed bench-prune-memory bench-quality lint proto clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ok ## prune a small model over four silos and print what came of it
@@ -14,6 +14,9 @@ test: .venv/.ok ## all tests but the slow ones, with branch coverage of crypto/
 
 test-demo: .venv/.ok ## run the demo and hold what it prints against what the README says of it
 	$(BIN)/python -m pytest -m slow tests/integration/test_demo.py
+
+test-families: .venv/.ok ## every model family through `aggregator local`, a process a silo
+	$(BIN)/python -m pytest -m slow tests/integration/test_families.py
 
 schedules: .venv/.ok ## 5 000 random schedules of the simulated world
 	$(BIN)/python -m pytest -n 2 -m "slow or not slow" tests/scenarios/test_schedules.py

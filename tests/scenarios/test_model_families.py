@@ -1,0 +1,131 @@
+"""Every model family whole: pruned by three silos, summed under double masking, written, reloaded, and it still writes.
+
+All of the product's code but the network and the command line; `make test-families` has the same with processes.
+"""
+
+import secrets
+from decimal import Decimal
+from fractions import Fraction
+from math import floor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from aggregator.planning import CohortSettings, Planner, PruningSettings
+from aggregator.pruned_tensors import PrunedTensors
+from aggregator.sparse_checkpoint import write_sparse_model
+from crypto.names import Backend, ComparisonGroup, Pruner, ReleaseKind, Suite
+from crypto.sparsity import Pattern, Sparsity
+from models import BLOCKS, family, tiny_model, tokenizer, words
+from plans import signing_keys
+from scenarios.world import World
+from silo_agent.calibration import usual_length
+from silo_agent.dense_weights import DenseWeights
+from silo_agent.opened_rounds import OpenedRound, Start
+from silo_agent.pruned_file import PrunedFile
+from silo_agent.releases.votes import VotesRelease
+from silo_agent.releases.weights import ScalesRelease, WeightsRelease
+from silo_agent.run_pruning import RunPruning
+
+SILOS = 3
+LENGTH = 16
+
+
+def sequences(silo: int) -> Tensor:
+    ids = tokenizer()(words(3000, seed=silo), verbose=False)["input_ids"]
+    return torch.tensor(ids[: 6 * LENGTH]).view(6, LENGTH)
+
+
+def release(kind: ReleaseKind, start: Start, pruning: RunPruning, weights: DenseWeights) -> Any:
+    files, plan = pruning.files(start), start.plan
+    match kind:
+        case ReleaseKind.SCALES:
+            return ScalesRelease(plan, start.index, files.keep_masks, PrunedFile(files.weights), weights)
+        case ReleaseKind.WEIGHTS:
+            pruned = PrunedFile(files.weights)
+            return WeightsRelease(plan, start.index, files.keep_masks, pruned, weights, start.exponents(None))
+        case _:
+            return VotesRelease(plan, start.index, files.keep_masks)
+
+
+def federated(weights: DenseWeights, pruning: PruningSettings, folder: Path) -> Path:
+    """The model that three silos prune together; its folder."""
+    keys = signing_keys(SILOS)
+    roster = {silo: key.public_bytes for silo, key in keys.items()}
+    cohort = CohortSettings(roster, None, Backend.DOUBLE_MASKING, 60, Suite.DEFAULT)
+    plan = Planner(weights, pruning, cohort, secrets.token_bytes).pruning()
+    silos = {
+        silo: RunPruning(
+            *(plan, silo, weights, lambda index=index: sequences(index)),  # type: ignore[misc]
+            *(folder / silo, torch.device("cpu"), lambda *_: None),
+        )
+        for index, silo in enumerate(plan.silos)
+    }
+    for silo in silos:
+        (folder / silo).mkdir(parents=True)
+    opened: list[OpenedRound] = []
+    for index in range(len(plan.message.rounds)):
+        start = Start(plan, opened)
+        world = World(plan, keys, round_=start.round)
+        releases = {silo: release(plan.release_kind(index), start, own, weights) for silo, own in silos.items()}
+        lanes = {
+            silo: {
+                section.name: np.concatenate(
+                    [values.lanes(chunk) for chunk in world.layout.chunks if chunk.section is section]
+                )
+                for section in world.layout.sections
+            }
+            for silo, values in releases.items()
+        }
+        world.run(lanes)
+        file = folder / f"sum-{index}"
+        file.write_bytes(b"".join(world.opened))
+        opened.append(OpenedRound(start.round, SILOS, world.aggregator.sum_root, file))
+    (folder / "pruned").mkdir()
+    tensors = PrunedTensors(plan, weights, folder / "pruned")
+    tensors.add(Start(plan, opened).expanded(opened[-1], weights), SILOS)
+    write_sparse_model(weights, tensors.pruned, folder / "model", {})
+    return folder / "model"
+
+
+def settings(pruner: Pruner, kind: ReleaseKind, sparsity: Sparsity) -> PruningSettings:
+    return PruningSettings(pruner, sparsity, samples=6, sequence_length=LENGTH, release=kind)
+
+
+def check(name: str, folder: Path, settings: PruningSettings, zeros: Any, dtype: torch.dtype) -> None:
+    weights = DenseWeights.open(tiny_model(folder / "dense", family(name), seed=3, dtype=dtype))
+    assert usual_length(weights.config, LENGTH) == LENGTH
+    model = federated(weights, settings, folder / "run")
+    sparse = DenseWeights.open(model)
+    assert sparse.prunable == weights.prunable
+    for tensor in weights.names:
+        if tensor not in weights.prunable:
+            assert torch.equal(sparse.tensor(tensor), weights.tensor(tensor))
+    for tensor in weights.prunable:
+        found = sparse.tensor(tensor)
+        assert (found == 0).sum() == zeros(found.numel()), tensor
+    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    prompt = sequences(0)[:1, :5]
+    written = loaded.generate(prompt, max_new_tokens=6, min_new_tokens=6, do_sample=False)
+    assert written.shape == (1, 11)
+    assert loaded(written).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_wanda_and_votes(name: str, tmp_path: Path) -> None:
+    ratio = Sparsity(Decimal("0.6"), ComparisonGroup.LAYER)
+    zeros = lambda size: floor(Fraction("0.6") * size)  # noqa: E731
+    check(name, tmp_path, settings(Pruner.WANDA, ReleaseKind.VOTES, ratio), zeros, torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_sparsegpt_and_weights_in_a_pattern(name: str, tmp_path: Path) -> None:
+    pattern = Sparsity(Pattern(2, 4), ComparisonGroup.ROW)
+    check(
+        name, tmp_path, settings(Pruner.SPARSEGPT, ReleaseKind.WEIGHTS, pattern), lambda size: size // 2, torch.float32
+    )
