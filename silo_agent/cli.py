@@ -129,7 +129,8 @@ def cli() -> None:
 @click.option("--model", required=True, help="Folder of the dense model, or its hub id.")
 @click.option(
     "--calibration",
-    help="Calibration text, .txt or .jsonl, or self: text that the model writes. Magnitude alone needs none.",
+    help="Calibration text, .txt or .jsonl, or self: text that the model writes, which takes the whole model once a "
+    "token. Magnitude alone needs none.",
 )
 @click.option("--out", required=True, type=FILE, help="File to write: bool tensors, True = kept.")
 @click.option("--save-weights", type=FILE, help="File to write: the pruned weights themselves.")

@@ -84,7 +84,7 @@ def family(name: str, **changes: Any) -> Any:
     own: dict[str, dict[str, Any]] = {
         "llama": {**grouped, "tie_word_embeddings": True},
         "mistral": {**grouped, "sliding_window": 8},
-        "qwen2": {**grouped, "tie_word_embeddings": False},
+        "qwen2": {**grouped, "tie_word_embeddings": False, "vocab_size": VOCABULARY + 1},  # its tokenizer adds one
         "qwen3": {**grouped, "head_dim": 16},
         "gemma2": {**grouped, "head_dim": 8, "sliding_window": 8},
         "gemma3_text": {**grouped, "head_dim": 8, "sliding_window": 8, "layer_types": None},

@@ -13,11 +13,9 @@ import sys
 from pathlib import Path
 
 from bench.demo.harvest import harvest_silos
-from bench.demo.self_text import write_self_text
 
 MODEL = Path("bench/demo/model")
 SAMPLES, HELD_OUT, LENGTH = 64, 32, 256
-SEED = 7
 
 
 def run(module: str, *arguments: str) -> None:
@@ -33,11 +31,9 @@ def demo(out: Path, ratio: str) -> None:
     text.mkdir(parents=True)
     print("Harvesting four domains of text from the packages installed here ...", flush=True)
     silos = harvest_silos(text)
-    own, baseline = out / "self_text.jsonl", out / "self_generated.safetensors"
-    print("Letting the model write its own calibration text, the baseline that shares nothing ...", flush=True)
-    write_self_text(MODEL, own, sequences=SAMPLES + 16, length=LENGTH, seed=SEED)
+    baseline = out / "self_generated.safetensors"
     shape = ["--samples", str(SAMPLES), "--sequence-length", str(LENGTH), "--sparsity-ratio", ratio]
-    run("silo_agent.cli", "prune", "--model", str(MODEL), "--calibration", str(own), "--out", str(baseline), *shape)
+    run("silo_agent.cli", "prune", "--model", str(MODEL), "--calibration", "self", "--out", str(baseline), *shape)
     run(
         "aggregator.cli",
         "local",
