@@ -90,6 +90,7 @@ class RoundDriver:
         self._pending: dict[str, bytes] = {}  # digest of the message that each silo waits on
         self._answers: ChainMap[tuple[str, bytes], bytes] = ChainMap()
         self._gone: set[str] = set()
+        self._lost: set[str] = set()  # dropped in an earlier round and not heard of since
         self._files: dict[tuple[str, bytes], Path] = {}
         self._last_arrival = 0.0
 
@@ -136,6 +137,7 @@ class RoundDriver:
             raise
         finally:
             self._noted.close()
+            self._lost |= session.dropped.keys()
             for phase in session.dropped.values():
                 self._metrics.dropped.labels(phase).inc()
         self._metrics.enter(Phase.DONE)
@@ -195,6 +197,7 @@ class RoundDriver:
             return round_pb2.Offer(round=offered)
 
         async with self._changed:
+            self._lost.discard(silo)
             while (found := offer()) is None:
                 await self._changed.wait()
         return encode(found)
@@ -337,11 +340,13 @@ class RoundDriver:
 
     async def _all_arrived_or_late(self, session: AggregatorSession) -> None:
         plan = session.round.plan.message
-        patience = plan.preparation_seconds if session.phase is Phase.PLAN else plan.phase_seconds
         self._arrived()
         while True:
             arrived, expected = session.arrived, set(session.expected)
             self._watch(f"{session.phase}", len(arrived), len(expected))
+            # A round a block would otherwise wait for a lost silo's preparation as often as there are blocks.
+            prepares = session.phase is Phase.PLAN and not expected - arrived <= self._lost
+            patience = plan.preparation_seconds if prepares else plan.phase_seconds
             left = self._last_arrival + patience - _now()
             if self._disk_failure or not expected - arrived - self._gone or left <= 0:
                 return

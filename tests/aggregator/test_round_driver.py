@@ -30,7 +30,7 @@ from crypto.plan import Plan
 from crypto.secagg.session import Round
 from crypto.secagg.wire import MESSAGE_LIMIT, decode, encode
 from driven import Driven, iterate, listed, plan
-from plans import signing_keys
+from plans import plan_message, signing_keys
 from scenarios.world import World, plain_sum
 from silo_agent.committed_words import SUM_FILE, CommittedWords
 from silo_agent.one_round import Advance, Call, Committed
@@ -802,5 +802,43 @@ def test_the_round_that_is_asked_for_is_the_one_that_is_offered(tmp_path: Path) 
         with pytest.raises(UnexpectedMessage, match="another round"):
             await driven.driver.advance(A, driven.silos[A].message())  # of round 0
         running.cancel()
+
+    timed(work)
+
+
+def test_a_silo_that_was_lost_is_not_waited_for_as_if_it_were_preparing(tmp_path: Path) -> None:
+    """Until it calls again: a run of a round a block would otherwise take as many preparations as blocks."""
+
+    def patient(run: bytes, preparation: int) -> Driven:
+        message = plan_message(4, run=run)
+        message.phase_seconds, message.preparation_seconds = 1, preparation
+        folder = tmp_path / run.decode()
+        folder.mkdir()
+        return Driven(Plan.of(message), folder)
+
+    async def without_d(driven: Driven) -> ClosedRound:
+        others = [driven.take_part(silo) for silo in (A, B, C)]
+        running = asyncio.create_task(driven.driver.run(driven.round, driven.folder))
+        await asyncio.gather(running, *others)
+        return running.result()
+
+    async def work() -> None:
+        first, second, third = (
+            patient(b"first run of all", 1),
+            patient(b"second run of it", 600),
+            patient(b"third run of all", 3),
+        )
+        for later in (second, third):
+            later.driver = first.driver
+        for driven in (first, second):
+            assert (await without_d(driven)).session.dropped == {D: Phase.PLAN}
+        calling = asyncio.create_task(first.driver.next(D))
+        await asyncio.sleep(0)
+        running = asyncio.create_task(without_d(third))
+        await asyncio.sleep(2)
+        assert third.driver._session is not None
+        assert third.driver._session.phase is Phase.PLAN, "a silo that called is given its time"
+        await running
+        await calling
 
     timed(work)
