@@ -240,7 +240,7 @@ def _local(options: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
 def _sparsity(options: Mapping[str, Any]) -> Sparsity:
     ratio, pattern, group = options["sparsity_ratio"], options["pattern"], options["comparison_group"]
     if pattern is None:
-        return Sparsity(parse_ratio(ratio or "0.5"), ComparisonGroup(group or ComparisonGroup.LAYER))
+        return Sparsity(parse_ratio("0.5" if ratio is None else ratio), ComparisonGroup(group or ComparisonGroup.LAYER))
     if ratio is not None or group is not None:
         given = "--sparsity-ratio" if ratio is not None else "--comparison-group"
         raise ConfigError(f"{given}: cannot be given with --pattern, which says it all", hint="leave out one of them")

@@ -56,7 +56,7 @@ def make_report(
         "schema_version": SCHEMA_VERSION,
         "sparsilo_version": version("sparsilo"),
         "silos": list(plan.silos),
-        "survivors": [silo for silo in plan.silos if silo not in dropped],
+        "survivors": [silo for silo in plan.silos if _survived(silo, rounds)],
         "dropped": {silo: str(phase) for silo, phase in sorted(dropped.items())},
         "threshold": plan.message.threshold,
         "backend": str(plan.backend),
@@ -97,6 +97,12 @@ def make_report(
             "candidates": dict(perplexity.candidates),
         }
     return report
+
+
+def _survived(silo: str, rounds: Sequence[ClosedRound]) -> bool:
+    """Whether the silo's words are in the sum of every round that it was drawn for."""
+    sessions = [closed.session for closed in rounds]
+    return all(silo in session.survivors for session in sessions if silo in session.round.silos)
 
 
 def print_report(report: Mapping[str, Any], model: str, console: Console) -> None:

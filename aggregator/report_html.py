@@ -132,7 +132,7 @@ def write_report_html(report: Mapping[str, Any], model: str, seen: str, path: Pa
     )
     for key in (key for key in FACTS if report.get(key)):
         _add(facts, "dt", key.replace("_", " "))
-        _add(facts, "dd", _spell(report[key]))
+        _add(facts, "dd", str(report[key]))
     try:
         path.write_text(f"<!doctype html>\n{ElementTree.tostring(page, encoding='unicode', method='html')}\n", "utf-8")
     except OSError as error:
@@ -150,7 +150,7 @@ def _heading(main: ElementTree.Element, report: Mapping[str, Any], model: str) -
         main,
         "p",
         f"{model}: of {report['weights']:,} weights that can be pruned, {ratio['achieved']:.2%} are zero now; "
-        f"{_spell(report.get('pattern') or ratio['asked'])} was asked.",
+        f"{report.get('pattern') or ratio['asked']} was asked.",
         class_="lede",
     )
     tiles = {"of the prunable weights are zero": f"{ratio['achieved']:.2%}"}
@@ -397,9 +397,3 @@ def _bytes(count: int) -> str:
             break
         value, unit = value / 1000, larger
     return f"{count} B" if unit == "B" else f"{value:.3g} {unit}"
-
-
-def _spell(value: object) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_spell(each)}" for key, each in value.items())
-    return ", ".join(map(_spell, value)) if isinstance(value, list | tuple) else str(value)

@@ -7,25 +7,24 @@ code does. Prints one JSON document, and tables on stderr; exits with 1 when a c
 """
 
 import argparse
-import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from importlib.metadata import version
 from math import exp
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.demo.harvest import docstrings_by_package, harvest_silos, write_silos
-from bench.demo.run import HELD_OUT, LENGTH, MODEL
+from bench.demo.run import LENGTH, MODEL
 from bench.demo.train_model import split
 from bench.document import Claims, at_most, progress, publish
 from bench.machine import facts
@@ -46,7 +45,7 @@ from silo_agent.self_text import self_sequences
 RATIOS = ("0.5", "0.6", "0.7", "0.8")
 OWN, SHIFTED = "own domain", "domain shift"
 SAMPLES = {OWN: 16, SHIFTED: 64}  # of a silo
-SELF_SAMPLES, RANDOM_SEEDS = 64, (1, 2, 3)
+SELF_SAMPLES, HELD_OUT, RANDOM_SEEDS = 64, 16, (1, 2, 3)
 CPU, PAGE = torch.device("cpu"), Path("docs/quality.md")
 
 MAGNITUDE = "magnitude, no text"
@@ -57,11 +56,11 @@ VOTES, WEIGHTS = "**votes**", "**weights**"
 ITERATIVE, SCALED, VOTES_OWL, WEIGHTS_OWL = "votes, iterative", "votes, weight scaling", "votes, OWL", "weights, OWL"
 CENTRAL_WANDA, CENTRAL_SPARSEGPT = "Wanda, centralised", "SparseGPT, centralised"
 
-Perplexities = NDArray[np.float64]
-"""float64 [models, silos]: of as many models as a row is the mean of, on each silo's held-out text."""
+Changed = tuple[DenseWeights, Mapping[str, Tensor]]
+"""A model, and by name keep masks or new weights; what has none is as in its files."""
 
-Table = dict[str, dict[str, Perplexities]]
-"""By row and sparsity ratio."""
+Rows = dict[str, list[float]]
+"""By row, perplexities of the models that it is the mean of."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,8 @@ class Silos:
 
     files: Sequence[Path]
     calibration: Sequence[Tensor]
-    held_out: Sequence[Tensor]
+    held_out: Tensor
+    """All silos' together."""
 
 
 def read_silos(files: Sequence[Path], weights: DenseWeights, samples: int) -> Silos:
@@ -78,7 +78,7 @@ def read_silos(files: Sequence[Path], weights: DenseWeights, samples: int) -> Si
         read_sequences(file, weights.tokenizer, samples=samples, sequence_length=LENGTH, held_out=HELD_OUT)
         for file in files
     ]
-    return Silos(files, [calibration for calibration, _ in read], [held_out for _, held_out in read])
+    return Silos(files, [calibration for calibration, _ in read], torch.cat([held_out for _, held_out in read]))
 
 
 def write_own_silos(folder: Path) -> list[Path]:
@@ -91,53 +91,47 @@ def write_own_silos(folder: Path) -> list[Path]:
 # Rows
 
 
-def table(weights: DenseWeights, silos: Silos, self_text: Tensor, ratios: Sequence[str], folder: Path) -> Table:
-    rows: Table = {}
+def rows(weights: DenseWeights, silos: Silos, self_text: Tensor, ratio: str, folder: Path) -> Rows:
+    found: Rows = {}
 
-    def row(name: str, ratio: str, models: Sequence[tuple[DenseWeights, Mapping[str, Tensor]]]) -> None:
-        found = np.array([[perplexity(*model, held_out) for held_out in silos.held_out] for model in models])
-        rows.setdefault(name, {})[ratio] = found
-        progress(f"{ratio} {name}: {found.mean():.2f}", json.dumps(found.tolist()))
+    def row(name: str, *models: Changed) -> None:
+        found[name] = [perplexity(model, silos.held_out) for model in models]
+        progress(f"{ratio} {name}:", *found[name])
 
-    dense = np.array([[perplexity(weights, {}, held_out) for held_out in silos.held_out]])
-    rows["dense"] = dict.fromkeys(ratios, dense)
-    progress(f"dense: {dense.mean():.2f}", json.dumps(dense.tolist()))
+    def here(pruner: Pruner, *texts: Tensor) -> list[Changed]:
+        return [(weights, prune(weights, text, pruner, ratio)) for text in texts]
+
+    def run(name: str, *options: str) -> Path:
+        out = folder / name.strip("*")
+        federate(weights.folder, silos, out, "--sparsity-ratio", ratio, *options)
+        row(name, (DenseWeights.open(out / "model"), {}))
+        return out
+
+    def with_random_ties(out: Path) -> list[Changed]:
+        opened = opened_rounds(out)
+        return [(weights, expand_with_random_ties(opened, weights, seed)) for seed in RANDOM_SEEDS]
+
     pooled = torch.cat(list(silos.calibration))
-    for ratio in ratios:
-
-        def here(pruner: Pruner, *texts: Tensor, ratio: str = ratio) -> list[tuple[DenseWeights, dict[str, Tensor]]]:
-            return [(weights, prune(weights, text, pruner, ratio)) for text in texts]
-
-        def run(name: str, *options: str, ratio: str = ratio) -> Path:
-            out = folder / f"{ratio} {name.strip('*')}"
-            federate(weights.folder, silos, out, "--sparsity-ratio", ratio, *options)
-            row(name, ratio, [(DenseWeights.open(out / "model"), {})])
-            return out
-
-        def with_random_ties(out: Path) -> list[tuple[DenseWeights, dict[str, Tensor]]]:
-            opened = opened_rounds(out)
-            return [(weights, expand_with_random_ties(opened, weights, seed)) for seed in RANDOM_SEEDS]
-
-        row(MAGNITUDE, ratio, here(Pruner.MAGNITUDE, pooled))
-        row(SELF_WANDA, ratio, here(Pruner.WANDA, self_text))
-        row(ALONE_WANDA, ratio, here(Pruner.WANDA, *silos.calibration))
-        votes = run(VOTES, "--save-transcript")
-        row(FEDPRLLM, ratio, with_random_ties(votes))
-        run(ITERATIVE, "--schedule", "iterative")
-        run(SCALED, "--weight-scaling")
-        run(VOTES_OWL, "--allocation", "owl")
-        row(CENTRAL_WANDA, ratio, here(Pruner.WANDA, pooled))
-        row(SELF_SPARSEGPT, ratio, here(Pruner.SPARSEGPT, self_text))
-        row(ALONE_SPARSEGPT, ratio, here(Pruner.SPARSEGPT, *silos.calibration))
-        of_weights = ("--release", "weights", "--pruner", "sparsegpt")
-        released = run(WEIGHTS, *of_weights, "--save-transcript")
-        row(FEDSPALLM, ratio, with_random_ties(released))
-        run(WEIGHTS_OWL, *of_weights, "--allocation", "owl")
-        row(CENTRAL_SPARSEGPT, ratio, here(Pruner.SPARSEGPT, pooled))
-    return rows
+    row("dense", (weights, {}))
+    row(MAGNITUDE, *here(Pruner.MAGNITUDE, pooled))
+    row(SELF_WANDA, *here(Pruner.WANDA, self_text))
+    row(ALONE_WANDA, *here(Pruner.WANDA, *silos.calibration))
+    row(FEDPRLLM, *with_random_ties(run(VOTES, "--save-transcript")))
+    run(ITERATIVE, "--schedule", "iterative")
+    run(SCALED, "--weight-scaling")
+    run(VOTES_OWL, "--allocation", "owl")
+    row(CENTRAL_WANDA, *here(Pruner.WANDA, pooled))
+    row(SELF_SPARSEGPT, *here(Pruner.SPARSEGPT, self_text))
+    row(ALONE_SPARSEGPT, *here(Pruner.SPARSEGPT, *silos.calibration))
+    of_weights = ("--release", "weights", "--pruner", "sparsegpt")
+    row(FEDSPALLM, *with_random_ties(run(WEIGHTS, *of_weights, "--save-transcript")))
+    run(WEIGHTS_OWL, *of_weights, "--allocation", "owl")
+    row(CENTRAL_SPARSEGPT, *here(Pruner.SPARSEGPT, pooled))
+    return found
 
 
-def perplexity(weights: DenseWeights, changed: Mapping[str, Tensor], sequences: Tensor) -> float:
+def perplexity(model: Changed, sequences: Tensor) -> float:
+    weights, changed = model
     total, tokens = negative_log_likelihood(weights, sequences, changed, device=CPU)
     return exp(total / tokens)
 
@@ -187,21 +181,21 @@ def expand_with_random_ties(opened: Sequence[OpenedRound], weights: DenseWeights
 # Claims
 
 
-def claims(domain: str, rows: Table) -> Claims:
-    """What the papers found and what this repository adds, of one kind of silos."""
+def claims(domain: str, table: Mapping[str, Rows]) -> Claims:
+    """What the papers found and what this repository adds, of one kind of silos. `table` is by sparsity ratio."""
 
-    def ratio_of(row: str, other: str) -> dict[str, float]:
-        return {ratio: float(rows[row][ratio].mean() / rows[other][ratio].mean()) for ratio in rows[row]}
+    def quotients(row: str, other: str) -> dict[str, float]:
+        return {ratio: fmean(found[row]) / fmean(found[other]) for ratio, found in table.items()}
 
     made: Claims = {}
     for ours, published in ((VOTES, FEDPRLLM), (WEIGHTS, FEDSPALLM)):
-        name, against = f"{domain}: {ours.strip('*')}, ties by magnitude / at random", ratio_of(ours, published)
-        made[name] = at_most_everywhere(against, 1.0)
+        name, against = f"{domain}: {ours.strip('*')}, ties by magnitude / at random", quotients(ours, published)
+        made[name] = at_most_everywhere(against, 1)
         made[f"{name}, at {RATIOS[-1]}"] = at_most(against[RATIOS[-1]], 0.97)
-    made[f"{domain}: weights / SparseGPT, each silo alone"] = at_most_everywhere(ratio_of(WEIGHTS, ALONE_SPARSEGPT), 1)
-    apart = {ratio: abs(found - 1) for ratio, found in ratio_of(ITERATIVE, VOTES).items()}
-    made[f"{domain}: |votes, iterative / votes - 1|"] = at_most_everywhere(apart, 0.02)
-    made[f"{domain}: votes / votes, weight scaling"] = at_most_everywhere(ratio_of(VOTES, SCALED), 1)
+    made[f"{domain}: weights / SparseGPT, each silo alone"] = at_most_everywhere(quotients(WEIGHTS, ALONE_SPARSEGPT), 1)
+    apart = {ratio: abs(found - 1) for ratio, found in quotients(ITERATIVE, VOTES).items()}
+    made[f"{domain}: difference of votes, iterative, from votes"] = at_most_everywhere(apart, 0.02)
+    made[f"{domain}: votes / votes, weight scaling"] = at_most_everywhere(quotients(VOTES, SCALED), 1)
     return made
 
 
@@ -213,11 +207,10 @@ def at_most_everywhere(measured: Mapping[str, float], target: float) -> dict[str
 # The page
 
 
-def markdown(rows: Table) -> str:
-    ratios = list(rows[VOTES])
-    lines = [f"| sparsity ratio | {' | '.join(ratios)} |", f"|---|{'--:|' * len(ratios)}"]
-    for name, found in rows.items():
-        lines.append(f"| {name} | {' | '.join(f'{found[ratio].mean():.2f}' for ratio in ratios)} |")
+def markdown(table: Mapping[str, Rows]) -> str:
+    lines = [f"| sparsity ratio | {' | '.join(table)} |", f"|---|{'--:|' * len(table)}"]
+    for name in table[RATIOS[0]]:
+        lines.append(f"| {name} | {' | '.join(f'{fmean(found[name]):.2f}' for found in table.values())} |")
     return "\n".join(lines)
 
 
@@ -226,9 +219,51 @@ def claims_markdown(made: Claims) -> str:
     for name, claim in made.items():
         measured = claim["measured"]
         figures = measured.values() if isinstance(measured, dict) else [measured]
-        said = ", ".join(f"{value:.3f}" for value in figures)
-        lines.append(f"| {name.replace('|', chr(92) + '|')} | {claim['target']} | {said} | {claim['met']} |")
+        said = ", ".join(f"{figure:.3f}" for figure in figures)
+        lines.append(f"| {name} | {claim['target']} | {said} | {'yes' if claim['met'] else '**no**'} |")
     return "\n".join(lines)
+
+
+def page(tables: Mapping[str, Mapping[str, Rows]], made: Claims) -> str:
+    machine = facts()
+    return f"""# What pruning together is worth
+
+`make bench-quality` measures this page; `python -m bench.quality --write-docs` rewrites it.
+
+Perplexity of the demo's model (5 M parameters) on {HELD_OUT} held-out sequences of each of four silos, all together;
+lower is better. Sequences have {LENGTH} tokens. Every row of votes or weights comes from whole runs of
+`aggregator local`: a process a silo, over secure aggregation.
+
+- *Votes* are FedPrLLM with Wanda at the silos, *weights* FedSpaLLM with SparseGPT: comparison group `layer`, one-shot.
+  Ties of keep counts break by magnitude.
+- *Random ties* are the published rule: the same opened sums, in which weights at the threshold are zeroed in random
+  order. Mean of {len(RANDOM_SEEDS)} seeds.
+- *Each silo alone* prunes on its own text: the mean of four models.
+- *Text that the model wrote* is {SELF_SAMPLES} sequences of it, which need nobody's data.
+- *Centralised* is what one owner of all silos' calibration text would get.
+
+## Own domain
+
+Each silo has docstrings of one package, of those that were held out when the model was trained, and calibrates on
+{SAMPLES[OWN]} sequences.
+
+{markdown(tables[OWN])}
+
+## Domain shift
+
+Each silo has text of a kind that the model was not trained on (C++ headers, licences, Python code, the Python manual),
+and calibrates on {SAMPLES[SHIFTED]} sequences.
+
+{markdown(tables[SHIFTED])}
+
+## Claims
+
+Quotients of perplexities; where there is more than one, by sparsity ratio in the order of the tables.
+
+{claims_markdown(made)}
+
+Measured on {machine["cpu"]} with Python {machine["python"]} and torch {version("torch")}.
+"""
 
 
 def main() -> None:
@@ -236,37 +271,29 @@ def main() -> None:
     parser.add_argument("--write-docs", action="store_true", help=f"write {PAGE}")
     given = parser.parse_args()
     weights = DenseWeights.open(MODEL)
-    tables, made = {}, Claims()
+    tables: dict[str, dict[str, Rows]] = {OWN: {}, SHIFTED: {}}
+    made: Claims = {}
     with TemporaryDirectory() as name:
-        folder = Path(name)
+        text = Path(name)
+        files = {OWN: write_own_silos(text / "own"), SHIFTED: harvest_silos(text / "shifted")}
         self_text = self_sequences(weights, samples=SELF_SAMPLES, sequence_length=LENGTH, device=CPU)
-        files = {OWN: write_own_silos(folder / "own"), SHIFTED: harvest_silos(folder / "shifted")}
-        for domain, of_domain in files.items():
-            progress(domain)
-            silos = read_silos(of_domain, weights, SAMPLES[domain])
-            tables[domain] = table(weights, silos, self_text, RATIOS, folder / domain)
-            made |= claims(domain, tables[domain])
-    for domain, rows in tables.items():
-        progress(f"\n{domain}\n{markdown(rows)}")
+        for domain, table in tables.items():
+            silos = read_silos(files[domain], weights, SAMPLES[domain])
+            for ratio in RATIOS:
+                progress(domain)
+                with TemporaryDirectory() as folder:
+                    table[ratio] = rows(weights, silos, self_text, ratio, Path(folder))
+            made |= claims(domain, table)
+    for domain, table in tables.items():
+        progress(f"\n{domain}\n{markdown(table)}")
     progress(f"\n{claims_markdown(made)}")
     if given.write_docs:
         PAGE.write_text(page(tables, made))
     publish(
         made,
         setting={"samples": SAMPLES, "self_samples": SELF_SAMPLES, "held_out": HELD_OUT, "sequence_length": LENGTH},
-        perplexity={
-            domain: {name: {ratio: found[ratio].tolist() for ratio in found} for name, found in rows.items()}
-            for domain, rows in tables.items()
-        },
+        perplexity=tables,
     )
-
-
-def page(tables: Mapping[str, Table], made: Claims) -> str:
-    machine = facts()
-    return f"""# TODO {machine["cpu"]}
-{claims_markdown(made)}
-{tables.keys()}
-"""
 
 
 if __name__ == "__main__":

@@ -273,11 +273,11 @@ class Plan:
         asked.pruning.samples, asked.pruning.sequence_length = pruning.samples, pruning.sequence_length
         spec, same = self.message.rounds[round_index], asked.rounds.add()
         match self.release_kind(round_index):
-            case ReleaseKind.VOTES | ReleaseKind.WEIGHTS | ReleaseKind.SCALES:
+            case ReleaseKind.VOTES | ReleaseKind.WEIGHTS | ReleaseKind.SCALES | ReleaseKind.SAMPLING:
                 for field in ("pruner", "sparsity_ratio", "pattern", "allocation", "schedule"):
                     setattr(asked.pruning, field, getattr(pruning, field))
                 same.CopyFrom(spec)
-            case ReleaseKind.OUTLIERS | ReleaseKind.SAMPLING:
+            case ReleaseKind.OUTLIERS:
                 same.CopyFrom(spec)
             case ReleaseKind.EVALUATION:
                 same.evaluation.sequences = spec.evaluation.sequences

@@ -3,6 +3,7 @@
 from crypto.errors import IdentityError, PlanError, UnexpectedMessage
 from crypto.plan import Plan
 from crypto.secagg.session import Round
+from crypto.sparsity import parse_ratio, spell_ratio
 from silo_agent.config import AgentConfig
 from silo_agent.dense_weights import DenseWeights
 from silo_agent.opened_rounds import Start
@@ -42,8 +43,11 @@ def check_plan(
         differing = sorted(name for name in {*planned, *digests} if planned.get(name) != digests.get(name))
         raise PlanError(f"the plan's model is not the one in {weights.folder}: {differing[0]} differs")
     member = cohort.roster[plan.silos.index(config.silo)]
-    for field, planned_here in (("capacity", member.capacity), ("sparsity_ratio", member.sparsity_ratio)):
-        own = getattr(config, field)
+    ratio = config.sparsity_ratio and spell_ratio(parse_ratio(config.sparsity_ratio))
+    for field, planned_here, own in (
+        ("capacity", member.capacity, config.capacity),
+        ("sparsity_ratio", member.sparsity_ratio, ratio),
+    ):
         if own and planned_here and planned_here != own:
             raise PlanError(f"the plan has a {field} of {planned_here} for this silo, whose own is {own}")
     blocks = {name: (block.index, weights.input_first(name)) for block in weights.blocks for name in block.prunable}

@@ -125,7 +125,8 @@ class Agent:
             round_ = Start(plan, self._opened).round
             words, transcript = self._config.state / f"{round_.digest.hex()}{WORDS_SUFFIX}", self._transcript(round_)
             self._transport.download(words_pb2.FileRequest(opened_sum=round_.digest), words)
-            if not transcript.exists():
+            if not transcript.exists():  # what is served is nobody's own, and may be anything
+                transcript = transcript.with_suffix(".served_transcript")
                 self._transport.download(words_pb2.FileRequest(transcript=round_.digest), transcript)
             self._opened.append(verify_opened(round_, words, transcript, self._roster))
         return Start(plan, self._opened[:index])

@@ -24,6 +24,9 @@ def verify_opened(round_: Round, words: Path, transcript: Path, roster: Mapping[
     Where the backend signs nothing, the words are taken as they are. Raises what `verify_transcript` raises, and
     BadAudit where the transcript or the words are of something else.
     """
+    with _readable(words):
+        if words.stat().st_size != WORD_BYTES * round_.layout.total_words:
+            raise BadAudit("the opened sum has another length than the round's", party=AGGREGATOR)
     if round_.plan.backend is not Backend.DOUBLE_MASKING:
         committed = CommittedWords(words, round_.layout, "")
         with words.open("rb") as opened:

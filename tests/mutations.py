@@ -39,7 +39,9 @@ LANES, LAYOUT = "tests/crypto/encoding/test_lanes.py", "tests/crypto/encoding/te
 SHAMIR, STREAM = "tests/crypto/primitives/test_shamir.py", "tests/crypto/primitives/test_mask_stream.py"
 HONEST, REFUSALS = "tests/scenarios/test_double_masking.py", "tests/scenarios/test_refusals.py"
 ATTACKS = "tests/attacks"
-KEEP_MASK, EXPANSION = "tests/silo_agent/test_keep_mask.py", "tests/aggregator/test_mask_expansion.py"
+OPENED, POLICY = "tests/silo_agent/test_opened_rounds.py", "tests/silo_agent/test_policy.py"
+WEIGHTS = "tests/silo_agent/test_weights_lanes.py"
+KEEP_MASK, EXPANSION = "tests/silo_agent/test_keep_mask.py", "tests/silo_agent/test_mask_expansion.py"
 
 MUTATIONS = (
     Mutation(
@@ -185,29 +187,29 @@ MUTATIONS = (
     Mutation(
         BOUND,
         "silo_agent/keep_mask.py",
-        "best = rank < spared[row]",
-        "best = rank <= spared[row]",
+        "- first[row] < spared[row]",
+        "- first[row] <= spared[row]",
         f"{KEEP_MASK}::test_keep_top_of_a_large_row_with_ties",
     ),
     Mutation(
         TIE,
         "silo_agent/keep_mask.py",
-        "order = magnitude[row, column].sort(descending=True, stable=True).indices",
-        "order = torch.arange(len(row), device=row.device)",
+        "ranked = torch.where(tied, magnitude.float(),",
+        "ranked = torch.where(tied, 0 * magnitude.float(),",
         f"{KEEP_MASK}::test_keep_top_of_a_large_row_with_ties",
     ),
     Mutation(
         TIE,
         "silo_agent/mask_expansion.py",
-        "keep_by_score(keep_counts.long(), dense_weight,",
-        "keep_by_score(keep_counts.long(), dense_weight * 0,",
+        "keep_by_score(keep_counts.to(signed), dense_weight,",
+        "keep_by_score(keep_counts.to(signed), dense_weight * 0,",
         f"{EXPANSION}::test_equals_sorting_each_group_by_hand",
     ),
     Mutation(
         SIGN,
         "silo_agent/mask_expansion.py",
-        "keep_by_score(keep_counts.long(),",
-        "keep_by_score(-keep_counts.long(),",
+        "keep_by_score(keep_counts.to(signed),",
+        "keep_by_score(-keep_counts.to(signed),",
         f"{EXPANSION}::test_counts_come_first_then_magnitude_then_the_lower_index",
     ),
     Mutation(
@@ -314,6 +316,112 @@ MUTATIONS = (
         "pairs *= 256 + (1 << width)",
         "pairs *= 256 + (2 << width)",
         LANES,
+    ),
+    Mutation(
+        ORDER,
+        "silo_agent/opened_rounds.py",
+        "last.round.digest + last.sum_root",
+        "last.sum_root + last.round.digest",
+        f"{OPENED}::test_each_round_starts_from_the_one_before_by_hand",
+    ),
+    Mutation(
+        INDEX,
+        "silo_agent/opened_rounds.py",
+        "last = self.opened[-1]",
+        "last = self.opened[0]",
+        f"{OPENED}::test_each_round_starts_from_the_one_before_by_hand",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/policy.py",
+        '("input", round_.input_digest, honest.input_digest),',
+        '("input", round_.input_digest, round_.input_digest),',
+        f"{ATTACKS}/test_another_input_offered.py",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/policy.py",
+        '("cohort", round_.cohort, honest.cohort),',
+        '("cohort", round_.cohort, round_.cohort),',
+        f"{ATTACKS}/test_cohort_drawn_by_the_aggregator.py",
+    ),
+    Mutation(CHECK, "silo_agent/policy.py", "if silo not in honest.silos:", "if silo not in start.plan.silos:", POLICY),
+    Mutation(
+        CHECK,
+        "silo_agent/verify.py",
+        'if committed.tree.root != verified.roots[""]:',
+        'if committed.tree.root == b"":',
+        f"{ATTACKS}/test_another_coin_served.py",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/verify.py",
+        "if verified.round != round_:",
+        "if verified.round.plan != round_.plan:",
+        f"{ATTACKS}/test_transcript_of_another_round_served.py",
+    ),
+    Mutation(
+        ORDER,
+        "silo_agent/opened_rounds.py",
+        "np.flatnonzero(named)[-1]",
+        "np.flatnonzero(named)[0]",
+        f"{OPENED}::test_the_exponent_is_the_largest_that_anybody_named",
+    ),
+    Mutation(
+        BOUND,
+        "silo_agent/releases/weights.py",
+        "    e -= fraction == 0.5\n",
+        "",
+        f"{WEIGHTS}::test_exponents_at_their_edges",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/releases/weights.py",
+        "        encoded[~keep] = 0\n",
+        "",
+        f"{WEIGHTS}::test_nothing_of_a_weight_that_is_not_kept_leaves",
+    ),
+    Mutation(
+        BOUND,
+        "crypto/encoding/fixed_point.py",
+        "(np.abs(multiples) <= 1 << bits)",
+        "(np.rint(np.abs(multiples)) <= 1 << bits)",
+        f"{WEIGHTS}::test_a_difference_above_what_was_agreed_on_is_refused",
+    ),
+    Mutation(
+        BOUND,
+        "crypto/encoding/fixed_point.py",
+        "counts.astype(np.int64) << bits)",
+        "counts.astype(np.int64) << bits - 1)",
+        f"{OPENED}::test_the_new_weight_is_the_exact_l0_average",
+    ),
+    Mutation(
+        INDEX,
+        "silo_agent/opened_rounds.py",
+        "keep_counts.double() / survivors",
+        "keep_counts.double() / len(self.plan.silos)",
+        f"{OPENED}::test_scaled_votes",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/run_pruning.py",
+        "self._walk.advance(start.globally_pruned(block.index, self._weights))",
+        "self._walk.advance({})",
+        "tests/silo_agent/test_run_pruning.py::test_iterative_goes_on_from_the_globally_pruned_blocks",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/ledger.py",
+        "None in (self.block, other.block) or self.block == other.block",
+        "self.block == other.block",
+        "tests/silo_agent/test_ledger.py",
+    ),
+    Mutation(
+        BOUND,
+        "crypto/secagg/session.py",
+        "return max(self.threshold, self.plan.message.colluders + self.plan.honest_survivors)",
+        "return self.threshold",
+        "tests/scenarios/test_cohorts.py",
     ),
 )
 

@@ -1,13 +1,15 @@
-"""Opened sums made by hand: plans of rounds that follow from one another, and what each of them would have opened."""
+"""Plans of rounds that follow from one another, opened sums of them made by hand, and the lanes of a release."""
 
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from crypto.encoding.layout import pack_chunk
 from crypto.names import ReleaseKind
 from crypto.plan import Plan
 from crypto.secagg.session import Round
 from plans import plan_message
+from silo_agent.one_round import SiloRelease
 from silo_agent.opened_rounds import OpenedRound
 from sparsilo.v1 import plan_pb2
 
@@ -66,3 +68,16 @@ def packed(round_: Round, sums: Mapping[str, Sequence[int]], header: int) -> lis
         body = [sum(int(lane) << width * place for place, lane in enumerate(word)) for word in words]
         chunks.append(struct.pack(f"<{1 + len(body)}Q", header, *body))
     return chunks
+
+
+def released(release: SiloRelease, plan: Plan, index: int = 0) -> dict[str, list[int]]:
+    """All lanes by section, put together chunk by chunk; every chunk can be packed."""
+    lanes: dict[str, list[int]] = {}
+    for chunk in plan.layout(index).chunks:
+        values = release.lanes(chunk)
+        assert values.shape == (chunk.lanes,)
+        pack_chunk(chunk, values)
+        section = lanes.setdefault(chunk.section.name, [])
+        assert len(section) == chunk.start
+        section += [int(value) for value in values]
+    return lanes

@@ -40,10 +40,10 @@ def encode_signed(values: NDArray[np.float64], exponent: int, bits: int) -> NDAr
 
     Raises PlanError where a value is above 2^(exponent + bits) in magnitude, or NaN; the message does not repeat it.
     """
-    multiples = np.rint(np.ldexp(values, -exponent))
+    multiples = np.ldexp(values, -exponent)
     if not (np.abs(multiples) <= 1 << bits).all():  # false for a NaN too
         raise PlanError(f"a difference from the dense weight is above 2^{exponent + bits}, which was agreed on")
-    encoded: NDArray[np.uint64] = (multiples + (1 << bits)).astype(np.uint64)
+    encoded: NDArray[np.uint64] = (np.rint(multiples) + (1 << bits)).astype(np.uint64)
     return encoded
 
 

@@ -15,7 +15,9 @@ from aggregator.report import Perplexity, make_report, print_report
 from aggregator.round_driver import ClosedRound, Traffic
 from crypto.backends.double_masking.phases import TABLE
 from crypto.names import Backend, Phase
+from crypto.secagg.session import Round
 from driven import Driven, plan
+from sparsilo.v1 import plan_pb2
 
 ACHIEVED = {"blocks.0.weight": 0.5, "blocks.1.weight": 0.75}
 KEEP_COUNTS = {"blocks.0.weight": [10, 20, 20, 10], "blocks.1.weight": [0, 6, 6, 0]}
@@ -157,3 +159,48 @@ def test_the_tables_say_what_the_aggregator_saw(backend: Backend, tmp_path: Path
         backend is Backend.INSECURE_PLAINTEXT,
         backend is Backend.DOUBLE_MASKING,
     )
+
+
+def test_several_rounds_are_one_report(tmp_path: Path) -> None:
+    """Who was dropped in any is dropped, in its first; seconds add up; the fewest survivors are what was seen."""
+    driven, first = closed(tmp_path / "first", {"silo-002": Phase.KEYS})
+    _, second = closed(tmp_path / "second", {"silo-001": Phase.UPLOAD})
+    _, third = closed(tmp_path / "third", {"silo-002": Phase.PLAN})
+    plan = driven.round.plan
+    traffic = {silo: Traffic(1, 1) for silo in plan.silos}
+    message = plan_pb2.Plan.FromString(plan.encoded)
+    message.model[1].block = 1
+    message.pruning.schedule, message.pruning.weight_scaling = "iterative", True
+    del message.rounds[:]
+    for block in range(2):
+        message.rounds.add(block=block).votes.SetInParent()
+    for index, made in enumerate((first, second)):
+        made.session.round = Round(type(plan).of(message), index)
+    report = make_report(type(plan).of(message), [first, second], ACHIEVED, traffic, KEEP_COUNTS, None)
+    assert report["dropped"] == {"silo-001": "upload", "silo-002": "keys"}
+    assert [made["block"] for made in report["rounds"]] == [0, 1]
+    assert [made["survivors"] for made in report["rounds"]] == [
+        ["silo-000", "silo-001", "silo-003"],
+        ["silo-000", "silo-002", "silo-003"],
+    ]
+    for phase in TABLE:
+        assert report["seconds"][phase] == pytest.approx(first.seconds[phase] + second.seconds[phase], abs=0.001)
+    assert (report["schedule"], report["weight_scaling"]) == ("iterative", True)
+    third.session.round = second.session.round
+    twice = make_report(second.session.round.plan, [first, third], ACHIEVED, traffic, KEEP_COUNTS, None)
+    assert twice["dropped"] == {"silo-002": "keys"}
+
+
+def test_the_tables_say_what_a_sum_of_weights_shows(tmp_path: Path) -> None:
+    made = report(tmp_path) | {"release": "weights"}
+    text = " ".join(printed(made).split())
+    assert "how many kept each weight, and by how much together they changed it" in text
+    assert "Where one silo alone kept a weight, that sum is its value" in text
+    assert "that sum is its value" not in " ".join(printed(report(tmp_path / "votes")).split())
+
+
+def test_without_the_silos_own_models_there_is_no_mean_of_them(tmp_path: Path) -> None:
+    alone = Perplexity(dense=10.0, alone={}, federated=12.0, candidates={})
+    made = report(tmp_path, perplexity=alone)
+    assert made["perplexity"] == {"dense": 10.0, "alone": {}, "federated": 12.0, "candidates": {}}
+    assert "alone" not in printed(made).split("Silos")[0]

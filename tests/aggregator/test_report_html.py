@@ -160,16 +160,15 @@ def test_a_round_without_counts_or_evaluation_is_told_without(tmp_path: Path) ->
 
 
 def test_what_was_run_and_what_was_seen_are_told(tmp_path: Path) -> None:
-    changes = {"pattern": "2:4", "allocation": "owl", "releases": ["votes", {"rounds": 3}]}
+    changes = {"pattern": "2:4", "allocation": "owl", "schedule": "iterative"}
     text = Tags(page(tmp_path, seen="It saw nothing but sums.", **changes)).text
     for told in (
         "It saw nothing but sums.",
         "2:4 was asked",
-        "one-shot",
+        "iterative",
         "wanda",
         "ab" * 32,
         "owl",
-        "votes, rounds: 3",
     ):
         assert told in text
     assert "dropped in upload" in text

@@ -1,6 +1,6 @@
 """What attacks on whole parties need: an agent with a model and a text of its own, and an aggregator on the network."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -14,7 +14,7 @@ from crypto.identity import Authority, Certified
 from crypto.names import Suite
 from crypto.secagg.wire import encode
 from plans import llama_tensors, plan_message, signing_keys
-from sparsilo.v1 import plan_pb2, round_pb2
+from sparsilo.v1 import plan_pb2, round_pb2, words_pb2
 
 
 class Approached:
@@ -40,8 +40,11 @@ class Approached:
         del self.agreed.model[:]
         self.agreed.model.extend(llama_tensors(weights))
         self.said: list[object] = []
+        self.served: dict[tuple[str, bytes], bytes] = {}
+        """What it can download, by kind and round digest."""
+        self.downloaded: set[str] = set()
 
-    def offer(self, plan: plan_pb2.Plan, index: int = 0, input_: bytes = b"") -> None:
+    def offer(self, plan: plan_pb2.Plan, index: int = 0, input_: bytes = b"", cohort: Sequence[str] = ()) -> None:
         """The agent as it is started, offered one round. Raises why it does not take part."""
         from prometheus_client import CollectorRegistry
 
@@ -50,7 +53,13 @@ class Approached:
 
         class HangingUp:
             def next(_) -> round_pb2.Offer:  # noqa: N805
-                return round_pb2.Offer(round=round_pb2.RoundOffer(plan=encode(plan), index=index, input=input_))
+                offered = round_pb2.RoundOffer(plan=encode(plan), index=index, input=input_, cohort=cohort)
+                return round_pb2.Offer(round=offered)
+
+            def download(_, request: words_pb2.FileRequest, file: Path) -> None:  # noqa: N805
+                kind = request.WhichOneof("file") or ""
+                self.downloaded.add(file.name)
+                file.write_bytes(self.served[kind, getattr(request, kind)])
 
             def perform(_, call: object) -> None:  # noqa: N805
                 self.said.append(call)
@@ -59,9 +68,9 @@ class Approached:
         transport: Any = HangingUp()
         Agent(self.config, transport, RoundMetrics(CollectorRegistry(), "silo"), lambda *_: None).run()
 
-    def accepts(self, plan: plan_pb2.Plan) -> None:
+    def accepts(self, plan: plan_pb2.Plan, **offer: Any) -> None:
         with pytest.raises(ConnectionFailed, match="hung up"):
-            self.offer(plan)
+            self.offer(plan, **offer)
         assert len(self.said) == 1
 
     def refuses(self, plan: plan_pb2.Plan, error: type[SparsiloError], *words: str, **offer: Any) -> None:
@@ -73,7 +82,7 @@ class Approached:
         assert type(refused.value) is error
         assert all(word in refused.value.message for word in words), refused.value.message
         assert self.said == []
-        assert [file.name for file in self.config.state.iterdir()] == [STATE_FILE]
+        assert {file.name for file in self.config.state.iterdir()} == {STATE_FILE, *self.downloaded}
         assert StateStore(self.config.state / STATE_FILE).releases() == []
 
 

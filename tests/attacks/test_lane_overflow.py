@@ -23,7 +23,7 @@ def test_the_silos_own_code_refuses_before_it_masks() -> None:
         pack_chunk(stage.layout.chunks[0], votes)
 
 
-@pytest.mark.parametrize(("added", "words"), [(1 << WIDTH, "kept by count"), (6, "section votes blocks.0.weight: a sum is")])
+@pytest.mark.parametrize(("added", "words"), [(1 << WIDTH, "kept by count"), (6, "votes blocks.0.weight: a sum is")])
 def test_packed_by_its_own_code_the_sum_is_corrupt(added: int, words: str, tmp_path: Path) -> None:
     stage = Stage(Phase.UPLOAD)
     packed = stage.packed(ONE)

@@ -658,7 +658,10 @@ def test_weights_that_no_pruner_changes_are_not_summed() -> None:
     [
         ({"pattern": "2:4", "sparsity_ratio": "0.5", "comparison_group": "row"}, "pattern: leaves no choice"),
         ({"pattern": "2:5", "sparsity_ratio": "", "comparison_group": "layer"}, "comparison group: must be row"),
-        ({"pattern": "2:4", "sparsity_ratio": "", "comparison_group": "row"}, "model blocks.0.weight: has inputs that 2:4 does not divide"),
+        (
+            {"pattern": "2:4", "sparsity_ratio": "", "comparison_group": "row"},
+            "model blocks.0.weight: has inputs that 2:4 does not divide",
+        ),
         ({"pattern": "2:1", "sparsity_ratio": "", "comparison_group": "row"}, "pattern: '2:1' is no n:m"),
         (
             {"pattern": "2:5", "sparsity_ratio": "", "comparison_group": "row", "allocation": "owl"},

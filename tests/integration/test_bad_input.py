@@ -110,6 +110,21 @@ OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     "unknown backend": (("--backend", "none"), "double_masking"),
     "unknown comparison group": (("--comparison-group", "model"), "layer"),
     "ruinous comparison group": (("--comparison-group", "column"), "column"),
+    "ruinous comparison group of another pruner": (
+        ("--pruner", "sparsegpt", "--comparison-group", "row"),
+        "row does not suit sparsegpt",
+    ),
+    "force where none is needed": (("--force-comparison-group",), "needs no force"),
+    "a pattern and a ratio": (("--pattern", "2:4", "--sparsity-ratio", "0.5"), "--pattern"),
+    "a pattern that is none": (("--pattern", "4:2"), "4:2"),
+    "a pattern that does not divide the inputs": (("--pattern", "1:5"), "1:5"),
+    "unknown schedule": (("--schedule", "never"), "one-shot"),
+    "weights that no pruner changes": (("--release", "weights"), "wanda leaves kept weights as they are"),
+    "a capacity that is no number": (("--cohort-floor", 3, "--capacity", "a=x"), "SILO=NUMBER"),
+    "a capacity of nobody": (("--cohort-floor", 3, "--capacity", "z=1"), "z is no silo"),
+    "capacities that leave a block to two": (("--cohort-floor", 3, "--capacity", "a=1"), "capacity: 5 blocks in all"),
+    "a capacity without layer sampling": (("--capacity", "a=1"), "no cohort_floor"),
+    "a ratio of a silo that is none": (("--silo-sparsity-ratio", "a=2"), "sparsity ratio"),
     "threshold too low": (("--threshold", 1), "threshold"),
     "threshold negative": (("--threshold", -2), "threshold"),
     "threshold above the silos": (("--threshold", 4), "threshold"),
@@ -118,7 +133,10 @@ OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     "unknown option": (("--fast",), "--fast"),
     "a candidate without evaluation": (("--candidate", "x=y"), "--evaluate"),
     "a candidate with a name that is taken": (("--evaluate", 1, "--candidate", "dense=x"), "taken"),
-    "a candidate that is no keep mask": (("--evaluate", 1, "--candidate", f"x={__file__}"), "keep-mask file"),
+    "a candidate that is no keep mask": (
+        ("--evaluate", 1, "--candidate", f"x={__file__}"),
+        "holds no keep masks or weights",
+    ),
     "a device that does not exist": (("--device", "quantum"), "device"),
 }
 

@@ -38,6 +38,7 @@ def test_fields_defaults_and_paths_relative_to_the_file(tmp_path: Path) -> None:
     assert (read.silo, read.aggregator) == ("ward-3", "host:50051")
     assert (read.backend, read.suite, read.device) == (Backend.DOUBLE_MASKING, Suite.DEFAULT, "cpu")
     assert (read.colluders, read.least_honest_survivors) == (0, 3)
+    assert (read.capacity, read.sparsity_ratio) == (0, "")
     assert (read.metrics_host, read.metrics_port) == ("127.0.0.1", 0)
     for field, path in PATHS.items():
         assert getattr(read, field) == (Path(path) if path.startswith("/") else Path(f"{tmp_path}/{path}"))
@@ -46,9 +47,11 @@ def test_fields_defaults_and_paths_relative_to_the_file(tmp_path: Path) -> None:
 def test_fields_that_have_defaults_can_be_given(tmp_path: Path) -> None:
     more = {"backend": "insecure_plaintext", "device": "cuda:1", "metrics_host": "0.0.0.0", "metrics_port": 9100}  # noqa: S104
     more |= {"suite": "fips", "colluders": 2, "least_honest_survivors": 5}
+    more |= {"capacity": 7, "sparsity_ratio": "0.3"}
     read = AgentConfig.read(config(tmp_path, GIVEN | more))
     assert (read.backend, read.suite) == (Backend.INSECURE_PLAINTEXT, Suite.FIPS)
     assert (read.colluders, read.least_honest_survivors) == (2, 5)
+    assert (read.capacity, read.sparsity_ratio) == (7, "0.3")
     assert (read.device, read.metrics_host, read.metrics_port) == ("cuda:1", "0.0.0.0", 9100)  # noqa: S104
 
 
@@ -65,12 +68,12 @@ def test_a_missing_field(field: str, tmp_path: Path) -> None:
     [
         *(
             (field, value, "must be a text")
-            for field in [*GIVEN, "backend", "suite", "device"]
+            for field in [*GIVEN, "backend", "suite", "device", "sparsity_ratio"]
             for value in (7, "", None, ["x"])
         ),
         *(
             (field, value, "whole number")
-            for field in ("metrics_port", "colluders", "least_honest_survivors")
+            for field in ("metrics_port", "colluders", "least_honest_survivors", "capacity")
             for value in ("9100", 1.5, True, None)
         ),
         ("suite", "FIPS", "'FIPS' is unknown"),

@@ -83,6 +83,45 @@ def test_close_survivors_are_not_signed(survivors: tuple[str, ...], before: int,
     check_survivors(wanted, survivors, [replace(earlier, survivors=())])
 
 
+KEEP_MASKS = ["votes", "weights"]
+KINDS = [*KEEP_MASKS, "scales", "outliers", "sampling", "evaluation"]
+
+
+@pytest.mark.clause("2.5.5")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("before", KINDS)
+def test_votes_and_weights_are_one_kind_and_no_others_are(kind: str, before: str) -> None:
+    earlier, wanted = replace(FIRST, kind=before), replace(NEXT, kind=kind)
+    if kind == before or {kind, before} == {*KEEP_MASKS}:
+        with pytest.raises(ReleaseRefused, match=r"^the survivors differ by one silo"):
+            check_survivors(wanted, FIRST.survivors[:3], [earlier])
+    else:
+        check_survivors(wanted, FIRST.survivors[:3], [earlier])
+
+
+@pytest.mark.clause("2.5.5")
+@pytest.mark.parametrize("block", [None, 0, 1, 7])
+@pytest.mark.parametrize("before", [None, 0, 1, 7])
+def test_rounds_about_different_blocks_are_not_held_against_each_other(block: int | None, before: int | None) -> None:
+    """A round about all blocks is about each of them."""
+    earlier, wanted = replace(FIRST, block=before), replace(NEXT, block=block, kind="weights")
+    blocks = [{*range(8)} if about is None else {about} for about in (before, block)]
+    if blocks[0] & blocks[1]:
+        with pytest.raises(ReleaseRefused, match=r"^the survivors differ by one silo"):
+            check_survivors(wanted, FIRST.survivors[:3], [earlier])
+    else:
+        check_survivors(wanted, FIRST.survivors[:3], [earlier])
+
+
+@pytest.mark.clause("2.5.3", "2.5.4")
+def test_questions_and_rosters_are_held_against_every_earlier_round_whatever_its_block() -> None:
+    earlier = replace(FIRST, block=0)
+    with pytest.raises(ReleaseRefused, match=r"^the same was asked"):
+        check_release(replace(NEXT, block=1, question=FIRST.question), [earlier])
+    with pytest.raises(ReleaseRefused, match=r"^the roster differs"):
+        check_release(replace(NEXT, block=1, kind="scales", roster=FIRST.roster[:3]), [earlier])
+
+
 @pytest.mark.parametrize("at", range(3))
 def test_every_earlier_release_counts(at: int) -> None:
     others = [replace(FIRST, round=bytes([n] * 32), data=b"e" * 32) for n in range(2)]

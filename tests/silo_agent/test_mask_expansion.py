@@ -9,9 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from silo_agent.mask_expansion import expand
 from crypto.names import ComparisonGroup
 from crypto.sparsity import Pattern, Sparsity
+from silo_agent.mask_expansion import expand
 
 GROUPS = list(ComparisonGroup)
 HALF_OF_ROWS = Sparsity(Decimal("0.5"), ComparisonGroup.ROW)

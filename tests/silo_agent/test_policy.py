@@ -8,15 +8,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from crypto.errors import IdentityError, PlanError, SparsiloError
+from crypto.errors import IdentityError, PlanError, SparsiloError, UnexpectedMessage
 from crypto.names import Backend, Suite
 from crypto.plan import Plan
 from crypto.primitives.signing import SigningKey
+from crypto.secagg.session import Round
 from models import tiny_llama
+from opened import Tensors, opened, planned
 from plans import llama_tensors, plan_message, signing_keys
 from silo_agent.config import AgentConfig
 from silo_agent.dense_weights import DenseWeights
-from silo_agent.policy import check_plan
+from silo_agent.opened_rounds import Start
+from silo_agent.policy import check_plan, check_start
 from sparsilo.v1 import plan_pb2
 
 ROSTER = {silo: key.public_bytes for silo, key in signing_keys(4).items()}
@@ -210,3 +213,104 @@ def test_one_bit_of_one_tensor(
     tensor(message, altered).digest = theirs.digest()[altered]
     with pytest.raises(PlanError, match=f"{altered} differs"):
         check(message, weights)
+
+
+# Layer sampling and ratios of its own.
+
+
+def sampled(message: plan_pb2.Plan) -> plan_pb2.Plan:
+    """Two blocks, of which silo-000 prunes one."""
+    message.pruning.cohort_floor = 3
+    for member, capacity in zip(message.roster, (1, 2, 2, 2), strict=True):
+        member.capacity = capacity
+    message.rounds[0].sampling.SetInParent()
+    for block in range(2):
+        message.rounds.add(block=block).votes.SetInParent()
+    return message
+
+
+@pytest.mark.clause("2.3.6")
+@pytest.mark.parametrize("capacity", [0, 1, 2, 3])
+def test_as_many_blocks_as_this_silo_declares(capacity: int, message: plan_pb2.Plan, weights: DenseWeights) -> None:
+    config = replace(CONFIG, capacity=capacity)
+    check(message, weights, config)  # without layer sampling
+    sampled(message)
+    if capacity in (0, 2):
+        check(message, weights, config)
+    else:
+        with pytest.raises(PlanError, match=f"a capacity of 2 for this silo, whose own is {capacity}"):
+            check(message, weights, config)
+    check(message, weights, replace(config, silo="silo-000", capacity=1))
+
+
+@pytest.mark.clause("2.3.6")
+@pytest.mark.parametrize("ratio", ["", "0.3", "0.5", "0.31"])
+def test_the_sparsity_ratio_of_this_silo(ratio: str, message: plan_pb2.Plan, weights: DenseWeights) -> None:
+    config = replace(CONFIG, sparsity_ratio=ratio)
+    check(message, weights, config)  # the plan has none for this silo
+    message.roster[2].sparsity_ratio = "0.3"
+    if ratio in ("", "0.3"):
+        check(message, weights, config)
+    else:
+        with pytest.raises(PlanError, match=f"a sparsity_ratio of 0.3 for this silo, whose own is {ratio}"):
+            check(message, weights, config)
+    check(message, weights, replace(config, silo="silo-001"))
+
+
+@pytest.mark.clause("2.3.4")
+@pytest.mark.parametrize(("two", "asked"), [(False, 3), (False, 4), (True, 2), (True, 3)])
+def test_a_cohort_may_be_as_small_as_its_honest_survivors(
+    two: bool, asked: int, message: plan_pb2.Plan, weights: DenseWeights
+) -> None:
+    """However many of the whole roster must survive."""
+    message.least_survivors, message.two_honest_survivors = 4, two
+    config, honest = replace(CONFIG, least_honest_survivors=asked), 2 if two else 3
+    check(message, weights, config)
+    sampled(message)
+    if asked <= honest:
+        check(message, weights, config)
+    else:
+        with pytest.raises(PlanError, match=f"over {honest} honest survivors and this silo asks for {asked}"):
+            check(message, weights, config)
+
+
+# What a round starts from.
+
+BLOCKS: Tensors = {f"blocks.{block}.weight": (block, (2, 3), False) for block in range(4)}
+
+
+def started(folder: Path) -> Start:
+    """After the coin was opened; the next round is block 0's."""
+    plan = planned(BLOCKS, cohort_floor=3, capacities=(3, 2, 3, 2, 2))
+    return Start(plan, [opened(Start(plan).round, {"coin": [1, 2, 3, 4]}, 5, folder, bytes([7] * 32))])
+
+
+@pytest.mark.clause("2.2.3", "2.2.4", "2.6.2")
+def test_a_round_starts_from_what_was_opened_and_with_the_cohort_that_was_drawn(tmp_path: Path) -> None:
+    start = started(tmp_path)
+    honest = start.round
+    drawn, others = honest.cohort, [silo for silo in start.plan.silos if silo not in honest.cohort]
+    assert (len(drawn), len(others)) == (3, 2)
+    for silo in drawn:
+        check_start(honest, start, silo)
+    for silo in others:
+        with pytest.raises(UnexpectedMessage, match=r"^aggregator: offers round 1 to a silo that is not in its cohort"):
+            check_start(honest, start, silo)
+    for input_ in (bytes(32), honest.input_digest[::-1], b""):
+        with pytest.raises(UnexpectedMessage, match=r"^aggregator: offers round 1 with another input"):
+            check_start(replace(honest, input_digest=input_), start, drawn[0])
+    for cohort in ((*drawn, others[0]), (*drawn[:2], others[1]), drawn[:2], drawn[::-1], ()):
+        for silo in {*drawn, *cohort}:
+            with pytest.raises(UnexpectedMessage, match=r"^aggregator: offers round 1 with another cohort"):
+                check_start(replace(honest, cohort=cohort), start, silo)
+
+
+@pytest.mark.clause("2.2.3")
+def test_a_first_round_starts_from_nothing_and_is_for_all() -> None:
+    start = Start(planned(BLOCKS, cohort_floor=3, capacities=(3, 2, 3, 2, 2)))
+    for silo in start.plan.silos:
+        check_start(start.round, start, silo)
+    with pytest.raises(UnexpectedMessage, match="another input"):
+        check_start(Round(start.plan, 0, bytes(32)), start, "silo-000")
+    with pytest.raises(UnexpectedMessage, match="another cohort"):
+        check_start(Round(start.plan, 0, b"", start.plan.silos), start, "silo-000")

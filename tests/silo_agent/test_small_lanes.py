@@ -5,10 +5,9 @@ from hashlib import sha256
 
 import pytest
 
-from opened import Tensors, planned
+from opened import Tensors, planned, released
 from silo_agent.releases.outliers import OutliersRelease
 from silo_agent.releases.sampling import SamplingRelease
-from test_votes_lanes import released
 
 BLOCKS: Tensors = {f"blocks.{block}.weight": (block, (2, 300), False) for block in range(9)}
 

@@ -1,10 +1,12 @@
 """What an agent remembers after it was killed, and that two agents on one folder keep one promise."""
 
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -113,6 +115,42 @@ def test_two_agents_that_share_a_folder_release_once(file: Path, monkeypatch: py
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(released, range(8))) == 1
     assert len(StateStore(file).releases()) == 1
+
+
+@pytest.mark.clause("2.5.2", "2.5.5")
+def test_a_ledger_from_before_there_were_blocks_still_counts(file: Path) -> None:
+    file.parent.mkdir()
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute(
+            """CREATE TABLE releases (round BLOB PRIMARY KEY, question BLOB NOT NULL, kind TEXT NOT NULL,
+            data BLOB NOT NULL, roster TEXT NOT NULL, survivors TEXT NOT NULL, colluders INTEGER NOT NULL) STRICT"""
+        )
+        row = (FIRST.round, FIRST.question, "votes", FIRST.data, ",".join(ROSTER), ",".join(ROSTER[:3]), 1)
+        database.execute("INSERT INTO releases VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    earlier, of_a_block = replace(FIRST, survivors=ROSTER[:3], colluders=1), replace(NEXT, block=3)
+    for _ in range(2):  # the second time nothing is left to change
+        assert StateStore(file).releases() == [earlier]
+    StateStore(file).release(of_a_block)
+    assert StateStore(file).releases() == [earlier, of_a_block]
+    with pytest.raises(ReleaseRefused, match="the same was asked"):
+        StateStore(file).begin(SAME_QUESTION)
+    with pytest.raises(ReleaseRefused, match="the survivors differ"):
+        StateStore(file).survive(of_a_block, ROSTER)
+
+
+def test_a_block_is_remembered(file: Path) -> None:
+    """0 is a block too, and not all of them."""
+    of_blocks = [
+        replace(FIRST, round=bytes([n] * 32), question=bytes([n] * 32), block=block)
+        for n, block in enumerate((None, 0, 1))
+    ]
+    for release in of_blocks:
+        StateStore(file).release(release)
+    assert StateStore(file).releases() == of_blocks
+    StateStore(file).survive(of_blocks[1], ROSTER)
+    StateStore(file).survive(of_blocks[2], ROSTER[:3])
+    with pytest.raises(ReleaseRefused, match="the survivors differ by one"):
+        StateStore(file).survive(of_blocks[0], ROSTER)
 
 
 def test_what_a_killed_process_noted_is_there(file: Path) -> None:

@@ -1,6 +1,7 @@
 """`silo-agent verify`: a folder's words and signatures against a pinned roster, as a user runs it."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,15 @@ import yaml
 
 from commands import Ran, run
 from crypto.backends.double_masking.transcript import OPENING, VERDICT, joint_coin, participants_digest
+from crypto.errors import BadAudit, BadSignature, CorruptSum, IdentityError, InputError, MalformedMessage, SparsiloError
 from crypto.names import Backend, Phase, Suite
 from crypto.secagg.wire import encode
 from plans import plan, signing_keys, silo_names
 from scenarios.world import World, random_lanes, tree
 from silo_agent.cli import cli
+from silo_agent.opened_rounds import OpenedRound
+from silo_agent.verify import verify_opened
+from sparsilo.v1 import round_pb2
 
 SILOS = silo_names(5)
 
@@ -179,3 +184,128 @@ def test_a_silos_own_transcript_must_be_the_same(tmp_path: Path, capsys: pytest.
     assert (ran.code, f"{own}: Transcript: not a protobuf message" in ran.err) == (1, True)
     ran = verify(folder, capsys, "--own", tmp_path / "none")
     assert (ran.code, f"{tmp_path / 'none'}: cannot be read" in ran.err) == (4, True)
+
+
+# An earlier round as the aggregator serves it, to whoever starts from it.
+
+
+def served(world: World, folder: Path) -> tuple[Path, Path]:
+    """Sum and transcript."""
+    folder.mkdir()
+    world.opened = world.opened or world.open_sum()
+    (folder / "words").write_bytes(b"".join(world.opened))
+    (folder / "transcript").write_bytes(encode(world.aggregator.transcript))
+    return folder / "words", folder / "transcript"
+
+
+def pinned(world: World) -> dict[str, bytes]:
+    return {silo: key.public_bytes for silo, key in world.keys.items()}
+
+
+@pytest.mark.clause("2.2.4")
+@pytest.mark.parametrize("backend", list(Backend))
+def test_an_honest_round_is_what_a_later_one_starts_from(backend: Backend, tmp_path: Path) -> None:
+    world = played(backend=backend)
+    words, transcript = served(world, tmp_path / "served")
+    if backend is Backend.INSECURE_PLAINTEXT:
+        transcript.unlink()  # it signs nothing, so there is nothing to look at
+    found = verify_opened(world.round, words, transcript, pinned(world))
+    assert found == OpenedRound(world.round, 4, tree(world.opened).root, words)
+    lanes = {name: sums.tolist() for name, sums in found.small_sections().items()}
+    assert lanes == {name: sums.tolist() for name, sums in world.open().items()}
+
+
+@pytest.mark.clause("2.2.4")
+@pytest.mark.parametrize("at", [0, 50, -1])
+def test_words_that_are_not_the_signed_sum(at: int, tmp_path: Path) -> None:
+    world = played()
+    words, transcript = served(world, tmp_path / "served")
+    content = bytearray(words.read_bytes())
+    content[at] ^= 1
+    words.write_bytes(content)
+    with pytest.raises(BadAudit, match=r"^aggregator: the opened sum is not the one that was signed"):
+        verify_opened(world.round, words, transcript, pinned(world))
+    for damaged in (content[:-8], content + bytes(8)):
+        words.write_bytes(damaged)
+        with pytest.raises(BadAudit, match="^aggregator: the opened sum has another length"):
+            verify_opened(world.round, words, transcript, pinned(world))
+    words.unlink()
+    with pytest.raises(InputError, match=f"^{words}: cannot be read"):
+        verify_opened(world.round, words, transcript, pinned(world))
+
+
+@pytest.mark.clause("2.2.4")
+def test_the_transcript_and_words_of_another_round_of_the_same_silos(tmp_path: Path) -> None:
+    world, other = played(), played(seed=4, run=b"another run of 5")
+    words, transcript = served(other, tmp_path / "other")
+    verify_opened(other.round, words, transcript, pinned(other))
+    with pytest.raises(BadAudit, match=f"another round than {world.round.digest.hex()[:16]}"):
+        verify_opened(world.round, words, transcript, pinned(world))
+    own, _ = served(world, tmp_path / "own")
+    with pytest.raises(BadAudit, match="of another round"):
+        verify_opened(world.round, own, transcript, pinned(world))
+
+
+def unsigned(transcript: round_pb2.Transcript) -> None:
+    for signed in transcript.opening_signatures.signatures:
+        signed.signature = bytes(64)
+
+
+def without_verdicts(transcript: round_pb2.Transcript) -> None:
+    transcript.ClearField("verdicts")
+
+
+def empty(transcript: round_pb2.Transcript) -> None:
+    plan = transcript.plan
+    transcript.Clear()
+    transcript.plan = plan
+
+
+def another_root(transcript: round_pb2.Transcript) -> None:
+    transcript.opening.sum_root = bytes(32)
+
+
+@pytest.mark.clause("2.2.4")
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [(unsigned, BadSignature), (without_verdicts, SparsiloError), (empty, SparsiloError), (another_root, BadSignature)],
+)
+def test_a_transcript_that_nobody_signed(
+    change: Callable[[round_pb2.Transcript], None], error: type[SparsiloError], tmp_path: Path
+) -> None:
+    world = played()
+    change(world.aggregator.transcript)
+    words, transcript = served(world, tmp_path / "served")
+    with pytest.raises(error):
+        verify_opened(world.round, words, transcript, pinned(world))
+
+
+@pytest.mark.clause("2.2.4")
+def test_a_transcript_signed_by_others_than_the_pinned_roster(tmp_path: Path) -> None:
+    world = played()
+    words, transcript = served(world, tmp_path / "served")
+    roster = pinned(world) | {SILOS[1]: pinned(world)[SILOS[2]]}
+    with pytest.raises(IdentityError, match="differs from the pinned one at silo-001"):
+        verify_opened(world.round, words, transcript, roster)
+
+
+def test_no_transcript(tmp_path: Path) -> None:
+    world = played()
+    words, transcript = served(world, tmp_path / "served")
+    transcript.write_bytes(b"no transcript")
+    with pytest.raises(MalformedMessage):
+        verify_opened(world.round, words, transcript, pinned(world))
+    transcript.unlink()
+    with pytest.raises(InputError, match=f"^{transcript}: cannot be read"):
+        verify_opened(world.round, words, transcript, pinned(world))
+
+
+def test_plain_words_must_still_be_of_one_number_of_survivors(tmp_path: Path) -> None:
+    world = played(backend=Backend.INSECURE_PLAINTEXT)
+    words, transcript = served(world, tmp_path / "served")
+    content = bytearray(words.read_bytes())
+    content[0] = 3  # the first header word
+    words.write_bytes(content)
+    found = verify_opened(world.round, words, transcript, pinned(world))
+    with pytest.raises(CorruptSum, match="the header counts 4 silos, not the 3 survivors"):
+        list(found.chunks())

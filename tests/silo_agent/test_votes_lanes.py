@@ -7,10 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from crypto.encoding.layout import pack_chunk
 from crypto.plan import Plan
+from opened import released
 from plans import plan_message
-from silo_agent.one_round import SiloRelease
 from silo_agent.prune import write_keep_masks
 from silo_agent.releases.votes import VotesRelease
 
@@ -36,19 +35,6 @@ def keep_masks() -> dict[str, Tensor]:
     masks["blocks.0.weight"][0] = False
     masks["blocks.0.weight"][-1] = True
     return masks
-
-
-def released(release: SiloRelease, plan: Plan, index: int = 0) -> dict[str, list[int]]:
-    """All lanes by section, put together chunk by chunk; every chunk can be packed."""
-    lanes: dict[str, list[int]] = {}
-    for chunk in plan.layout(index).chunks:
-        values = release.lanes(chunk)
-        assert values.shape == (chunk.lanes,)
-        pack_chunk(chunk, values)
-        section = lanes.setdefault(chunk.section.name, [])
-        assert len(section) == chunk.start
-        section += [int(value) for value in values]
-    return lanes
 
 
 @pytest.mark.parametrize("chunk_words", [1, 2, 1000])

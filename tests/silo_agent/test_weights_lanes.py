@@ -1,4 +1,4 @@
-"""Pruned weights as lanes, against Python's fractions: votes, differences in fixed point, and the scales before them."""
+"""Pruned weights as lanes, against Python's fractions: votes, differences in fixed point, and scales."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -17,12 +17,11 @@ from crypto.encoding.layout import pack_chunk
 from crypto.errors import PlanError
 from crypto.names import ReleaseKind
 from crypto.plan import Plan
-from opened import Tensors, opened, planned
+from opened import Tensors, opened, planned, released
 from silo_agent.opened_rounds import Start
 from silo_agent.prune import write_keep_masks
 from silo_agent.releases import weights as weights_release
 from silo_agent.releases.weights import ScalesRelease, WeightsRelease, exponent
-from test_votes_lanes import released
 
 TENSORS: Tensors = {"a": (0, (5, 21), False), "b": (0, (1, 1), False), "c": (1, (12, 7), True)}
 

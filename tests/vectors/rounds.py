@@ -11,7 +11,7 @@ from crypto.backends.double_masking.transcript import auditors, joint_coin, part
 from crypto.names import Phase, Suite
 from crypto.plan import Plan
 from crypto.primitives.sealed import SealingKey
-from crypto.secagg.session import SiloSession
+from crypto.secagg.session import Round, SiloSession
 from crypto.secagg.wire import encode
 from scenarios.world import World, tree
 from sparsilo.v1 import round_pb2
@@ -39,7 +39,8 @@ class SeededWorld(World):
     def __init__(self, plan: Plan, index: int, lost: Mapping[str, Phase]) -> None:
         self.draws: dict[str, Draws] = {}
         self.sealing: dict[str, Fields] = {}
-        super().__init__(plan, {silo: signing_key(plan.suite, silo) for silo in plan.silos}, lost, index)
+        keys = {silo: signing_key(plan.suite, silo) for silo in plan.silos}
+        super().__init__(plan, keys, lost, Round(plan, index))
         self.lanes = {silo: released(plan, index, silo) for silo in plan.silos}
         self.sums = self.run(self.lanes)
         self.transcript = self.aggregator.transcript

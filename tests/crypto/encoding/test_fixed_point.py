@@ -4,11 +4,12 @@ import math
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crypto.encoding.fixed_point import decode, encode
+from crypto.encoding.fixed_point import decode, decode_average, encode, encode_signed
 from crypto.errors import PlanError
 
 values = st.floats(0, 2**20)
@@ -79,3 +80,32 @@ def test_the_message_keeps_the_value_private() -> None:
         with pytest.raises(PlanError) as caught:
             encode(value, 8, 3)
         assert "1234" not in str(caught.value)
+
+
+# Signed values and their averages.
+
+BITS = 16
+
+
+@given(st.integers(-40, 20), st.lists(st.floats(-1, 1), min_size=1, max_size=9))
+def test_signed_values_are_multiples_of_the_unit_half_to_even(exponent: int, parts: list[float]) -> None:
+    values = np.array(parts) * 2.0 ** (exponent + BITS)
+    expected = [round(Fraction(value) / Fraction(2) ** exponent) + 2**BITS for value in values.tolist()]
+    assert encode_signed(values, exponent, BITS).tolist() == expected
+    assert all(0 <= each <= 2 ** (BITS + 1) for each in expected)
+
+
+@pytest.mark.parametrize("beyond", [1 + 2**-52, -1 - 2**-52, 2.0, float("inf"), float("-inf"), float("nan")])
+def test_a_signed_value_beyond_the_bound_is_refused_by_the_bound_alone(beyond: float) -> None:
+    assert encode_signed(np.array([1.0, -1.0]), -BITS, BITS).tolist() == [2 ** (BITS + 1), 0]
+    with pytest.raises(PlanError, match=r"above 2\^0, which was agreed on"):
+        encode_signed(np.array([0.5, beyond]), -BITS, BITS)
+
+
+@given(st.integers(-60, 10), st.lists(st.lists(st.integers(-(2**16), 2**16), max_size=200), min_size=1, max_size=9))
+def test_an_average_is_exact_up_to_one_rounding(exponent: int, columns: list[list[int]]) -> None:
+    sums = np.array([sum(multiple + 2**BITS for multiple in column) for column in columns], np.uint64)
+    counts = np.array([len(column) for column in columns], np.uint8)
+    found = decode_average(sums, counts, exponent, BITS).tolist()
+    unit = Fraction(2) ** exponent
+    assert found == [float(Fraction(sum(column), len(column)) * unit) if column else 0.0 for column in columns]
