@@ -227,7 +227,7 @@ def test_words_that_are_not_the_signed_sum(at: int, tmp_path: Path) -> None:
         verify_opened(world.round, words, transcript, pinned(world))
     for damaged in (content[:-8], content + bytes(8)):
         words.write_bytes(damaged)
-        with pytest.raises(BadAudit, match="^aggregator: the opened sum has another length"):
+        with pytest.raises(BadAudit, match=r"^aggregator: the opened sum has another length"):
             verify_opened(world.round, words, transcript, pinned(world))
     words.unlink()
     with pytest.raises(InputError, match=f"^{words}: cannot be read"):
