@@ -176,15 +176,16 @@ class Start:
         groups, size = group_shape(oriented(tensor), self.plan.comparison_group)
         nonzero = _collect(sections, nonzero_section(name), groups, np.uint64, survivors * size)
         keep_counts = torch.from_numpy(counts)
-        turned = [each.T if tensor.input_first else each for each in (keep_counts, dense)]
-        _check_sums(name, as_groups(turned[0], self.plan.comparison_group), nonzero)
-        keep = expand(turned[0], turned[1], self.sparsity(tensor.block))
-        keep = (keep.T if tensor.input_first else keep).contiguous()
         weight: Tensor | None = None
         if exponents is not None:
             sums = _collect(sections, deltas_section(name), lanes, np.uint64, survivors << DELTA_BITS + 1)
             average = decode_average(sums.reshape(shape), counts, exponents[name] - DELTA_BITS, DELTA_BITS)
             weight = dense.double() + torch.from_numpy(average)
+        ranked = dense if weight is None else weight  # ties break by the magnitude of what would be kept
+        turned = [each.T if tensor.input_first else each for each in (keep_counts, ranked)]
+        _check_sums(name, as_groups(turned[0], self.plan.comparison_group), nonzero)
+        keep = expand(turned[0], turned[1], self.sparsity(tensor.block))
+        keep = (keep.T if tensor.input_first else keep).contiguous()
         if self.plan.message.pruning.weight_scaling:
             weight = (dense if weight is None else weight).double() * (keep_counts.double() / survivors)
         if weight is not None:
