@@ -548,6 +548,23 @@ def test_the_new_weight_is_the_exact_l0_average(dtype: torch.dtype, bits: int, s
             assert abs(Fraction(float(new)) - exact) <= half_ulp(exact, bits)
 
 
+def test_weights_of_one_keep_count_are_kept_by_the_size_of_their_average(tmp_path: Path) -> None:
+    """Not by that of the dense weight (ADR 23): here the two orders are opposite."""
+    name = next(iter(MIXED))
+    _, shape, _ = MIXED[name]
+    size = shape[0] * shape[1]
+    plan = planned({name: MIXED[name]}, WEIGHTS, pruner="sparsegpt", sparsity_ratio="0.5")
+    dense = torch.arange(1, size + 1, dtype=torch.float32).reshape(shape)
+    row: list[Fraction | None] = [Fraction(size - 2 * at) for at in range(size)]  # averages size + 1 down to 2 - size
+    nobody: list[Fraction | None] = [None] * size
+    differences = {name: [row, row, *[nobody] * (SURVIVORS - 2)]}
+    ((found, _),) = averaged(plan, differences, {name: dense}, tmp_path)
+    averages = [abs(at + 1 + size - 2 * at) for at in range(size)]
+    kept = sorted(range(size), key=lambda at: averages[at])[size // 2 :]
+    assert len({*averages}) == size
+    assert found.keep.flatten().nonzero().flatten().tolist() == sorted(kept)
+
+
 @settings(max_examples=60)
 @given(st.integers(0, 10**6), st.floats(1e-20, 1e9))
 def test_an_average_is_off_by_at_most_the_stated_part_of_the_largest_difference(seed: int, largest: float) -> None:
