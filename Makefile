@@ -16,7 +16,7 @@ test-demo: .venv/.ok ## run the demo and hold what it prints against what the RE
 	$(BIN)/python -m pytest -m slow tests/integration/test_demo.py
 
 test-families: .venv/.ok ## every model family through `aggregator local`, a process a silo
-	$(BIN)/python -m pytest -m slow tests/integration/test_families.py
+	$(BIN)/python -m pytest -m slow tests/integration/test_federated_families.py
 
 schedules: .venv/.ok ## 5 000 random schedules of the simulated world
 	$(BIN)/python -m pytest -n 2 -m "slow or not slow" tests/scenarios/test_schedules.py

@@ -61,6 +61,7 @@ class Agent:
         self._weights = DenseWeights.open(config.model)
         self._device = named_device(config.device)
         self._store = StateStore(config.state / STATE_FILE)
+        self._planned = b""
         self._opened: list[OpenedRound] = []
         self._run: RunPruning | None = None
 
@@ -119,8 +120,8 @@ class Agent:
 
     def _start(self, plan: Plan, index: int) -> Start:
         """What earlier rounds of the plan opened: fetched where it is not at hand, and verified like one's own."""
-        if self._opened and self._opened[0].round.plan.digest != plan.digest:
-            self._opened = []
+        if self._planned != plan.digest:  # what an earlier run left in memory goes
+            self._planned, self._opened, self._run = plan.digest, [], None
         for _ in range(len(self._opened), index):
             round_ = Start(plan, self._opened).round
             words, transcript = self._config.state / f"{round_.digest.hex()}{WORDS_SUFFIX}", self._transcript(round_)
@@ -171,7 +172,7 @@ class Agent:
                 return self._evaluation(plan, plan.message.rounds[index].evaluation)
 
     def _pruning(self, plan: Plan) -> RunPruning:
-        if self._run is None or self._run.plan.digest != plan.digest:
+        if self._run is None:
             self._run = RunPruning(
                 plan,
                 self._config.silo,

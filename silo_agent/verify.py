@@ -24,22 +24,20 @@ def verify_opened(round_: Round, words: Path, transcript: Path, roster: Mapping[
     Where the backend signs nothing, the words are taken as they are. Raises what `verify_transcript` raises, and
     BadAudit where the transcript or the words are of something else.
     """
+    verified = None
+    if round_.plan.backend is Backend.DOUBLE_MASKING:
+        verified = verify_transcript(_read(transcript), roster)
+        if verified.round != round_:
+            raise BadAudit(f"the transcript is of another round than {round_.digest.hex()[:16]}", party=AGGREGATOR)
     with _readable(words):
         if words.stat().st_size != WORD_BYTES * round_.layout.total_words:
             raise BadAudit("the opened sum has another length than the round's", party=AGGREGATOR)
-    if round_.plan.backend is not Backend.DOUBLE_MASKING:
-        committed = CommittedWords(words, round_.layout, "")
+        root = CommittedWords(words, round_.layout, "").tree.root
         with words.open("rb") as opened:
             survivors = int.from_bytes(opened.read(WORD_BYTES), "little")  # the header word counts them
-        return OpenedRound(round_, survivors, committed.tree.root, words)
-    verified = verify_transcript(_read(transcript), roster)
-    if verified.round != round_:
-        raise BadAudit(f"the transcript is of another round than {round_.digest.hex()[:16]}", party=AGGREGATOR)
-    with _readable(words):
-        committed = CommittedWords(words, round_.layout, "")
-    if committed.tree.root != verified.roots[""]:
+    if verified is not None and root != verified.roots[""]:
         raise BadAudit("the opened sum is not the one that was signed", party=AGGREGATOR)
-    return OpenedRound(round_, len(verified.survivors), committed.tree.root, words)
+    return OpenedRound(round_, survivors if verified is None else len(verified.survivors), root, words)
 
 
 Progress = Callable[[str, int, int], None]
