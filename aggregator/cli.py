@@ -19,7 +19,10 @@ from silo_agent.cli import (
     failing_as,
     named,
     output_option,
+    pattern_option,
     print_envelope,
+    pruner_option,
+    ratio_option,
     run_command,
     suite_option,
 )
@@ -46,9 +49,9 @@ def cli() -> None:
     show_default=True,
     help="What is summed: keep masks, or also the weights that the pruner changed.",
 )
-@click.option("--pruner", type=named(Pruner), default=Pruner.WANDA.value, show_default=True)
-@click.option("--sparsity-ratio", help="Fraction of weights set to zero, in [0, 1).  [default: 0.5]")
-@click.option("--pattern", metavar="N:M", help="Instead of a ratio: of every m inputs in a row, n are kept, as in 2:4.")
+@pruner_option
+@ratio_option
+@pattern_option
 @click.option(
     "--comparison-group",
     type=named(ComparisonGroup),

@@ -44,6 +44,13 @@ def named(kind: type[StrEnum]) -> click.Choice[str]:
     return click.Choice([member.value for member in kind])
 
 
+pruner_option = click.option("--pruner", type=named(Pruner), default=Pruner.WANDA.value, show_default=True)
+ratio_option = click.option("--sparsity-ratio", help="Fraction of weights set to zero, in [0, 1).  [default: 0.5]")
+pattern_option = click.option(
+    "--pattern", metavar="N:M", help="Instead of a ratio: of every m inputs in a row, n are kept, as in 2:4."
+)
+
+
 def run_command(command: click.Command) -> None:
     """The process edge: every error is one line on stderr, with the exit code that the contract gives it."""
     keep_freed_memory()
@@ -134,9 +141,9 @@ def cli() -> None:
 )
 @click.option("--out", required=True, type=FILE, help="File to write: bool tensors, True = kept.")
 @click.option("--save-weights", type=FILE, help="File to write: the pruned weights themselves.")
-@click.option("--pruner", type=named(Pruner), default=Pruner.WANDA.value, show_default=True)
-@click.option("--sparsity-ratio", help="Fraction of weights set to zero, in [0, 1).  [default: 0.5]")
-@click.option("--pattern", metavar="N:M", help="Instead of a ratio: of every m inputs in a row, n are kept, as in 2:4.")
+@pruner_option
+@ratio_option
+@pattern_option
 @click.option(
     "--comparison-group",
     type=named(ComparisonGroup),

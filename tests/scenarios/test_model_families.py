@@ -119,8 +119,8 @@ def check(name: str, folder: Path, settings: PruningSettings, zeros: Any, dtype:
 @pytest.mark.parametrize("name", BLOCKS)
 def test_wanda_and_votes(name: str, tmp_path: Path) -> None:
     ratio = Sparsity(Decimal("0.6"), ComparisonGroup.LAYER)
-    zeros = lambda size: floor(Fraction("0.6") * size)  # noqa: E731
-    check(name, tmp_path, settings(Pruner.WANDA, ReleaseKind.VOTES, ratio), zeros, torch.bfloat16)
+    pruning = settings(Pruner.WANDA, ReleaseKind.VOTES, ratio)
+    check(name, tmp_path, pruning, lambda size: floor(Fraction("0.6") * size), torch.bfloat16)
 
 
 @pytest.mark.parametrize("name", BLOCKS)
