@@ -276,7 +276,9 @@ def main() -> None:
     with TemporaryDirectory() as name:
         text = Path(name)
         files = {OWN: write_own_silos(text / "own"), SHIFTED: harvest_silos(text / "shifted")}
-        self_text = self_sequences(weights, samples=SELF_SAMPLES, sequence_length=LENGTH, device=CPU)
+        self_text = self_sequences(
+            weights, samples=SELF_SAMPLES, sequence_length=LENGTH, device=CPU, progress=lambda *_: None
+        )
         for domain, table in tables.items():
             silos = read_silos(files[domain], weights, SAMPLES[domain])
             for ratio in RATIOS:

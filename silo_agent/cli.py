@@ -208,25 +208,31 @@ def prune(
     group = ComparisonGroup(comparison_group) if comparison_group else OWN_GROUPS[Pruner(pruner)]
     where = named_device(device)
     weights = DenseWeights.open(model_folder(model))
-    sequences: Any = ()
-    if chosen.STATISTIC or owl:
-        length = usual_length(weights.config, sequence_length)
-        if calibration is None:
-            raise ConfigError(
-                f"--calibration is missing, which {pruner if chosen.STATISTIC else allocation} needs",
-                hint="name a file of text, or give self",
-            )
-        if calibration == "self":
-            sequences = self_sequences(weights, samples=samples, sequence_length=length, device=where)
-        else:
-            file = Path(calibration)
-            sequences, _ = read_sequences(file, weights.tokenizer, samples=samples, sequence_length=length)
-    sparsities = [Sparsity(target, group)] * len(weights.blocks)
-    if owl and isinstance(target, Decimal):
-        sizes = [sum(weights.shape(name).numel() for name in block.prunable) for block in weights.blocks]
-        ratios = owl_ratios(outlier_counts(weights, sequences, device=where), sizes, target)
-        sparsities = [Sparsity(ratio, group) for ratio in ratios]
     with ProgressBars() as progress:
+        sequences: Any = ()
+        if chosen.STATISTIC or owl:
+            length = usual_length(weights.config, sequence_length)
+            if calibration is None:
+                raise ConfigError(
+                    f"--calibration is missing, which {pruner if chosen.STATISTIC else allocation} needs",
+                    hint="name a file of text, or give self",
+                )
+            if calibration == "self":
+                sequences = self_sequences(
+                    weights,
+                    samples=samples,
+                    sequence_length=length,
+                    device=where,
+                    progress=lambda done, total: progress("writing calibration text", done, total),
+                )
+            else:
+                file = Path(calibration)
+                sequences, _ = read_sequences(file, weights.tokenizer, samples=samples, sequence_length=length)
+        sparsities = [Sparsity(target, group)] * len(weights.blocks)
+        if owl and isinstance(target, Decimal):
+            sizes = [sum(weights.shape(name).numel() for name in block.prunable) for block in weights.blocks]
+            ratios = owl_ratios(outlier_counts(weights, sequences, device=where), sizes, target)
+            sparsities = [Sparsity(ratio, group) for ratio in ratios]
         pruned = prune_blocks(
             weights,
             sequences,
@@ -312,6 +318,8 @@ def verify(folder: Path, roster: Path, suite: str, own: Path | None, signatures_
     _print_fields(
         {
             **{name: found[name] for name in ("round", "plan", "release")},
+            "starts from": found["input"] or "the dense model",
+            "cohort": ", ".join(found["cohort"]) or "the whole roster",
             "survivors": ", ".join(found["survivors"]),
             "dropped": ", ".join(found["dropped"]) or "nobody",
             **signed,

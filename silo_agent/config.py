@@ -30,8 +30,8 @@ class AgentConfig:
     """This silo's name in the roster, and its certificate's subject."""
     aggregator: str
     """host:port to dial."""
-    model: Path
-    """Folder of the dense model."""
+    model: Path | str
+    """Folder of the dense model, or a hub id, whose files are downloaded once."""
     calibration: Path
     """This silo's private text; never leaves the machine."""
     state: Path
@@ -90,6 +90,8 @@ def _typed(file: Path, name: str, kind: Any, value: object) -> object:
         return value
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{file}: {name}: must be a text")
+    if kind == Path | str:
+        return file.parent / value if (file.parent / value).is_dir() else value
     if kind is Path:
         return file.parent / value
     if kind in CHOICES:

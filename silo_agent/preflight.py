@@ -17,6 +17,7 @@ from silo_agent.calibration import data_digest, records
 from silo_agent.config import AgentConfig, read_identity, read_tls
 from silo_agent.dense_weights import DenseWeights
 from silo_agent.device import named_device
+from silo_agent.model_folder import model_folder
 from silo_agent.state_store import STATE_FILE, StateStore
 
 LIBRARY: Final = re.compile(rb"libcrypto[\w.-]*\.(?:so|dylib|dll)[\d.]*")
@@ -53,7 +54,7 @@ def _checks(config: AgentConfig, now: datetime) -> Iterator[tuple[str, Callable[
         return f"{config.certificate}, {config.private_key}, {config.authority}: fit together and are in force"
 
     def model() -> str:
-        weights = DenseWeights.open(config.model)
+        weights = DenseWeights.open(model_folder(config.model))
         tokens = len(weights.tokenizer)
         return f"{config.model}: {len(weights.prunable)} prunable tensors, a tokenizer of {tokens} tokens"
 

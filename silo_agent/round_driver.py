@@ -27,6 +27,7 @@ from silo_agent.dense_weights import DenseWeights
 from silo_agent.device import named_device
 from silo_agent.ledger import Release
 from silo_agent.metrics import RoundMetrics
+from silo_agent.model_folder import model_folder
 from silo_agent.one_round import Call, SiloRelease, one_round
 from silo_agent.opened_rounds import OpenedRound, Start
 from silo_agent.perplexity import negative_log_likelihood
@@ -58,7 +59,7 @@ class Agent:
         self._metrics = metrics
         self._progress = progress
         self._signing_key, self._roster = read_identity(config)
-        self._weights = DenseWeights.open(config.model)
+        self._weights = DenseWeights.open(model_folder(config.model))
         self._device = named_device(config.device)
         self._store = StateStore(config.state / STATE_FILE)
         self._planned = b""

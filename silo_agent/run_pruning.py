@@ -14,6 +14,7 @@ from silo_agent.activations import BlockWalk
 from silo_agent.dense_weights import Block, DenseWeights
 from silo_agent.opened_rounds import Start
 from silo_agent.prune import Pruned, prune_block, prune_blocks, write_pruned
+from silo_agent.pruners import method
 
 
 @dataclass(frozen=True)
@@ -74,19 +75,19 @@ class RunPruning:
         )
 
     def _one(self, start: Start, index: int) -> Iterator[Pruned]:
-        block = self._reach(start, index)
-        sparsity = start.silo_sparsity(self._silo, index)
-        yield from prune_block(self._walk, block, self._weights, self.plan.pruner, sparsity, self._device)
+        sparsity, pruner = start.silo_sparsity(self._silo, index), self.plan.pruner
+        walk = self._reach(start, index) if method(pruner).STATISTIC else None
+        yield from prune_block(walk, self._weights.blocks[index], self._weights, pruner, sparsity, self._device)
         self._progress(index + 1, len(self._weights.blocks))
 
-    def _reach(self, start: Start, index: int) -> Block:
-        """Walk on to a block, on the outputs of the globally pruned ones before it."""
+    def _reach(self, start: Start, index: int) -> BlockWalk:
+        """The walk at a block, on the outputs of the globally pruned ones before it."""
         block = self._current or next(self._blocks)
         while block.index < index:
             self._walk.advance(start.globally_pruned(block.index, self._weights))
             block = next(self._blocks)
         self._current = block
-        return block
+        return self._walk
 
     @cached_property
     def _walk(self) -> BlockWalk:

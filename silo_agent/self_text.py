@@ -5,6 +5,7 @@ tokens; another may round the low bits of a probability differently, and from th
 its text is another, as likely a one.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import torch
@@ -21,7 +22,13 @@ TOKENS_AT_ONCE: Final = 1 << 14
 
 
 def self_sequences(
-    weights: DenseWeights, *, samples: int, sequence_length: int, device: torch.device, seed: int = SEED
+    weights: DenseWeights,
+    *,
+    samples: int,
+    sequence_length: int,
+    device: torch.device,
+    progress: Callable[[int, int], None],
+    seed: int = SEED,
 ) -> Tensor:
     """Records sampled from the model at temperature 1, cut into sequences: int64 [samples, L], on the CPU.
 
@@ -29,6 +36,7 @@ def self_sequences(
     end-of-text token, which is left out, or at L tokens. Records are joined and cut as those of a file are.
     Every token needs the whole model. On the CPU each block is read for its turn and computes in float32; on another
     device the whole model lies there, in the stored dtype. Beside it are the keys and values of TOKENS_AT_ONCE.
+    `progress` is called with (tokens written, tokens).
     Raises ModelError: no usable tokenizer, NaN or infinity in the logits, or a kind of model that keeps no keys and
     values to go on from.
     """
@@ -36,11 +44,16 @@ def self_sequences(
     generator = torch.Generator().manual_seed(seed)
     at_once = min(samples, max(1, TOKENS_AT_ONCE // sequence_length))
     text: list[int] = []
-    while len(text) < samples * sequence_length:
+    wanted = samples * sequence_length
+    while len(text) < wanted:
         draws = torch.rand(at_once, sequence_length, generator=generator, dtype=torch.float64)
-        for record in _write_records(weights, model, draws, device):
+
+        def written(fresh: int, before: int = len(text)) -> None:
+            progress(min(before + fresh, wanted), wanted)
+
+        for record in _write_records(weights, model, draws, device, written):
             text += record
-    return torch.tensor(text[: samples * sequence_length]).view(samples, sequence_length)
+    return torch.tensor(text[:wanted]).view(samples, sequence_length)
 
 
 def _load(weights: DenseWeights, device: torch.device) -> Any:
@@ -63,12 +76,14 @@ def _load(weights: DenseWeights, device: torch.device) -> Any:
 
 
 @torch.no_grad()
-def _write_records(weights: DenseWeights, model: Any, draws: Tensor, device: torch.device) -> list[list[int]]:
+def _write_records(
+    weights: DenseWeights, model: Any, draws: Tensor, device: torch.device, progress: Callable[[int], None]
+) -> list[list[int]]:
     """A record for each row of `draws`, float64 [records, L] in [0, 1): one decides one token."""
     starts, end = _start_tokens(weights), weights.tokenizer.eos_token_id
     tokens = starts[(draws[:, :1] * len(starts)).long()]
     ended = torch.zeros(len(draws), dtype=torch.bool)
-    seen = None
+    seen, written = None, len(draws)
     for step in range(1, draws.shape[1]):
         output = model(input_ids=tokens[:, -1:].to(device), past_key_values=seen, use_cache=True)
         seen = getattr(output, "past_key_values", None)
@@ -86,6 +101,8 @@ def _write_records(weights: DenseWeights, model: Any, draws: Tensor, device: tor
         fresh = torch.searchsorted(reached, draws[:, step : step + 1] * reached[:, -1:], right=True)
         tokens = torch.cat([tokens, fresh], 1)
         ended |= fresh[:, 0] == end
+        written += int((~ended).sum())
+        progress(written)
         if ended.all():
             break
     return [[first, *(rest[: rest.index(end)] if end in rest else rest)] for first, *rest in tokens.tolist()]

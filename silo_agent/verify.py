@@ -67,6 +67,8 @@ def verify_folder(
         "round": verified.round.digest.hex(),
         "plan": plan.digest.hex(),
         "release": str(plan.release_kind(verified.round.index)),
+        "input": verified.round.input_digest.hex(),
+        "cohort": list(verified.round.cohort),
         "survivors": list(verified.survivors),
         "dropped": list(verified.dropped),
         "signed": {

@@ -34,6 +34,7 @@ def config(folder: Path, given: object) -> Path:
 
 
 def test_fields_defaults_and_paths_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "dense").mkdir()
     read = AgentConfig.read(config(tmp_path, GIVEN))
     assert (read.silo, read.aggregator) == ("ward-3", "host:50051")
     assert (read.backend, read.suite, read.device) == (Backend.DOUBLE_MASKING, Suite.DEFAULT, "cpu")
@@ -42,6 +43,10 @@ def test_fields_defaults_and_paths_relative_to_the_file(tmp_path: Path) -> None:
     assert (read.metrics_host, read.metrics_port) == ("127.0.0.1", 0)
     for field, path in PATHS.items():
         assert getattr(read, field) == (Path(path) if path.startswith("/") else Path(f"{tmp_path}/{path}"))
+
+
+def test_a_model_that_is_no_folder_is_a_hub_id(tmp_path: Path) -> None:
+    assert AgentConfig.read(config(tmp_path, GIVEN | {"model": "owner/dense@v2"})).model == "owner/dense@v2"
 
 
 def test_fields_that_have_defaults_can_be_given(tmp_path: Path) -> None:

@@ -227,6 +227,26 @@ def test_iterative_goes_on_from_the_globally_pruned_blocks(
     assert run.read == 1
 
 
+def test_iterative_magnitude_reads_no_text(weights: DenseWeights, sequences: Tensor, tmp_path: Path) -> None:
+    plan = planned(llama_tensors(weights), schedule="iterative", pruner="magnitude")
+    run, found = Run(plan, weights, sequences, tmp_path / "state"), list[OpenedRound]()
+    keep = global_keep_masks(weights)
+    alone = prune_blocks(
+        weights,
+        [],
+        pruner=plan.pruner,
+        sparsity=lambda _: plan.silo_sparsity(ME),
+        device=CPU,
+        progress=lambda *_: None,
+    )
+    expected = {each.name: each.keep for each in alone}
+    for block in weights.blocks:
+        masks = run.keep_masks(Start(plan, found))
+        assert same(masks, {name: expected[name] for name in block.prunable})
+        found.append(votes_for(plan, keep, found, tmp_path))
+    assert run.read == 0
+
+
 def test_a_silo_that_joins_at_the_last_block_needs_none_of_its_own_before(
     weights: DenseWeights, sequences: Tensor, tmp_path: Path
 ) -> None:

@@ -31,7 +31,18 @@ def often_ending(folder: Path) -> Path:
 
 
 def sequences(weights: DenseWeights, samples: int, length: int, seed: int = 0) -> Any:
-    return self_sequences(weights, samples=samples, sequence_length=length, device=CPU, seed=seed)
+    steps: list[tuple[int, int]] = []
+    found = self_sequences(
+        weights,
+        samples=samples,
+        sequence_length=length,
+        device=CPU,
+        seed=seed,
+        progress=lambda *step: steps.append(step),
+    )
+    assert steps == sorted(steps)
+    assert steps[-1] == (samples * length, samples * length)
+    return found
 
 
 def written_plainly(folder: Path, samples: int, length: int, seed: int, starts: list[int]) -> tuple[list[int], int]:

@@ -11,7 +11,9 @@ from commands import Ran, run
 from crypto.backends.double_masking.transcript import OPENING, VERDICT, joint_coin, participants_digest
 from crypto.errors import BadAudit, BadSignature, CorruptSum, IdentityError, InputError, MalformedMessage, SparsiloError
 from crypto.names import Backend, Phase, Suite
+from crypto.secagg.session import Round
 from crypto.secagg.wire import encode
+from opened import Tensors, planned
 from plans import plan, signing_keys, silo_names
 from scenarios.world import World, random_lanes, tree
 from silo_agent.cli import cli
@@ -60,6 +62,8 @@ def test_what_was_established(suite: Suite, tmp_path: Path, capsys: pytest.Captu
         "round": world.round.digest.hex(),
         "plan": world.plan.digest.hex(),
         "release": "votes",
+        "input": "",
+        "cohort": [],
         "survivors": SILOS[:4],
         "dropped": SILOS[4:],
         "signed": {
@@ -83,11 +87,26 @@ def test_the_same_for_a_person(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert said["round"] == world.round.digest.hex()
     assert said["survivors"] == said["upload signed by"] == "silo-000, silo-001, silo-002, silo-003"
     assert said["dropped"] == "silo-004"
+    assert (said["starts from"], said["cohort"]) == ("the dense model", "the whole roster")
     assert said["verdict signed by"] == "silo-001, silo-002, silo-003"
     assert said["own transcript"] == "not compared: no --own"
     chunks = len(world.layout.chunks)
     assert said["chunks recomputed"] == f"{chunks} of {chunks}, from the words that the survivors signed"
     assert said["sum root"] == tree(world.opened).root.hex()
+
+
+def test_a_later_round_over_a_cohort(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors: Tensors = {"blocks.0.weight": (0, (6, 10), False), "blocks.1.weight": (1, (3, 7), True)}
+    agreed = planned(tensors, silos=5, cohort_floor=3, capacities=(2,) * 5)
+    round_ = Round.of(agreed.encoded, 2, bytes(range(32)), SILOS[1:4])
+    world = World(agreed, signing_keys(5), {}, round_)
+    world.run(random_lanes(agreed, 3, round_))
+    folder = save(world, tmp_path / "t")
+    found = verify(folder, capsys, "--output", "json").data
+    assert (found["input"], found["cohort"]) == (bytes(range(32)).hex(), SILOS[1:4])
+    lines = verify(folder, capsys).out.splitlines()
+    said = dict(re.split("  +", line) for line in lines)
+    assert (said["starts from"], said["cohort"]) == (bytes(range(32)).hex(), "silo-001, silo-002, silo-003")
 
 
 @pytest.mark.parametrize("name", ["silo-000.words", "silo-003.words", "opened_sum.words"])
