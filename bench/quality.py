@@ -170,8 +170,8 @@ def expand_with_random_ties(opened: Sequence[OpenedRound], weights: DenseWeights
     """What the last round makes of each tensor when weights of one keep count are zeroed in random order."""
     random = torch.Generator().manual_seed(seed)
 
-    def at_random(keep_counts: Tensor, dense_weight: Tensor, sparsity: Sparsity) -> Tensor:
-        return expand(keep_counts, torch.rand(dense_weight.shape, generator=random), sparsity)
+    def at_random(keep_counts: Tensor, importance: Tensor, sparsity: Sparsity) -> Tensor:
+        return expand(keep_counts, torch.rand(importance.shape, generator=random), sparsity)
 
     with patch("silo_agent.opened_rounds.expand", at_random):
         tensors = Start(opened[0].round.plan, opened).expanded(opened[-1], weights)
@@ -189,7 +189,7 @@ def claims(domain: str, table: Mapping[str, Rows]) -> Claims:
 
     made: Claims = {}
     for ours, published in ((VOTES, FEDPRLLM), (WEIGHTS, FEDSPALLM)):
-        name, against = f"{domain}: {ours.strip('*')}, ties by magnitude / at random", quotients(ours, published)
+        name, against = f"{domain}: {ours.strip('*')}, ties by importance / at random", quotients(ours, published)
         made[name] = at_most_everywhere(against, 1)
         made[f"{name}, at {RATIOS[-1]}"] = at_most(against[RATIOS[-1]], 0.97)
     made[f"{domain}: weights / SparseGPT, each silo alone"] = at_most_everywhere(quotients(WEIGHTS, ALONE_SPARSEGPT), 1)
@@ -235,7 +235,7 @@ lower is better. Sequences have {LENGTH} tokens. Every row of votes or weights c
 `aggregator local`: a process a silo, over secure aggregation.
 
 - *Votes* are FedPrLLM with Wanda at the silos, *weights* FedSpaLLM with SparseGPT: comparison group `layer`, one-shot.
-  Ties of keep counts break by magnitude.
+  Ties of keep counts break by relative importance, from the opened sums alone (ADR 24).
 - *Random ties* are the published rule: the same opened sums, in which weights at the threshold are zeroed in random
   order. Mean of {len(RANDOM_SEEDS)} seeds.
 - *Each silo alone* prunes on its own text: the mean of four models.

@@ -38,6 +38,7 @@ from silo_agent.committed_words import read_chunks
 from silo_agent.dense_weights import DenseWeights
 from silo_agent.keep_mask import as_groups
 from silo_agent.mask_expansion import expand
+from silo_agent.relative_importance import relative_importance
 from sparsilo.v1 import plan_pb2
 
 OpenedChunk = tuple[Chunk, NDArray[np.uint64]]
@@ -181,10 +182,10 @@ class Start:
             sums = _collect(sections, deltas_section(name), lanes, np.uint64, survivors << DELTA_BITS + 1)
             average = decode_average(sums.reshape(shape), counts, exponents[name] - DELTA_BITS, DELTA_BITS)
             weight = dense.double() + torch.from_numpy(average)
-        ranked = dense if weight is None else weight  # ties break by the magnitude of what would be kept
-        turned = [each.T if tensor.input_first else each for each in (keep_counts, ranked)]
+        turned = [each.T if tensor.input_first else each for each in (keep_counts, dense if weight is None else weight)]
         _check_sums(name, as_groups(turned[0], self.plan.comparison_group), nonzero)
-        keep = expand(turned[0], turned[1], self.sparsity(tensor.block))
+        importance = relative_importance(turned[0], survivors, turned[1])
+        keep = expand(turned[0], importance, self.sparsity(tensor.block))
         keep = (keep.T if tensor.input_first else keep).contiguous()
         if self.plan.message.pruning.weight_scaling:
             weight = (dense if weight is None else weight).double() * (keep_counts.double() / survivors)

@@ -42,6 +42,7 @@ ATTACKS = "tests/attacks"
 OPENED, POLICY = "tests/silo_agent/test_opened_rounds.py", "tests/silo_agent/test_policy.py"
 WEIGHTS = "tests/silo_agent/test_weights_lanes.py"
 KEEP_MASK, EXPANSION = "tests/silo_agent/test_keep_mask.py", "tests/silo_agent/test_mask_expansion.py"
+IMPORTANCE = "tests/silo_agent/test_relative_importance.py"
 
 MUTATIONS = (
     Mutation(
@@ -201,9 +202,37 @@ MUTATIONS = (
     Mutation(
         TIE,
         "silo_agent/mask_expansion.py",
-        "keep_by_score(keep_counts.to(signed), dense_weight,",
-        "keep_by_score(keep_counts.to(signed), dense_weight * 0,",
+        "keep_by_score(keep_counts.to(signed), importance,",
+        "keep_by_score(keep_counts.to(signed), importance * 0,",
         f"{EXPANSION}::test_equals_sorting_each_group_by_hand",
+    ),
+    Mutation(
+        BOUND,
+        "silo_agent/relative_importance.py",
+        "(keep_counts < survivors)",
+        "(keep_counts <= survivors)",
+        f"{IMPORTANCE}::test_equals_plain_numpy",
+    ),
+    Mutation(
+        SIGN,
+        "silo_agent/relative_importance.py",
+        "strength = (number + 1) / (near + usual)",
+        "strength = (near + usual) / (number + 1)",
+        f"{IMPORTANCE}::test_keep_counts_tell_how_strong_an_input_is",
+    ),
+    Mutation(
+        ORDER,
+        "silo_agent/relative_importance.py",
+        "(part * of_part).int().sum(dim, keepdim=True)",
+        "(part * of_part).sum(dim, keepdim=True)",
+        f"{IMPORTANCE}::test_bit_for_bit_the_same_in_any_order",
+    ),
+    Mutation(
+        ORDER,
+        "silo_agent/opened_rounds.py",
+        "relative_importance(turned[0], survivors, turned[1])",
+        "relative_importance(turned[0], survivors, dense.T if tensor.input_first else dense)",
+        f"{OPENED}::test_weights_of_one_keep_count_are_kept_by_the_importance_of_their_average",
     ),
     Mutation(
         SIGN,
@@ -349,8 +378,8 @@ MUTATIONS = (
     Mutation(
         CHECK,
         "silo_agent/verify.py",
-        'if committed.tree.root != verified.roots[""]:',
-        'if committed.tree.root == b"":',
+        'if verified is not None and root != verified.roots[""]:',
+        'if verified is not None and root == b"":',
         f"{ATTACKS}/test_another_coin_served.py",
     ),
     Mutation(

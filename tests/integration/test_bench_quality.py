@@ -55,16 +55,16 @@ GOOD = {
     ("row", "found", "failing"),
     [
         (quality.VOTES, [96.0], set()),
-        (quality.FEDPRLLM, [98.0], {"own: votes, ties by magnitude / at random, at 0.8"}),
+        (quality.FEDPRLLM, [98.0], {"own: votes, ties by importance / at random, at 0.8"}),
         (
             quality.WEIGHTS,
             [49.0],
-            {"own: weights, ties by magnitude / at random, at 0.8", "own: weights / SparseGPT, each silo alone"},
+            {"own: weights, ties by importance / at random, at 0.8", "own: weights / SparseGPT, each silo alone"},
         ),
         (quality.ITERATIVE, [93.9], {"own: difference of votes, iterative, from votes"}),
         (quality.ITERATIVE, [98.1], {"own: difference of votes, iterative, from votes"}),
         (quality.SCALED, [95.0], {"own: votes / votes, weight scaling"}),
-        (quality.FEDSPALLM, [47.0], {f"own: weights, ties by magnitude / at random{at}" for at in ("", ", at 0.8")}),
+        (quality.FEDSPALLM, [47.0], {f"own: weights, ties by importance / at random{at}" for at in ("", ", at 0.8")}),
     ],
 )
 def test_a_claim_is_met_only_where_it_holds(row: str, found: list[float], failing: set[str]) -> None:

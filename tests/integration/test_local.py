@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from commands import local, prune
 from crypto.backends.double_masking.phases import TABLE
+from importance import importance
 from models import in_memory, tiny_llama, write_text
 
 SHAPE = ("--samples", 4, "--sequence-length", 32, "--sparsity-ratio", "0.7")
@@ -20,15 +21,15 @@ def silos(folder: Path, count: int) -> list[Path]:
     return [write_text(folder / f"ward {index}.txt", 1200, seed=index) for index in range(count)]
 
 
-def expanded(counts: Tensor, weight: Tensor, group: str) -> Tensor:
-    """Mask expansion by Python's own sort: lowest count, then smallest magnitude, then highest index goes first."""
+def expanded(counts: Tensor, silos: int, weight: Tensor, group: str) -> Tensor:
+    """Mask expansion by Python's own sort: lowest count, then the least important, then highest index goes first."""
     rows = (
         [list(range(counts.numel()))] if group == "layer" else torch.arange(counts.numel()).view(counts.shape).tolist()
     )
-    votes, sizes = counts.flatten().tolist(), weight.abs().flatten().tolist()
+    votes, ranks = counts.flatten().tolist(), importance(counts, silos, weight).flatten().tolist()
     keep = torch.ones(counts.numel(), dtype=torch.bool)
     for row in rows:
-        order = sorted(row, key=lambda at: (votes[at], sizes[at], -at))
+        order = sorted(row, key=lambda at: (votes[at], ranks[at], -at))
         keep[order[: int(Fraction("0.7") * len(row))]] = False
     return keep.view(counts.shape)
 
@@ -59,7 +60,7 @@ def test_counts_are_the_sum_of_the_silos_keep_masks_and_the_model_their_expansio
         for mask in masks:
             total += mask[name].long()
         assert torch.equal(counts[name].long(), total), name
-        keep = expanded(total, tensor, group)
+        keep = expanded(total, count, tensor, group)
         assert torch.equal(sparse[name], torch.where(keep, tensor, torch.zeros(()))), name
         k = int(Fraction("0.7") * (tensor.numel() if group == "layer" else tensor.shape[1]))
         zeros = (sparse[name] == 0).view(1 if group == "layer" else len(tensor), -1).sum(1)

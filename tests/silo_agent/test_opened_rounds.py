@@ -26,6 +26,7 @@ from crypto.errors import CorruptSum
 from crypto.names import ComparisonGroup, ReleaseKind
 from crypto.plan import Plan
 from crypto.sparsity import Pattern, Sparsity
+from importance import importance
 from opened import Tensors, opened, planned
 from silo_agent.opened_rounds import ExpandedTensor, OpenedRound, Start
 
@@ -216,6 +217,11 @@ def dense_of(tensors: dict[str, torch.Tensor]) -> Any:
     return SimpleNamespace(tensor=tensors.__getitem__)
 
 
+def many_magnitudes(tensors: Tensors, seed: int = 8) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=generator) for name, (_, shape, _) in tensors.items()}
+
+
 def few_magnitudes(tensors: Tensors, seed: int = 8) -> dict[str, torch.Tensor]:
     """So that counts tie and magnitudes tie too."""
     random = np.random.default_rng(seed)
@@ -254,13 +260,16 @@ def vote_sums(plan: Plan, counts: Counts) -> dict[str, list[int]]:
 
 
 def expansion(
-    counts: NDArray[np.uint64], weight: torch.Tensor, groups: list[list[int]], prune: list[int]
+    plan: Plan, name: str, counts: Counts, weight: torch.Tensor, groups: list[list[int]], prune: list[int]
 ) -> list[bool]:
-    """The lowest count goes first, then the smallest magnitude, then the highest index."""
-    votes, sizes = [int(each) for each in counts.flat], weight.abs().flatten().tolist()
+    """The lowest count goes first, then the least important, then the highest index."""
+    turned = next(tensor.input_first for tensor in plan.message.model if tensor.name == name)
+    stored = torch.from_numpy(counts[name].astype(np.uint8))
+    ranked = importance(stored.T, SURVIVORS, weight.T).T if turned else importance(stored, SURVIVORS, weight)
+    votes, ranks = [int(each) for each in counts[name].flat], ranked.flatten().tolist()
     keep = [True] * len(votes)
     for members, k in zip(groups, prune, strict=True):
-        order = sorted(range(len(members)), key=lambda at: (votes[members[at]], sizes[members[at]], -at))
+        order = sorted(range(len(members)), key=lambda at: (votes[members[at]], ranks[members[at]], -at))
         for at in order[:k]:
             keep[members[at]] = False
     return keep
@@ -283,7 +292,7 @@ def test_honest_sums_become_counts_and_the_expanded_keep_mask(
     plan = planned(
         MIXED, chunk_words=chunk_words, comparison_group=group, sparsity_ratio=ratio, force_comparison_group=forced
     )
-    counts, dense = random_counts(MIXED), few_magnitudes(MIXED)
+    counts, dense = random_counts(MIXED), many_magnitudes(MIXED)
     found = expand(plan, vote_sums(plan, counts), dense, tmp_path)
     assert [each.name for each in found] == list(MIXED)
     for each in found:
@@ -293,7 +302,7 @@ def test_honest_sums_become_counts_and_the_expanded_keep_mask(
         assert each.keep_counts.tolist() == counts[each.name].tolist()
         assert each.keep.dtype == torch.bool
         assert each.keep.shape == shape
-        assert each.keep.flatten().tolist() == expansion(counts[each.name], dense[each.name], groups, prune)
+        assert each.keep.flatten().tolist() == expansion(plan, each.name, counts, dense[each.name], groups, prune)
         assert each.weight is None
         assert each.changed is each.keep
 
@@ -302,11 +311,11 @@ def test_honest_sums_become_counts_and_the_expanded_keep_mask(
 def test_a_pattern_keeps_each_m_groups_top_counts(pattern: Pattern, tmp_path: Path) -> None:
     tensors: Tensors = {"a": (0, (5, 12), False), "b": (0, (8, 7), True)}
     plan = planned(tensors, pattern=str(pattern), sparsity_ratio="", comparison_group="row")
-    counts, dense = random_counts(tensors), few_magnitudes(tensors)
+    counts, dense = random_counts(tensors), many_magnitudes(tensors)
     for each in expand(plan, vote_sums(plan, counts), dense, tmp_path):
         groups = places(plan, each.name, pattern)
         prune = [pattern.of - pattern.kept] * len(groups)
-        assert each.keep.flatten().tolist() == expansion(counts[each.name], dense[each.name], groups, prune)
+        assert each.keep.flatten().tolist() == expansion(plan, each.name, counts, dense[each.name], groups, prune)
 
 
 @st.composite
@@ -548,21 +557,19 @@ def test_the_new_weight_is_the_exact_l0_average(dtype: torch.dtype, bits: int, s
             assert abs(Fraction(float(new)) - exact) <= half_ulp(exact, bits)
 
 
-def test_weights_of_one_keep_count_are_kept_by_the_size_of_their_average(tmp_path: Path) -> None:
+def test_weights_of_one_keep_count_are_kept_by_the_importance_of_their_average(tmp_path: Path) -> None:
     """Not by that of the dense weight (ADR 23): here the two orders are opposite."""
-    name = next(iter(MIXED))
+    name = "blocks.0.a"
     _, shape, _ = MIXED[name]
-    size = shape[0] * shape[1]
     plan = planned({name: MIXED[name]}, WEIGHTS, pruner="sparsegpt", sparsity_ratio="0.5")
-    dense = torch.arange(1, size + 1, dtype=torch.float32).reshape(shape)
-    row: list[Fraction | None] = [Fraction(size - 2 * at) for at in range(size)]  # averages size + 1 down to 2 - size
-    nobody: list[Fraction | None] = [None] * size
-    differences = {name: [row, row, *[nobody] * (SURVIVORS - 2)]}
-    ((found, _),) = averaged(plan, differences, {name: dense}, tmp_path)
-    averages = [abs(at + 1 + size - 2 * at) for at in range(size)]
-    kept = sorted(range(size), key=lambda at: averages[at])[size // 2 :]
-    assert len({*averages}) == size
-    assert found.keep.flatten().nonzero().flatten().tolist() == sorted(kept)
+    dense = torch.arange(1, 73, dtype=torch.float32).reshape(shape)
+    row: list[Fraction | None] = [Fraction(72 - 2 * at) for at in range(72)]  # averages 73 down to 2
+    nobody: list[Fraction | None] = [None] * 72
+    ((found, _),) = averaged(plan, {name: [row, row, *[nobody] * (SURVIVORS - 2)]}, {name: dense}, tmp_path)
+    average = torch.arange(73, 1, -1).reshape(shape).float()
+    counts, groups = {name: np.full(shape, 2, np.uint64)}, [list(range(72))]
+    assert found.keep.flatten().tolist() == expansion(plan, name, counts, average, groups, [36])
+    assert found.keep.flatten().tolist() != expansion(plan, name, counts, dense, groups, [36])
 
 
 @settings(max_examples=60)
