@@ -38,9 +38,9 @@ p { margin: 0 0 12px; max-width: 68ch; color: var(--soft) }
 .lede { font-size: 18px; color: var(--ink); overflow-wrap: anywhere }
 section, .tiles div { background: var(--paper); border: 1px solid var(--line); border-radius: 12px }
 section { padding: 24px; margin-top: 20px }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: 12px; margin-top: 24px }
-.tiles div { padding: 16px 18px }
-.tiles strong { display: block; font-size: 21px; line-height: 1.4; font-weight: 600; white-space: nowrap }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; margin-top: 24px }
+.tiles div { padding: 16px }
+.tiles strong { display: block; font-size: 17px; line-height: 1.5; font-weight: 600 }
 .tiles span { color: var(--soft); font-size: 14px }
 figure { margin: 16px 0 0; overflow-x: auto }
 svg { display: block; width: 100%; min-width: 620px; height: auto }
