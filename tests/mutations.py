@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 COPIED = ("crypto", "silo_agent", "aggregator", "proto", "tests", "docs", "pyproject.toml")
-SECONDS = 120
+SECONDS = 600
 TESTS_FAILED = 1  # pytest's exit status; 2 and above mean that the tests did not run, which kills nothing
 
 
