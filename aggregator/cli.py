@@ -12,7 +12,7 @@ from rich.console import Console
 from crypto.errors import ConfigError
 from crypto.names import Allocation, Backend, ComparisonGroup, Pruner, ReleaseKind, Schedule, Suite
 from crypto.sparsity import Pattern, Sparsity, parse_ratio
-from silo_agent.cli import (
+from silo_agent.terminal import (
     FILE,
     LOG_FORMAT,
     ProgressBars,

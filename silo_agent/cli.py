@@ -1,129 +1,37 @@
 """`silo-agent`: prune locally, or take part in a run."""
 
-import json
 import logging
 import signal
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from crypto.errors import ConfigError, OutputError, SparsiloError
+from crypto.errors import ConfigError, OutputError
 from crypto.names import Allocation, ComparisonGroup, Pruner, Suite
 from crypto.plan import OWN_GROUPS
 from crypto.sparsity import Pattern, Sparsity, parse_ratio
-from silo_agent.freed_memory import keep_freed_memory
-
-USAGE_EXIT: Final = 4
-ENVELOPE_VERSION: Final = 1
-LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
-FILE: Final = click.Path(path_type=Path)
-
-output_option = click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-suite_option = click.option(
-    "--suite",
-    type=click.Choice([suite.profile for suite in Suite]),
-    default=Suite.DEFAULT.profile,
-    show_default=True,
-    help="Cryptographic algorithms; fips takes approved ones only.",
+from silo_agent.terminal import (
+    FILE,
+    LOG_FORMAT,
+    ProgressBars,
+    described,
+    failing_as,
+    named,
+    output_option,
+    pattern_option,
+    print_envelope,
+    pruner_option,
+    ratio_option,
+    run_command,
+    suite_option,
 )
+
 config_option = click.option("--config", required=True, type=FILE, help="The agent's YAML config file.")
-
-
-def named(kind: type[StrEnum]) -> click.Choice[str]:
-    """A choice among an enumeration's values; click's own would offer its members' names."""
-    return click.Choice([member.value for member in kind])
-
-
-pruner_option = click.option("--pruner", type=named(Pruner), default=Pruner.WANDA.value, show_default=True)
-ratio_option = click.option("--sparsity-ratio", help="Fraction of weights set to zero, in [0, 1).  [default: 0.5]")
-pattern_option = click.option(
-    "--pattern", metavar="N:M", help="Instead of a ratio: of every m inputs in a row, n are kept, as in 2:4."
-)
-
-
-def run_command(command: click.Command) -> None:
-    """The process edge: every error is one line on stderr, with the exit code that the contract gives it."""
-    keep_freed_memory()
-    try:
-        # click returns the exit code itself where it printed --help or the like.
-        code = command.main(standalone_mode=False, auto_envvar_prefix="SPARSILO")
-    except SparsiloError as error:
-        fail(str(error), error.exit_code)
-    except click.ClickException as error:
-        fail(error.format_message(), USAGE_EXIT)
-    except (click.Abort, KeyboardInterrupt):
-        fail("interrupted", 1)
-    except OSError as error:  # a full disk, a folder without permission: nobody's bug
-        fail(f"{error.filename or 'the system'}: {error.strerror}", 1)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def fail(message: str, code: int) -> None:
-    """Says what is wrong on one line of stderr and ends the process."""
-    click.echo(f"error: {' '.join(message.split())}", err=True)
-    sys.exit(code)
-
-
-class ProgressBars(AbstractContextManager["ProgressBars"]):
-    """A bar a task on stderr, on a terminal only; elsewhere nothing."""
-
-    def __init__(self) -> None:
-        console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> "ProgressBars":
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def __call__(self, task: str, done: int, total: int) -> None:
-        """`task` stands at `done` of `total`."""
-        if task not in self._tasks:
-            self._tasks[task] = self._progress.add_task(task, total=total)
-        self._progress.update(self._tasks[task], completed=done, total=total)
-
-
-def print_envelope(status: str, **content: object) -> None:
-    """What `--output json` puts on stdout: one document a command, whatever became of it."""
-    click.echo(json.dumps({"schema_version": ENVELOPE_VERSION, "status": status, **content}, indent=2))
-
-
-@contextmanager
-def failing_as(output: str) -> Iterator[None]:
-    """An error is the document too where `output` is json; it then ends the process as ever."""
-    try:
-        yield
-    except SparsiloError as error:
-        if output == "json":
-            print_envelope("failed", error=described(error))
-        raise
-
-
-def described(error: SparsiloError) -> dict[str, str]:
-    """An error as a JSON document has it."""
-    return {"code": error.code, "message": error.message, "hint": error.hint}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -24,6 +24,7 @@ def relative_importance(keep_counts: Tensor, survivors: int, weight: Tensor) -> 
     disagreement tells. A weight that some silos kept and some did not is near their thresholds; where such weights are
     small, the input is strong. ||X_j|| is one over the mean share that contested weights of column j have
     of their rows, with one more of the tensor's mean share among them; 1 where silos agree on everything.
+    `pruners/ria` adds up in floats, on any device: its answer need not be another machine's.
 
     Both are [d_out, d_in]: `keep_counts` uint8, each at most `survivors`, and `weight` what would be kept; so is the
     result, float32. A row or column of zeros has a share of 0. Raises ValueError for NaN or infinity in the weight.

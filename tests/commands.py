@@ -11,7 +11,7 @@ import pytest
 
 from aggregator.cli import cli as aggregator
 from silo_agent.cli import cli as silo_agent
-from silo_agent.cli import run_command
+from silo_agent.terminal import run_command
 
 
 @dataclass

@@ -42,8 +42,8 @@ MODULES = {  # what each distribution is imported as
 
 EDGES: dict[str, set[str]] = {
     "grpc": {"silo_agent/transport.py", "aggregator/servicer.py"},
-    "click": {"silo_agent/cli.py", "aggregator/cli.py"},
-    "rich": {"silo_agent/cli.py", "aggregator/cli.py", "aggregator/report.py"},
+    "click": {"silo_agent/terminal.py", "silo_agent/cli.py", "aggregator/cli.py"},
+    "rich": {"silo_agent/terminal.py", "aggregator/cli.py", "aggregator/report.py"},
     "prometheus_client": {f"{package}/{name}.py" for package in PACKAGES[1:] for name in ("metrics", "health", "cli")}
     | {"aggregator/local.py"},
 }

@@ -51,21 +51,8 @@ class Approached:
         from silo_agent.metrics import RoundMetrics
         from silo_agent.round_driver import Agent
 
-        class HangingUp:
-            def next(_) -> round_pb2.Offer:  # noqa: N805
-                offered = round_pb2.RoundOffer(plan=encode(plan), index=index, input=input_, cohort=cohort)
-                return round_pb2.Offer(round=offered)
-
-            def download(_, request: words_pb2.FileRequest, file: Path) -> None:  # noqa: N805
-                kind = request.WhichOneof("file") or ""
-                self.downloaded.add(file.name)
-                file.write_bytes(self.served[kind, getattr(request, kind)])
-
-            def perform(_, call: object) -> None:  # noqa: N805
-                self.said.append(call)
-                raise ConnectionFailed("hung up")
-
-        transport: Any = HangingUp()
+        offered = round_pb2.RoundOffer(plan=encode(plan), index=index, input=input_, cohort=cohort)
+        transport: Any = HangingUp(round_pb2.Offer(round=offered), self)
         Agent(self.config, transport, RoundMetrics(CollectorRegistry(), "silo"), lambda *_: None).run()
 
     def accepts(self, plan: plan_pb2.Plan, **offer: Any) -> None:
@@ -84,6 +71,25 @@ class Approached:
         assert self.said == []
         assert {file.name for file in self.config.state.iterdir()} == {STATE_FILE, *self.downloaded}
         assert StateStore(self.config.state / STATE_FILE).releases() == []
+
+
+class HangingUp:
+    """In the transport's place: offers one round, serves files, and hangs up on the first thing that is said."""
+
+    def __init__(self, offered: round_pb2.Offer, approached: Approached) -> None:
+        self._offered, self._approached = offered, approached
+
+    def next(self) -> round_pb2.Offer:
+        return self._offered
+
+    def download(self, request: words_pb2.FileRequest, file: Path) -> None:
+        kind = request.WhichOneof("file") or ""
+        self._approached.downloaded.add(file.name)
+        file.write_bytes(self._approached.served[kind, getattr(request, kind)])
+
+    def perform(self, call: object) -> None:
+        self._approached.said.append(call)
+        raise ConnectionFailed("hung up")
 
 
 @pytest.fixture(scope="session")
