@@ -166,7 +166,9 @@ def local(**options: Any) -> None:
 @click.argument("model", type=FILE)
 @click.option("--out", required=True, type=FILE, help="Folder to make.")
 def pack(model: Path, out: Path) -> None:
-    """Write a sparse model without its zeros: one bit a weight says which are kept (docs/bitmask-container.md).
+    """Write a sparse model without its zeros.
+
+    One bit a weight says which are kept (docs/bitmask-container.md).
 
     \b
     Example:
@@ -184,7 +186,7 @@ def pack(model: Path, out: Path) -> None:
 @click.argument("container", type=FILE)
 @click.option("--out", required=True, type=FILE, help="Folder to make; it loads with from_pretrained.")
 def unpack(container: Path, out: Path) -> None:
-    """Write the model folder that a container was packed from, bit for bit.
+    """Write the folder that a container was packed from, bit for bit.
 
     \b
     Example:

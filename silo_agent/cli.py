@@ -84,7 +84,9 @@ def prune(
     sequence_length: int | None,
     device: str,
 ) -> None:
-    """Prune the model with local text only, no network, and write its keep masks.
+    """Prune a model with local text, and write its keep masks.
+
+    Nothing leaves this machine; a hub id is the only reason to use the network.
 
     \b
     Examples:
@@ -160,7 +162,10 @@ def prune(
 @cli.command()
 @config_option
 def run(config: Path) -> None:
-    """Take part in a run: dial the aggregator, check every plan, prune, and send masked words."""
+    """Take part in a run.
+
+    Dials the aggregator, checks every plan, prunes, and sends masked words.
+    """
     from prometheus_client import CollectorRegistry
 
     from silo_agent.config import AgentConfig, read_tls
@@ -201,12 +206,12 @@ def run(config: Path) -> None:
 @click.option("--signatures-only", is_flag=True, help="Leave the words alone, where they are not at hand.")
 @output_option
 def verify(folder: Path, roster: Path, suite: str, own: Path | None, signatures_only: bool, output: str) -> None:
-    """Check a round after it is over, without trusting who ran it.
+    """Check a round after it is over.
 
-    Every signature is verified under your pinned roster, and the opened sum is computed anew from the masked words that
-    the silos signed. No secret and no network is needed. TRANSCRIPT_FOLDER is what `aggregator local
-    --save-transcript` writes; a roster.yaml in it is its maker's word, so compare it with yours. What cannot be shown:
-    that a silo's words said the truth about its text.
+    Nobody who ran it need be trusted. Every signature is verified under your pinned roster, and the opened sum is
+    computed anew from the masked words that the silos signed. No secret and no network is needed. TRANSCRIPT_FOLDER
+    is what `aggregator local --save-transcript` writes; a roster.yaml in it is its maker's word, so compare it with
+    yours. What cannot be shown: that a silo's words said the truth about its text.
 
     \b
     Example:
@@ -244,10 +249,11 @@ def verify(folder: Path, roster: Path, suite: str, own: Path | None, signatures_
 @config_option
 @output_option
 def preflight(config: Path, output: str) -> None:
-    """Find out before a round what would stop this silo in it, and what crypto library it stands on.
+    """Check before a round what would stop this silo in it.
 
-    Reads the config, keys, roster, certificates, model and calibration text, and opens the state folder. Nothing leaves
-    this machine: the aggregator is not dialled. Exits with the code of the first check that failed.
+    Also says what crypto library it stands on. Reads the config, keys, roster, certificates, model and calibration
+    text, and opens the state folder. Nothing leaves this machine: the aggregator is not dialled. Exits with the
+    code of the first check that failed.
 
     \b
     Example:
@@ -275,10 +281,11 @@ def preflight(config: Path, output: str) -> None:
 )
 @output_option
 def ledger(config: Path, forget: str | None, output: str) -> None:
-    """What this silo has released: what its agent holds every further round against.
+    """Show what this silo has released.
 
-    Two sums over the same text that differ by one silo give away that silo's part, so the agent refuses a question it
-    has answered, and rosters or survivors that differ by one from an earlier release's.
+    Its agent holds every further round against that. Two sums over the same text that differ by one silo give away
+    that silo's part, so the agent refuses a question it has answered, and rosters or survivors that differ by one
+    from an earlier release's.
 
     \b
     Example:
