@@ -9,13 +9,16 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
+from aggregator import cli_runs, cli_silos
 from crypto.errors import ConfigError
 from crypto.names import Allocation, Backend, ComparisonGroup, Pruner, ReleaseKind, Schedule, Suite
 from crypto.sparsity import Pattern, Sparsity, parse_ratio
+from silo_agent.cli_config import config_group
 from silo_agent.terminal import (
     FILE,
     LOG_FORMAT,
     ProgressBars,
+    completion_command,
     failing_as,
     named,
     output_option,
@@ -34,6 +37,19 @@ _Value = TypeVar("_Value")
 @click.version_option(package_name="sparsilo")
 def cli() -> None:
     """The aggregator's side of Sparsilo: opens sums over silos, and nothing else."""
+
+
+def _config() -> Any:
+    from aggregator.config import AggregatorConfig
+
+    return AggregatorConfig
+
+
+for _command in (
+    *(cli_runs.serve, cli_runs.plan, cli_runs.rounds, cli_silos.invite, cli_silos.silos),
+    *(config_group(_config), completion_command("aggregator", cli)),
+):
+    cli.add_command(_command)
 
 
 @cli.command()
@@ -205,6 +221,7 @@ def _local(options: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
         raise ConfigError("--candidate: is evaluated only with --evaluate N", hint="such as --evaluate 32")
     from aggregator.local import LocalSettings, run_local
     from aggregator.planning import PruningSettings
+    from aggregator.pruning_run import Wanted
     from silo_agent.calibration import usual_length
     from silo_agent.dense_weights import DenseWeights
     from silo_agent.model_folder import model_folder
@@ -231,12 +248,9 @@ def _local(options: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
         threshold=options["threshold"],
         backend=Backend(options["backend"]),
         phase_seconds=options["phase_timeout"],
-        save_counts=options["save_counts"],
-        evaluate=options["evaluate"],
-        candidates=candidates,
+        wanted=Wanted(options["evaluate"], options["save_counts"], options["save_transcript"], candidates),
         device=options["device"],
         suite=Suite[options["suite"].upper()],
-        save_transcript=options["save_transcript"],
     )
     with ProgressBars() as progress:
         return run_local(settings, progress), settings.out / "model"

@@ -1,15 +1,28 @@
-"""The aggregator's metrics: those of every role, and who was left."""
+"""The aggregator's metrics: those of every role, who is there, and who was left."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from silo_agent.metrics import RoundMetrics
+from crypto.names import ReleaseKind
+from silo_agent.metrics import PHASES, RoundMetrics, from_zero
 
 
 class AggregatorMetrics(RoundMetrics):
     """Counts of silos; never their names or data."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        prefix = "sparsilo_aggregator"
         super().__init__(registry, "aggregator")
-        self.silos = Gauge("sparsilo_aggregator_silos", "Silos in the present plan's roster.", registry=registry)
-        self.survivors = Gauge("sparsilo_aggregator_survivors", "Survivors of the last round.", registry=registry)
-        self.dropped = Counter("sparsilo_aggregator_dropped", "Silos dropped.", ["phase"], registry=registry)
+        self.silos = Gauge(f"{prefix}_silos", "Silos in the present plan's roster.", registry=registry)
+        self.survivors = Gauge(f"{prefix}_survivors", "Survivors of the last round.", registry=registry)
+        self.enrolled_silos = Gauge(f"{prefix}_enrolled_silos", "Silos enrolled and not revoked.", registry=registry)
+        self.connected_silos = Gauge(
+            f"{prefix}_connected_silos", "Silos that called within the last 90 seconds.", registry=registry
+        )
+        self.dropped = Counter(f"{prefix}_dropped", "Silos dropped.", ["phase"], registry=registry)
+        self.declined = Counter(f"{prefix}_declined", "Silos that declined a round.", ["release"], registry=registry)
+        self.refused_calls = Counter(f"{prefix}_refused_calls", "Calls refused.", ["reason"], registry=registry)
+        self.runs = Counter(f"{prefix}_runs", "Runs ended.", ["outcome"], registry=registry)
+        from_zero(self.dropped, *((phase,) for phase in PHASES))
+        from_zero(self.declined, *((release,) for release in ReleaseKind))
+        from_zero(self.refused_calls, ("expired",), ("revoked",), ("unknown",), ("too_old",))
+        from_zero(self.runs, ("done",), ("failed",))

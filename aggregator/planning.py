@@ -52,11 +52,13 @@ class CohortSettings:
     backend: Backend
     phase_seconds: int
     suite: Suite
+    colluders: int = 0
+    preparation_seconds: int = PREPARATION_SECONDS
 
 
-def default_threshold(silos: int) -> int:
-    """A majority, and at least three: a sum over two tells each the other's."""
-    return max(least_threshold(silos, 0), min(FEWEST_SILOS, silos))
+def default_threshold(silos: int, colluders: int) -> int:
+    """A majority, and at least three beside the colluders: a sum over two tells each the other's."""
+    return max(least_threshold(silos, colluders), min(FEWEST_SILOS + colluders, silos))
 
 
 class Planner:
@@ -110,7 +112,7 @@ class Planner:
         """All but the rounds."""
         cohort, pruning = self._cohort, self._pruning
         silos, target = len(cohort.roster), pruning.sparsity.target
-        threshold = default_threshold(silos) if cohort.threshold is None else cohort.threshold
+        threshold = default_threshold(silos, cohort.colluders) if cohort.threshold is None else cohort.threshold
         for name, value in (("threshold", threshold), ("cohort floor", pruning.cohort_floor)):
             if not 0 <= value <= silos:  # which the wire's unsigned field might not even hold
                 raise PlanError(f"plan: {name}: {value} is out of range for {silos} silos")
@@ -122,7 +124,7 @@ class Planner:
             roster=[self._member(silo, key) for silo, key in sorted(cohort.roster.items())],
             threshold=threshold,
             least_survivors=threshold,
-            colluders=0,
+            colluders=cohort.colluders,
             two_honest_survivors=cohort.threshold == 2,  # only because somebody asked for it by number
             model=self.model,
             pruning=plan_pb2.Pruning(
@@ -140,7 +142,7 @@ class Planner:
             ),
             chunk_words=CHUNK_WORDS,
             phase_seconds=cohort.phase_seconds,
-            preparation_seconds=max(PREPARATION_SECONDS, cohort.phase_seconds),
+            preparation_seconds=max(cohort.preparation_seconds, cohort.phase_seconds),
         )
 
     def _member(self, silo: str, key: bytes) -> plan_pb2.Member:

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 from aggregator.journal import CLOSED, SPOKE, UPLOADED, Journal
@@ -36,6 +37,8 @@ Watch = Callable[[str, int, int], None]
 """What is being waited for, how much of it is there, and how much there is."""
 
 FILE_PIECE_BYTES: Final = 1 << 20
+CONNECTED_SECONDS: Final = 90.0
+"""A silo that waits calls every 30 seconds."""
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +78,7 @@ class RoundDriver:
 
     def __init__(self, metrics: AggregatorMetrics, watch: Watch, threads: int = 1) -> None:
         self.traffic: dict[str, Traffic] = defaultdict(Traffic)
-        self._metrics = metrics
+        self.metrics = metrics
         self._watch = watch
         self._changed = asyncio.Condition()
         self._session: AggregatorSession | None = None
@@ -90,6 +93,8 @@ class RoundDriver:
         self._pending: dict[str, bytes] = {}  # digest of the message that each silo waits on
         self._answers: ChainMap[tuple[str, bytes], bytes] = ChainMap()
         self._gone: set[str] = set()
+        self._declined: set[str] = set()  # in the present round
+        self._called: dict[str, float] = {}  # when each silo was last heard
         self._lost: set[str] = set()  # dropped in an earlier round and not heard of since
         self._files: dict[tuple[str, bytes], Path] = {}
         self._last_arrival = 0.0
@@ -103,11 +108,11 @@ class RoundDriver:
         """
         session = _make_session(round_)
         plan = round_.plan
-        self._metrics.silos.set(len(round_.silos))
+        self.metrics.silos.set(len(round_.silos))
         seconds: dict[Phase, float] = {}
         kind = plan.release_kind(round_.index)
         async with self._changed:
-            self._folder, self._disk_failure = folder, None
+            self._folder, self._disk_failure, self._declined = folder, None, set()
             self._answers = ChainMap({}, self._answers.maps[0])  # and the last round's; nobody asks for older ones
             with self._on_disk():
                 self._journal = Journal(folder / "journal.sqlite", round_.digest)
@@ -122,7 +127,7 @@ class RoundDriver:
             while session.phase is not Phase.DONE:
                 phase: Phase = session.phase
                 start = _now()
-                self._metrics.enter(phase)
+                self.metrics.enter(phase)
                 await self._run_phase(session)
                 seconds[phase] = _now() - start
             if not self._committed:  # a backend without AUDIT
@@ -130,8 +135,8 @@ class RoundDriver:
                     await self._open(session)
         except (SparsiloError, asyncio.CancelledError) as error:
             reason = error.message if isinstance(error, SparsiloError) else "the aggregator ended the run"
-            self._metrics.rounds.labels(kind, "failed").inc()
-            self._metrics.enter(Phase.ABORTED)
+            self.metrics.rounds.labels(kind, "failed").inc()
+            self.metrics.enter(Phase.ABORTED)
             telling = asyncio.create_task(self._abort(session, reason))
             await asyncio.shield(telling)  # whatever ends this round in the meantime
             raise
@@ -139,10 +144,10 @@ class RoundDriver:
             self._noted.close()
             self._lost |= session.dropped.keys()
             for phase in session.dropped.values():
-                self._metrics.dropped.labels(phase).inc()
-        self._metrics.enter(Phase.DONE)
-        self._metrics.rounds.labels(kind, "done").inc()
-        self._metrics.survivors.set(len(session.survivors))
+                self.metrics.dropped.labels(phase).inc()
+        self.metrics.enter(Phase.DONE)
+        self.metrics.rounds.labels(kind, "done").inc()
+        self.metrics.survivors.set(len(session.survivors))
         return ClosedRound(session, folder, seconds)
 
     async def finish(self, failure: str = "") -> None:
@@ -155,6 +160,31 @@ class RoundDriver:
         """A silo's process is known to have ended: nobody waits for it any more."""
         self._gone.add(silo)
         await self._wake()
+
+    async def decline(self, silo: str, round_digest: bytes, reason: str) -> None:
+        """A silo will not take part in a round that it was offered."""
+        async with self._changed:
+            session = await self._begun(silo)
+            if session.round.digest != round_digest or silo not in session.round.silos:
+                raise UnexpectedMessage("declines a round that is not its own", party=silo)
+            if silo in self._declined or silo in session.arrived or session.phase is not Phase.PLAN:
+                return
+            self._declined.add(silo)
+            _log.warning("%s: declines the %s round: %s", silo, self._kind(session), reason)
+            self.metrics.declined.labels(self._kind(session)).inc()
+            self._changed.notify_all()
+
+    @staticmethod
+    def _kind(session: AggregatorSession) -> str:
+        return session.round.plan.release_kind(session.round.index)
+
+    def called(self, silo: str) -> None:
+        """A silo was heard."""
+        self._called[silo] = monotonic()
+
+    def connected(self) -> int:
+        """How many silos were heard within CONNECTED_SECONDS; asked from any thread."""
+        return sum(monotonic() - at <= CONNECTED_SECONDS for at in tuple(self._called.values()))
 
     def offer_candidate(self, digest: bytes, file: Path) -> None:
         """Serve a file to silos that name its SHA-256."""
@@ -171,8 +201,8 @@ class RoundDriver:
         """Message bytes of one silo, sent up to here or down to it."""
         self.traffic[silo].up += up
         self.traffic[silo].down += down
-        self._metrics.received_bytes.inc(up)
-        self._metrics.sent_bytes.inc(down)
+        self.metrics.received_bytes.inc(up)
+        self.metrics.sent_bytes.inc(down)
 
     # What silos call.
 
@@ -186,7 +216,7 @@ class RoundDriver:
             if (
                 session is None
                 or session.phase is not Phase.PLAN
-                or silo in session.arrived
+                or silo in session.arrived | self._declined
                 or silo not in session.expected
             ):
                 return None
@@ -348,10 +378,12 @@ class RoundDriver:
             prepares = session.phase is Phase.PLAN and not expected - arrived <= self._lost
             patience = plan.preparation_seconds if prepares else plan.phase_seconds
             left = self._last_arrival + patience - _now()
-            if self._disk_failure or not expected - arrived - self._gone or left <= 0:
+            if self._disk_failure or not expected - arrived - self._gone - self._declined or left <= 0:
                 return
             async with self._changed:
-                if session.arrived == arrived and not (self._disk_failure or expected - arrived <= self._gone):
+                if session.arrived == arrived and not (
+                    self._disk_failure or expected - arrived <= self._gone | self._declined
+                ):
                     with suppress(TimeoutError):  # words may have arrived in the meantime; nobody is notified of those
                         async with asyncio.timeout(left):
                             await self._changed.wait()

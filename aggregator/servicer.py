@@ -2,18 +2,22 @@
 rule lives here.
 """
 
+import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import grpc.aio
 
+from aggregator.admission import Admit, NotAdmitted
+from aggregator.identity_service import IdentityService
 from aggregator.round_driver import RoundDriver
-from crypto.errors import MalformedMessage, ProtocolError, RoundAborted
+from crypto.errors import ConfigError, IdentityError, MalformedMessage, ProtocolError, RoundAborted, SparsiloError
 from crypto.identity import Certified
-from crypto.secagg.wire import MESSAGE_LIMIT, decode
-from silo_agent.transport import OPTIONS, ROUNDS, WORDS
+from crypto.secagg.wire import MESSAGE_LIMIT, decode, encode
+from silo_agent.transport import IDENTITY, OPTIONS, ROUNDS, WORDS
 from sparsilo.v1 import round_pb2, words_pb2
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -21,40 +25,70 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 _log = logging.getLogger(__name__)
 
 
+CONNECTION_AGE_MS: Final = 10 * 60 * 1000
+"""A connection is made anew after this, by whichever certificate is then in force; calls under way are not cut off."""
+ADMITTED_SECONDS: Final = 1.0
+"""How long a caller that was admitted is admitted without looking again: an upload has thousands of messages."""
+
+Current = Callable[[], tuple[Certified, bytes]]
+"""The server's certificate, and the authorities (PEM) whose client certificates are accepted, at this moment."""
+
+
 async def serve(
-    driver: RoundDriver, silos: frozenset[str], address: str, own: Certified, authority: bytes
+    driver: RoundDriver, admit: Admit, address: str, current: Current, identity: IdentityService | None = None
 ) -> tuple[grpc.aio.Server, int]:
-    """A started server and its port. Heard is only who has a certificate from `authority` for one of `silos`."""
-    credentials = grpc.ssl_server_credentials(
-        [(own.private_key, own.certificate)], root_certificates=authority, require_client_auth=True
+    """A started server and its port. `current` is asked at every handshake: certificates rotate without a restart.
+    Raises ConfigError where the address cannot be listened on.
+    """
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        own, authorities = current()
+        return grpc.ssl_server_certificate_configuration([(own.private_key, own.certificate)], authorities)
+
+    credentials = grpc.dynamic_ssl_server_credentials(
+        configuration(), configuration, require_client_authentication=True
     )
-    server = grpc.aio.server(options=OPTIONS)
-    server.add_generic_rpc_handlers(_handlers(Servicer(driver, silos)))
-    port = server.add_secure_port(address, credentials)
+    server = grpc.aio.server(options=(*OPTIONS, ("grpc.max_connection_age_ms", CONNECTION_AGE_MS)))
+    server.add_generic_rpc_handlers(_handlers(Servicer(driver, admit, identity), identity is not None))
+    try:
+        port = server.add_secure_port(address, credentials)
+    except RuntimeError:
+        raise ConfigError(f"address: cannot listen on {address}", hint="another port, or one that is free") from None
     await server.start()
     return server, port
 
 
-def _handlers(servicer: "Servicer") -> tuple[grpc.GenericRpcHandler, ...]:
+def _handlers(servicer: "Servicer", is_enrolling: bool) -> tuple[grpc.GenericRpcHandler, ...]:
     # No (de)serialisers: crypto/secagg/wire refuses what protobuf's own parser would let pass.
     rounds: dict[str, Any] = {
         "Next": grpc.unary_unary_rpc_method_handler(servicer.next),
         "Advance": grpc.unary_unary_rpc_method_handler(servicer.advance),
+        "Decline": grpc.unary_unary_rpc_method_handler(servicer.decline),
     }
     words: dict[str, Any] = {
         "Upload": grpc.stream_unary_rpc_method_handler(servicer.upload),
         "Committed": grpc.unary_stream_rpc_method_handler(servicer.committed),
         "File": grpc.unary_stream_rpc_method_handler(servicer.file),
     }
-    return grpc.method_handlers_generic_handler(ROUNDS, rounds), grpc.method_handlers_generic_handler(WORDS, words)
+    identity: dict[str, Any] = {
+        "Enroll": grpc.unary_unary_rpc_method_handler(servicer.enroll),
+        "Renew": grpc.unary_unary_rpc_method_handler(servicer.renew),
+        "Roster": grpc.unary_unary_rpc_method_handler(servicer.roster),
+        "SignRoster": grpc.unary_unary_rpc_method_handler(servicer.sign_roster),
+        "Status": grpc.unary_unary_rpc_method_handler(servicer.status),
+    }
+    services = {ROUNDS: rounds, WORDS: words, **({IDENTITY: identity} if is_enrolling else {})}
+    return tuple(grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items())
 
 
 class Servicer:
-    """One method an RPC."""
+    """One method an RPC. Those of Identity are only called where there is an `identity`."""
 
-    def __init__(self, driver: RoundDriver, silos: frozenset[str]) -> None:
+    def __init__(self, driver: RoundDriver, admit: Admit, identity: IdentityService | None) -> None:
         self._driver = driver
-        self._silos = silos
+        self._admit = admit
+        self._identity: Any = identity
+        self._admitted: dict[bytes, tuple[float, str]] = {}
 
     async def next(self, request: bytes, context: Context) -> bytes:
         """Rounds.Next."""
@@ -71,12 +105,58 @@ class Servicer:
         silo = await self._silo(context)
         return await self._answered(silo, request, lambda: self._driver.advance(silo, request), context)
 
+    async def decline(self, request: bytes, context: Context) -> bytes:
+        """Rounds.Decline."""
+        silo = await self._silo(context)
+
+        async def answer() -> bytes:
+            asked = decode(round_pb2.DeclineRequest, request, MESSAGE_LIMIT, party=silo)
+            await self._driver.decline(silo, asked.round, asked.reason)
+            return encode(round_pb2.DeclineReply())
+
+        return await self._answered(silo, request, answer, context)
+
+    async def enroll(self, request: bytes, context: Context) -> bytes:
+        """Identity.Enroll: the one call that an invitation's certificate is good for."""
+
+        async def answer() -> bytes:
+            reply: bytes = await asyncio.to_thread(self._identity.enroll, _certificate(context), request)
+            return reply
+
+        return await self._answered("a silo that enrols", b"", answer, context)
+
+    async def renew(self, request: bytes, context: Context) -> bytes:
+        """Identity.Renew."""
+        return await self._identified("renew", request, context)
+
+    async def roster(self, request: bytes, context: Context) -> bytes:
+        """Identity.Roster."""
+        return await self._identified("roster", request, context)
+
+    async def sign_roster(self, request: bytes, context: Context) -> bytes:
+        """Identity.SignRoster."""
+        return await self._identified("sign_roster", request, context)
+
+    async def status(self, request: bytes, context: Context) -> bytes:
+        """Identity.Status."""
+        return await self._identified("status", request, context)
+
+    async def _identified(self, method: str, request: bytes, context: Context) -> bytes:
+        silo = await self._silo(context)
+
+        async def answer() -> bytes:
+            reply: bytes = await asyncio.to_thread(getattr(self._identity, method), silo, request)
+            return reply
+
+        return await self._answered(silo, request, answer, context)
+
     async def upload(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
         """Words.Upload."""
         silo = await self._silo(context)
 
         async def counted() -> AsyncIterator[bytes]:
             async for request in requests:
+                await self._silo(context)
                 self._count(silo, up=len(request))
                 yield request
 
@@ -113,39 +193,58 @@ class Servicer:
                 self._count(silo, down=len(chunk))
                 yield chunk
         except (ProtocolError, RoundAborted) as error:
-            await _refuse(context, silo, error)
+            await self._refuse(context, silo, error)
 
     async def _answered(
         self, silo: str, request: bytes, answer: Callable[[], Awaitable[bytes]], context: Context
     ) -> bytes:
-        self._count(silo, up=len(request))
+        if request:
+            self._count(silo, up=len(request))
         try:
             data = await answer()
-        except (ProtocolError, RoundAborted) as error:
-            await _refuse(context, silo, error)
+        except SparsiloError as error:
+            await self._refuse(context, silo, error)
             raise
-        self._count(silo, down=len(data))
+        if request:
+            self._count(silo, down=len(data))
         return data
 
     async def _silo(self, context: Context) -> str:
-        """The caller's name, from the certificate that TLS has verified."""
-        names: list[bytes] = list(context.auth_context().get("x509_common_name", []))
-        name = names[0].decode(errors="replace") if len(names) == 1 else ""
-        if name not in self._silos:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{name!r} is not a silo of this run")
-        return name
+        """The caller's name, from the certificate that TLS has verified and that still holds."""
+        pem = _certificate(context)
+        now = asyncio.get_running_loop().time()
+        since, silo = self._admitted.get(pem, (-math.inf, ""))
+        if now - since > ADMITTED_SECONDS:
+            try:
+                silo = self._admit(pem)
+            except NotAdmitted as error:
+                self._admitted.pop(pem, None)
+                await self._refuse(context, "a caller", error)
+            self._admitted[pem] = now, silo
+        self._driver.called(silo)
+        return silo
+
+    async def _refuse(self, context: Any, silo: str, error: SparsiloError) -> None:
+        if isinstance(error, NotAdmitted):
+            self._driver.metrics.refused_calls.labels(error.reason).inc()
+        _log.warning("%s: refused: %s: %s", silo, error.code, error.message)
+        match error:
+            case IdentityError():
+                status = grpc.StatusCode.UNAUTHENTICATED
+            case MalformedMessage():
+                status = grpc.StatusCode.INVALID_ARGUMENT
+            case ProtocolError():
+                status = grpc.StatusCode.FAILED_PRECONDITION
+            case RoundAborted():
+                status = grpc.StatusCode.ABORTED
+            case _:
+                status = grpc.StatusCode.INTERNAL
+        await context.abort(status, f"{error.code}: {error}")
 
     def _count(self, silo: str, *, up: int = 0, down: int = 0) -> None:
         self._driver.count(silo, up=up, down=down)
 
 
-async def _refuse(context: Any, silo: str, error: ProtocolError | RoundAborted) -> None:
-    _log.warning("%s: refused: %s: %s", silo, error.code, error.message)
-    match error:
-        case MalformedMessage():
-            status = grpc.StatusCode.INVALID_ARGUMENT
-        case ProtocolError():
-            status = grpc.StatusCode.FAILED_PRECONDITION
-        case _:
-            status = grpc.StatusCode.ABORTED
-    await context.abort(status, f"{error.code}: {error.message}")
+def _certificate(context: Context) -> bytes:
+    shown: list[bytes] = list(context.auth_context().get("x509_pem_cert", []))
+    return shown[0] if shown else b""

@@ -36,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
+from aggregator.admission import known, utc_now
 from aggregator.metrics import AggregatorMetrics
 from aggregator.round_driver import RoundDriver
 from aggregator.servicer import serve
@@ -51,7 +52,7 @@ from crypto.secagg.session import Round
 from silo_agent.committed_words import SUM_FILE
 from silo_agent.freed_memory import keep_freed_memory
 from silo_agent.ledger import Release
-from silo_agent.metrics import RoundMetrics
+from silo_agent.metrics import SiloMetrics
 from silo_agent.one_round import Upload, one_round
 from silo_agent.state_store import StateStore
 from silo_agent.transport import Transport
@@ -122,7 +123,7 @@ def take_part(silo: str, target: str, own: Certified, authority: bytes, folder: 
     """One silo's process, from the offer to DONE, or silent from UPLOAD on."""
     keep_freed_memory()  # as either command does
     meter = Meter()
-    transport = Transport(target, own, authority, RoundMetrics(CollectorRegistry(), "silo_agent"))
+    transport = Transport(target, own, authority, SiloMetrics(CollectorRegistry()))
     offer = transport.next().round
     round_ = Round(Plan.decode(offer.plan), offer.index, offer.input)
     release = Release(round_.digest, round_.plan.question(0, b""), "votes", bytes(32), round_.plan.silos)
@@ -150,7 +151,7 @@ def aggregate(plan: Plan, address: str, own: Certified, authority: bytes, folder
 
         leaving: list[asyncio.Task[None]] = []
         driver = RoundDriver(AggregatorMetrics(CollectorRegistry()), watch, THREADS)
-        server, _ = await serve(driver, frozenset(plan.silos), address, own, authority)
+        server, _ = await serve(driver, known(plan.silos, utc_now), address, lambda: (own, authority))
         await driver.run(Round(plan, 0, b""), folder)
         metered = meter.read()
         await server.stop(10)

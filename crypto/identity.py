@@ -25,6 +25,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from crypto.errors import IdentityError
 
 CLOCK_SKEW: Final = timedelta(minutes=5)
+INVITATION: Final = "invitation"
+"""Organizational unit of an invitation's certificate."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,26 @@ class Certified:
         return "Certified(...)"
 
 
+@dataclass(frozen=True)
+class Peer:
+    """What a certificate says of whoever shows it."""
+
+    name: str
+    """Its one common name; empty where there is none, or are several."""
+    invitation: bool
+    """Whether it stands for an invitation to enrol, and for nothing else."""
+    serial: int
+    start: datetime
+    end: datetime
+
+
 class Authority:
-    """A certificate authority that lives as long as this object; for `aggregator local` and tests."""
+    """A certificate authority. What it issues holds from `now` for `lifetime`, as the authority itself where neither is
+    given, and never longer than that.
+    """
 
     def __init__(self, name: str, now: datetime, lifetime: timedelta) -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._key: ec.EllipticCurvePrivateKey = ec.generate_private_key(ec.SECP256R1())
         self._name = _name(name)
         self._now, self._end = now, now + lifetime
         key_usage = x509.KeyUsage(
@@ -57,43 +74,127 @@ class Authority:
             decipher_only=False,
         )
         certificate = (
-            self._builder(self._name, self._key.public_key())
+            self._builder(self._name, self._key.public_key(), now, lifetime)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(key_usage, critical=True)
             .sign(self._key, SHA256())
         )
         self.certificate: bytes = certificate.public_bytes(Encoding.PEM)
 
-    def issue(self, name: str, hosts: tuple[str, ...] = ()) -> Certified:
-        """A client certificate for `name`; with `hosts` (DNS names or addresses) a server certificate."""
+    @classmethod
+    def load(cls, own: Certified) -> "Authority":
+        """The authority that `own` was of. Raises IdentityError where that is no authority's key and certificate."""
+        check_key_pair(own.private_key, own.certificate)
+        certificate, key = _first(own.certificate), load_pem_private_key(own.private_key, password=None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise IdentityError("is not an authority's key")
+        loaded = cls.__new__(cls)
+        loaded._key, loaded._name, loaded.certificate = key, certificate.subject, own.certificate
+        loaded._now, loaded._end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        return loaded
+
+    @property
+    def own(self) -> Certified:
+        """Its certificate and private key, to be kept where only the aggregator reads."""
+        return Certified(self.certificate, _private_pem(self._key))
+
+    def issue(
+        self,
+        name: str,
+        hosts: tuple[str, ...] = (),
+        *,
+        now: datetime | None = None,
+        lifetime: timedelta | None = None,
+        invitation: bool = False,
+    ) -> Certified:
+        """A client certificate for `name`; with `hosts` (DNS names or addresses) a server certificate; with
+        `invitation` one that is good for enrolling only.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
+        subject = _name(name, INVITATION if invitation else "")
+        return Certified(self._certify(subject, key.public_key(), hosts, now, lifetime), _private_pem(key))
+
+    def certify(self, request: bytes, name: str, now: datetime, lifetime: timedelta) -> bytes:
+        """A client certificate (PEM) for `name` and the key of a PEM certificate request, whatever else that asks for.
+
+        Raises IdentityError where the request is malformed or not signed with its key.
+        """
+        try:
+            asked = x509.load_pem_x509_csr(request)
+            key = asked.public_key()
+        except (ValueError, UnsupportedAlgorithm):
+            raise IdentityError("is no certificate request") from None
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not asked.is_signature_valid:
+            raise IdentityError("is no certificate request that an elliptic curve key has signed")
+        return self._certify(_name(name), key, (), now, lifetime)
+
+    def _certify(
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePublicKey,
+        hosts: tuple[str, ...],
+        now: datetime | None,
+        lifetime: timedelta | None,
+    ) -> bytes:
         usage = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
+        [common_name] = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        named = [_host(host) for host in hosts or (str(common_name.value),)]
         certificate = (
-            self._builder(_name(name), key.public_key())
+            self._builder(subject, key, now or self._now, lifetime)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-            .add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts or (name,)]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(named), critical=False)
             .sign(self._key, SHA256())
         )
-        private_key = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        return Certified(certificate.public_bytes(Encoding.PEM), private_key)
+        return certificate.public_bytes(Encoding.PEM)
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def _builder(
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, lifetime: timedelta | None
+    ) -> x509.CertificateBuilder:
+        end = self._end if lifetime is None else min(self._end, now + lifetime)
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self._name)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(self._now - CLOCK_SKEW)
-            .not_valid_after(self._end)
+            .not_valid_before(now - CLOCK_SKEW)
+            .not_valid_after(end)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
 
 
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+def certificate_request(name: str) -> tuple[bytes, bytes]:
+    """A PEM certificate request for `name`, and the new private key (PEM) that it is signed with."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = x509.CertificateSigningRequestBuilder().subject_name(_name(name)).sign(key, SHA256())
+    return request.public_bytes(Encoding.PEM), _private_pem(key)
+
+
+def read_peer(pem: bytes) -> Peer:
+    """What the first certificate of `pem` says. Raises IdentityError where there is none."""
+    first = _first(pem)
+    names, units = (
+        [str(each.value) for each in first.subject.get_attributes_for_oid(oid)]
+        for oid in (NameOID.COMMON_NAME, NameOID.ORGANIZATIONAL_UNIT_NAME)
+    )
+    return Peer(
+        names[0] if len(names) == 1 else "",
+        INVITATION in units,
+        first.serial_number,
+        first.not_valid_before_utc,
+        first.not_valid_after_utc,
+    )
+
+
+def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _name(common_name: str, unit: str = "") -> x509.Name:
+    units = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit)] if unit else []
+    return x509.Name([*units, x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
 def _host(host: str) -> x509.GeneralName:

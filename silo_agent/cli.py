@@ -1,13 +1,14 @@
 """`silo-agent`: prune locally, or take part in a run."""
 
 import logging
+import os
 import signal
 import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from time import sleep
+from typing import Any, Final
 
 import click
 
@@ -15,29 +16,41 @@ from crypto.errors import ConfigError, OutputError
 from crypto.names import Allocation, ComparisonGroup, Pruner, Suite
 from crypto.plan import OWN_GROUPS
 from crypto.sparsity import Pattern, Sparsity, parse_ratio
+from silo_agent import cli_approval, cli_config, cli_identity
 from silo_agent.terminal import (
     FILE,
     LOG_FORMAT,
     ProgressBars,
+    completion_command,
+    config_options,
     described,
     failing_as,
     named,
     output_option,
     pattern_option,
     print_envelope,
+    print_fields,
     pruner_option,
     ratio_option,
     run_command,
     suite_option,
 )
 
-config_option = click.option("--config", required=True, type=FILE, help="The agent's YAML config file.")
+ROSTER_SECONDS: Final = 2.0
+"""How often an agent without a roster looks for one."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="sparsilo")
 def cli() -> None:
     """One silo's side of Sparsilo: your text stays here, only masked integers leave."""
+
+
+for _command in (
+    *(cli_identity.enroll, cli_identity.roster, cli_approval.pending, cli_approval.approve, cli_approval.reject),
+    *(cli_approval.audit, cli_config.config, cli_config.support_bundle, completion_command("silo-agent", cli)),
+):
+    cli.add_command(_command)
 
 
 @cli.command()
@@ -160,37 +173,55 @@ def prune(
 
 
 @cli.command()
-@config_option
-def run(config: Path) -> None:
-    """Take part in a run.
+@config_options
+def run(config: Path, settings: tuple[str, ...]) -> None:
+    """Take part in runs.
 
-    Dials the aggregator, checks every plan, prunes, and sends masked words.
+    Dials the aggregator, checks every plan against this silo's policy and ledger, prunes, and sends masked words. With
+    `stay: true` in the config it goes on to the next round, whatever became of one, until SIGTERM.
     """
     from prometheus_client import CollectorRegistry
 
-    from silo_agent.config import AgentConfig, read_tls
+    from silo_agent.config import AgentConfig, proxy_setting
     from silo_agent.health import serve_health
-    from silo_agent.metrics import RoundMetrics
+    from silo_agent.metrics import SiloMetrics
+    from silo_agent.own_certificate import OwnCertificate
+    from silo_agent.proxy import chosen_proxy
     from silo_agent.round_driver import Agent
     from silo_agent.transport import Transport
 
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    settings = AgentConfig.read(config)
-    own, authority = read_tls(settings, datetime.now(UTC))
+    log = logging.getLogger(__name__)
+    agent_config = AgentConfig.read(config, os.environ, settings)
     registry = CollectorRegistry()
-    metrics = RoundMetrics(registry, "silo")
+    metrics = SiloMetrics(registry)
+    ready = False
+    port = serve_health(registry, lambda: ready, agent_config.metrics_host, agent_config.metrics_port)
+    log.info("metrics on http://%s:%d/metrics", agent_config.metrics_host, port)
+    certificate = OwnCertificate(agent_config)
+    own, authority = certificate.read(datetime.now(UTC))
+    while agent_config.stay and not agent_config.roster.exists():
+        log.warning("%s: no roster is pinned yet: silo-agent roster show, then pin", agent_config.roster)
+        sleep(ROSTER_SECONDS)
+    metrics.roster_pinned.set(1)
     transport = Transport(
-        settings.aggregator,
+        agent_config.aggregator,
         own,
         authority,
         metrics,
+        proxy=chosen_proxy(proxy_setting(agent_config), agent_config.aggregator, os.environ),
+        reconnect_seconds=agent_config.reconnect_seconds,
     )
-    ready = False
-    port = serve_health(registry, lambda: ready, settings.metrics_host, settings.metrics_port)
-    logging.getLogger(__name__).info("metrics on http://%s:%d/metrics", settings.metrics_host, port)
+
+    def keep_certificate_fresh() -> None:
+        if certificate.keep_fresh(transport, datetime.now(UTC)):
+            log.info("%s: a new certificate, until %s", agent_config.certificate, certificate.expiry())
+        metrics.certificate_expiry.set(certificate.expiry().timestamp())
+
+    keep_certificate_fresh()
     with ProgressBars() as progress:
-        agent = Agent(settings, transport, metrics, progress)
+        agent = Agent(agent_config, transport, metrics, progress, keep_certificate_fresh)
         ready = True
         try:
             agent.run()
@@ -228,7 +259,7 @@ def verify(folder: Path, roster: Path, suite: str, own: Path | None, signatures_
         return
     signed = {f"{what} signed by": ", ".join(silos) for what, silos in found["signed"].items()}
     words = f"{found['recomputed']} of {found['chunks']}, from the words that the survivors signed"
-    _print_fields(
+    print_fields(
         {
             **{name: found[name] for name in ("round", "plan", "release")},
             "starts from": found["input"] or "the dense model",
@@ -246,14 +277,15 @@ def verify(folder: Path, roster: Path, suite: str, own: Path | None, signatures_
 
 
 @cli.command()
-@config_option
+@config_options
 @output_option
-def preflight(config: Path, output: str) -> None:
+@click.option("--offline", is_flag=True, help="Leave out the network: nothing leaves this machine.")
+def preflight(config: Path, settings: tuple[str, ...], output: str, offline: bool) -> None:
     """Check before a round what would stop this silo in it.
 
-    Also says what crypto library it stands on. Reads the config, keys, roster, certificates, model and calibration
-    text, and opens the state folder. Nothing leaves this machine: the aggregator is not dialled. Exits with the
-    code of the first check that failed.
+    Reads the config, policy, keys, roster, certificates, model and calibration text, opens the state folder, and looks
+    whether the aggregator can be reached: name, proxy, TLS and clock. Also says what crypto library it stands on. Every
+    line that failed says what to do. Exits with the code of the first check that failed.
 
     \b
     Example:
@@ -275,12 +307,12 @@ def preflight(config: Path, output: str) -> None:
 
 
 @cli.command()
-@config_option
+@config_options
 @click.option(
     "--forget", metavar="ROUND", help="Remove the release of this round, 64 hex digits; says what that risks."
 )
 @output_option
-def ledger(config: Path, forget: str | None, output: str) -> None:
+def ledger(config: Path, settings: tuple[str, ...], forget: str | None, output: str) -> None:
     """Show what this silo has released.
 
     Its agent holds every further round against that. Two sums over the same text that differ by one silo give away
@@ -296,7 +328,7 @@ def ledger(config: Path, forget: str | None, output: str) -> None:
     from silo_agent.state_store import STATE_FILE, StateStore
 
     with failing_as(output):
-        store = StateStore(AgentConfig.read(config).state / STATE_FILE)
+        store = StateStore(AgentConfig.read(config, os.environ, settings).state / STATE_FILE)
         if forget is not None:
             store.forget(_digest(forget))
         made = store.releases()
@@ -320,7 +352,7 @@ def ledger(config: Path, forget: str | None, output: str) -> None:
         return
     for release in releases:
         roster, survivors = len(release["roster"]), ", ".join(release["survivors"])
-        _print_fields({**release, "roster": f"{roster} silos", "survivors": survivors or "none that this silo signed"})
+        print_fields({**release, "roster": f"{roster} silos", "survivors": survivors or "none that this silo signed"})
         click.echo()
     click.echo(f"releases: {len(releases)}")
 
@@ -330,12 +362,6 @@ def _digest(text: str) -> bytes:
         return bytes.fromhex(text)
     except ValueError:
         raise ConfigError(f"--forget: {text!r} is not a round digest in hex", hint="as this command lists it") from None
-
-
-def _print_fields(fields: Mapping[str, Any]) -> None:
-    width = max(map(len, fields))
-    for name, value in fields.items():
-        click.echo(f"{name:<{width}}  {value}")
 
 
 def main() -> None:

@@ -1,24 +1,20 @@
 """The agent's config file (YAML): read once, checked field by field, every mistake named with its file and field."""
 
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
-
-import yaml
+from typing import Final
 
 from crypto.errors import ConfigError, IdentityError
 from crypto.identity import Certified, check_certificates, check_key_pair, check_subject
 from crypto.names import Backend, Suite
 from crypto.primitives.signing import SigningKey, check_public_key
+from silo_agent.layered_config import NOTHING, read_config, read_mapping
 
-CHOICES: Final[Mapping[object, Mapping[str, object]]] = {
-    Backend: {backend.value: backend for backend in Backend},
-    Suite: {suite.profile: suite for suite in Suite},
-}
 HEX: Final = re.compile(r"([0-9a-fA-F]{2})+")
 
 
@@ -46,14 +42,12 @@ class AgentConfig:
     """Its private key, PEM."""
     authority: Path
     """Certificate of the authority that the aggregator's certificate must come from, PEM."""
+    policy: Path
+    """What this silo agrees to: its policy.yaml."""
     backend: Backend = Backend.DOUBLE_MASKING
     """The only backend that this silo accepts in a plan."""
     suite: Suite = Suite.DEFAULT
     """The only suite that this silo accepts in a plan; its keys and the roster's are of this suite."""
-    colluders: int = 0
-    """Dishonest silos that a plan must withstand at least, beside the aggregator."""
-    least_honest_survivors: int = 3
-    """Survivors beyond the plan's colluders that a sum must hide this silo among, itself included."""
     capacity: int = 0
     """With layer sampling, the number of blocks that this silo declares; 0 leaves it to the plan."""
     sparsity_ratio: str = ""
@@ -64,57 +58,21 @@ class AgentConfig:
     """Address that /metrics, /livez and /readyz listen on."""
     metrics_port: int = 0
     """Their port; 0 takes a free one and logs it."""
+    proxy: str = ""
+    """URL of an HTTP proxy to dial through; none: never one; empty: what the environment says."""
+    proxy_file: Path | None = None
+    """A file that holds this URL, where it has a password."""
+    renew_certificate: bool = False
+    """Whether the agent asks the aggregator for a new certificate at half its life, and replaces the files."""
+    reconnect_seconds: int = 60
+    """How long a lost connection may stay away."""
+    stay: bool = False
+    """Whether the agent waits for the next round after one that it refused or that failed."""
 
     @classmethod
-    def read(cls, file: Path) -> "AgentConfig":
+    def read(cls, file: Path, environment: Mapping[str, str] = NOTHING, flags: Sequence[str] = ()) -> "AgentConfig":
         """Raises ConfigError naming file and field."""
-        given = read_mapping(file)
-        known = {field.name: field for field in fields(cls)}
-        for name in given:
-            if name not in known:
-                raise ConfigError(f"{file}: {name}: unknown field", hint=f"known: {', '.join(known)}")
-        missing = [name for name in ("silo", "aggregator", *_PATHS) if name not in given]
-        if missing:
-            raise ConfigError(f"{file}: {missing[0]}: is missing")
-        values: dict[str, Any] = {name: _typed(file, name, known[name].type, value) for name, value in given.items()}
-        return cls(**values)
-
-
-_PATHS = ("model", "calibration", "state", "signing_key", "roster", "certificate", "private_key", "authority")
-
-
-def _typed(file: Path, name: str, kind: Any, value: object) -> object:
-    if kind is int:
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ConfigError(f"{file}: {name}: must be a whole number")
-        return value
-    if not isinstance(value, str) or not value:
-        raise ConfigError(f"{file}: {name}: must be a text")
-    if kind == Path | str:
-        return file.parent / value if (file.parent / value).is_dir() else value
-    if kind is Path:
-        return file.parent / value
-    if kind in CHOICES:
-        if value not in CHOICES[kind]:
-            raise ConfigError(f"{file}: {name}: {value!r} is unknown", hint=f"known: {', '.join(CHOICES[kind])}")
-        return CHOICES[kind][value]
-    return value
-
-
-def read_mapping(file: Path) -> Mapping[str, object]:
-    """A YAML file that holds one mapping with text keys."""
-    try:
-        given = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{file}: is not UTF-8 text") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that is none
-        mark = getattr(error, "problem_mark", None)
-        raise ConfigError(f"{file}: line {mark.line + 1 if mark else '?'}: is not YAML") from None
-    if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
-        raise ConfigError(f"{file}: must hold `field: value` lines")
-    return given
+        return read_config(cls, file, environment, flags)[0]
 
 
 def read_roster(file: Path, suite: Suite) -> dict[str, bytes]:
@@ -127,7 +85,7 @@ def read_roster(file: Path, suite: Suite) -> dict[str, bytes]:
     for silo, key in given.items():
         if not isinstance(key, str) or not HEX.fullmatch(key):
             raise IdentityError(f"{file}: {silo}: is not a public signing key in hex", hint="hex digits, in quotes")
-        with _named(f"{file}: {silo}"):
+        with named(f"{file}: {silo}"):
             check_public_key(suite, bytes.fromhex(key))
         roster[silo] = bytes.fromhex(key)
     return roster
@@ -141,7 +99,7 @@ def read_signing_key(file: Path, suite: Suite) -> SigningKey:
         raise IdentityError(f"{file}: cannot be read: {error.strerror}") from None
     except ValueError:
         raise IdentityError(f"{file}: is not a signing key", hint="hex digits are expected") from None
-    with _named(file):
+    with named(file):
         return SigningKey.from_bytes(secret, suite)
 
 
@@ -157,22 +115,44 @@ def read_tls(config: AgentConfig, now: datetime) -> tuple[Certified, bytes]:
     """This silo's certificate and key, and the authority's certificate. Raises IdentityError naming the file."""
     certificate, private_key = read_bytes(config.certificate), read_bytes(config.private_key)
     authority = read_bytes(config.authority)
-    with _named(config.certificate):
+    with named(config.certificate):
         check_certificates(certificate, now)
         check_subject(certificate, config.silo)
-    with _named(config.authority):
+    with named(config.authority):
         check_certificates(authority, now)
-    with _named(config.private_key):
+    with named(config.private_key):
         check_key_pair(private_key, certificate)
     return Certified(certificate, private_key), authority
 
 
+def proxy_setting(config: AgentConfig) -> str:
+    """`proxy`, or what `proxy_file` holds. Raises ConfigError where both are given, or the file cannot be read."""
+    if config.proxy_file is None:
+        return config.proxy
+    if config.proxy:
+        raise ConfigError("proxy: cannot be given with proxy_file", hint="leave out one of them")
+    try:
+        return config.proxy_file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"{config.proxy_file}: cannot be read") from None
+
+
 @contextmanager
-def _named(file: Path | str) -> Iterator[None]:
+def named(file: Path | str) -> Iterator[None]:
+    """An IdentityError of what is in `file` names it."""
     try:
         yield
     except IdentityError as error:
         raise IdentityError(f"{file}: {error.message}", hint=error.hint) from None
+
+
+def write_secret(file: Path, content: bytes) -> None:
+    """A new file that nobody else reads."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
 
 
 def read_bytes(file: Path) -> bytes:

@@ -6,32 +6,43 @@ import logging
 import secrets
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from time import sleep
+from typing import Any, Final
 
 from torch import Tensor, get_num_threads
 
 from crypto.backends.double_masking.silo import DoubleMaskingSilo
 from crypto.backends.insecure_plaintext import InsecurePlaintextSilo
-from crypto.errors import PlanError, RoundAborted, SparsiloError
+from crypto.errors import (
+    ConnectionFailed,
+    IdentityError,
+    InputError,
+    PlanError,
+    ReleaseRefused,
+    RoundAborted,
+    SparsiloError,
+)
 from crypto.names import Backend, Phase, ReleaseKind
 from crypto.plan import Plan
 from crypto.secagg.session import Round, SiloSession
 from crypto.secagg.wire import encode
 from silo_agent.allocation import outlier_counts
+from silo_agent.audit_log import AuditLog
 from silo_agent.calibration import data_digest, read_sequences
 from silo_agent.committed_words import WORDS_SUFFIX
 from silo_agent.config import AgentConfig, read_identity
 from silo_agent.dense_weights import DenseWeights
 from silo_agent.device import named_device
 from silo_agent.ledger import Release
-from silo_agent.metrics import RoundMetrics
+from silo_agent.metrics import SiloMetrics
 from silo_agent.model_folder import model_folder
-from silo_agent.one_round import Call, SiloRelease, one_round
+from silo_agent.one_round import Call, SiloRelease, Upload, one_round
 from silo_agent.opened_rounds import OpenedRound, Start
 from silo_agent.perplexity import negative_log_likelihood
-from silo_agent.policy import check_plan, check_start
+from silo_agent.policy import Approval, Policy, check_budget, check_plan, check_policy, check_start
 from silo_agent.pruned_file import PrunedFile
 from silo_agent.releases.evaluation import EvaluationRelease
 from silo_agent.releases.outliers import OutliersRelease
@@ -39,13 +50,16 @@ from silo_agent.releases.sampling import SamplingRelease
 from silo_agent.releases.votes import VotesRelease
 from silo_agent.releases.weights import ScalesRelease, WeightsRelease
 from silo_agent.run_pruning import RunPruning
-from silo_agent.state_store import STATE_FILE, StateStore
+from silo_agent.state_store import STATE_FILE, Decision, StateStore
 from silo_agent.transport import Transport
 from silo_agent.verify import verify_opened
-from sparsilo.v1 import plan_pb2, words_pb2
+from sparsilo.v1 import plan_pb2, round_pb2, words_pb2
 
 Progress = Callable[[str, int, int], None]
 """What is being done, how much of it is done, and how much there is."""
+
+OFFER_SECONDS: Final = 1.0
+"""How often a plan that nobody has decided on is asked for again."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,15 +67,26 @@ _log = logging.getLogger(__name__)
 class Agent:
     """One silo. `run()` returns when all is done and raises what ended it otherwise."""
 
-    def __init__(self, config: AgentConfig, transport: Transport, metrics: RoundMetrics, progress: Progress) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        transport: Transport,
+        metrics: SiloMetrics,
+        progress: Progress,
+        between_calls: Callable[[], None],
+    ) -> None:
+        """`between_calls` is called between two rounds, and once every POLL_SECONDS while there is none."""
         self._config = config
         self._transport = transport
+        self._between_calls = between_calls
         self._metrics = metrics
         self._progress = progress
         self._signing_key, self._roster = read_identity(config)
         self._weights = DenseWeights.open(model_folder(config.model))
         self._device = named_device(config.device)
         self._store = StateStore(config.state / STATE_FILE)
+        self._audit = AuditLog(config.state)
+        self._decided = b""
         self._planned = b""
         self._opened: list[OpenedRound] = []
         self._run: RunPruning | None = None
@@ -75,12 +100,23 @@ class Agent:
         return data_digest(self._config.calibration)
 
     def run(self) -> None:
-        """Rounds, one after another."""
+        """Rounds, one after another. With `stay` in the config only what keeps the agent from calling ends it."""
         while True:
             offer = self._transport.next()
+            self._between_rounds()
+            if offer is None:
+                continue
             match offer.WhichOneof("offer"):
                 case "round":
-                    self.take_part(Round.of(offer.round.plan, offer.round.index, offer.round.input, offer.round.cohort))
+                    try:
+                        self._consider(offer.round)
+                    except (ConnectionFailed, IdentityError):
+                        raise
+                    except SparsiloError as error:
+                        if not self._config.stay:
+                            raise
+                        _log.error("%s", error)
+                        sleep(OFFER_SECONDS)
                 case "over":
                     if offer.over.failure:
                         raise RoundAborted(offer.over.failure)
@@ -88,24 +124,82 @@ class Agent:
                 case _:
                     raise PlanError("the aggregator offers nothing that this agent knows")
 
-    def take_part(self, round_: Round) -> None:
-        """One round: check the plan and what it starts from, compute what to release, then phase by phase."""
+    def _consider(self, offered: round_pb2.RoundOffer) -> None:
+        """Take part in a round that this silo agrees to. Where it does not, the aggregator need not wait."""
+        round_ = Round.of(offered.plan, offered.index, offered.input, offered.cohort)
+        try:
+            release = self._agreed(round_)
+            if release is None:
+                sleep(OFFER_SECONDS)  # nobody decided yet: the same round will be offered again, or it is gone
+            else:
+                self.take_part(round_, release)
+        except (InputError, IdentityError) as error:
+            self._transport.decline(round_.digest, error.code)
+            if not self._config.stay:
+                raise
+            _log.error("%s", error)
+
+    def _agreed(self, round_: Round) -> Release | None:
+        """What is to be released, where policy and ledger allow it and, if one has to, a person approved of the plan;
+        None as long as nobody decided, or outside the policy's hours.
+
+        Raises PlanError, IdentityError or ReleaseRefused saying what this silo does not accept.
+        """
+        plan, now = round_.plan, datetime.now(UTC)
+        policy = Policy.read(self._config.policy)
+        self._signing_key, self._roster = read_identity(self._config)
+        try:
+            check_plan(plan, self._config, self._roster, self._weights, self._digests)
+            check_policy(plan, policy)
+            self._check_budget(policy, plan, round_.index)
+        except SparsiloError as error:
+            self._note("refused", "policy", plan=plan.digest.hex(), round=round_.index, reason=str(error))
+            self._metrics.decisions.labels("refused").inc()
+            raise
+        if self._store.offer(plan.digest, plan.encoded, now):
+            self._note("plan_offered", "aggregator", plan=plan.digest.hex(), rounds=len(plan.message.rounds))
+        decision = self._store.decision(plan.digest)
+        if decision is None and policy.approval is Approval.AUTO:
+            decision = Decision.APPROVED
+            self._store.decide(plan.digest, decision, "policy", now)
+            self._note(decision, "policy", plan=plan.digest.hex())
+        if decision is None or (policy.hours and not policy.hours.contains(now)):
+            return None
+        if plan.digest != self._decided:
+            self._decided = plan.digest
+            self._metrics.decisions.labels(decision).inc()
+        if decision is Decision.REJECTED:
+            raise ReleaseRefused(f"plan {plan.digest.hex()[:16]} was rejected here")
+        return Release(
+            round_.digest,
+            plan.question(round_.index, round_.input_digest),
+            plan.release_kind(round_.index),
+            self._data,
+            plan.silos,
+            colluders=plan.message.colluders,
+            block=plan.block(round_.index),
+        )
+
+    def _check_budget(self, policy: Policy, plan: Plan, index: int) -> None:
+        made = sum(release.data == self._data for release in self._store.releases())
+        self._metrics.budget_spent.labels("releases").set(made / policy.releases)
+        check_budget(policy, made, len(plan.message.rounds) - index)
+
+    def _between_rounds(self) -> None:
+        self._between_calls()
+        self._metrics.pending_plans.set(self._store.undecided())
+
+    def _note(self, event: str, by: str, **fields: object) -> None:
+        self._audit.append(event, by, datetime.now(UTC), **fields)
+
+    def take_part(self, round_: Round, release: Release) -> None:
+        """One round that this silo agreed to: what it starts from, what to release, then phase by phase."""
         plan, kind = round_.plan, round_.plan.release_kind(round_.index)
         outcome = "failed"
         self._metrics.enter(Phase.PLAN)
         try:
-            check_plan(plan, self._config, self._roster, self._weights, self._digests)
             start = self._start(plan, round_.index)
             check_start(round_, start, self._config.silo)
-            release = Release(
-                round_.digest,
-                plan.question(round_.index, round_.input_digest),
-                kind,
-                self._data,
-                plan.silos,
-                colluders=plan.message.colluders,
-                block=plan.block(round_.index),
-            )
             session = self._session(round_)
             prepare = partial(self._prepare, start, kind)
             self._go_through(session, one_round(session, prepare, release, self._store, get_num_threads()))
@@ -113,8 +207,10 @@ class Agent:
                 self._transcript(round_).write_bytes(encode(session.transcript))  # for `silo-agent verify --own`
             self._metrics.enter(Phase.DONE)
             outcome = "done"
-        except SparsiloError:
+            self._note("round_done", "agent", round=round_.digest.hex(), survivors=list(session.survivors))
+        except SparsiloError as error:
             self._metrics.enter(Phase.ABORTED)
+            self._note("round_failed", "agent", round=round_.digest.hex(), reason=error.code)
             raise
         finally:
             self._metrics.rounds.labels(kind, outcome).inc()
@@ -143,7 +239,15 @@ class Agent:
                 call = calls.send(answer)
                 if self._metrics.enter(session.phase):
                     _log.info("%s round: phase %s", session.round.plan.release_kind(session.round.index), session.phase)
+                if isinstance(call, Upload):
+                    self._note_release(session.round)
                 answer = self._transport.perform(call)
+
+    def _note_release(self, round_: Round) -> None:
+        """Before the first word leaves."""
+        sent = sum(8 * chunk.words for chunk in round_.layout.chunks)
+        kind, plan = round_.plan.release_kind(round_.index), round_.plan.digest.hex()
+        self._note("release", "agent", round=round_.digest.hex(), kind=kind, plan=plan, bytes=sent)
 
     def _session(self, round_: Round) -> SiloSession:
         match round_.plan.backend:

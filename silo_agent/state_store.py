@@ -5,6 +5,9 @@ file; every method returns when its change is on disk.
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -22,6 +25,31 @@ _RELEASES = """CREATE TABLE IF NOT EXISTS releases (
     round BLOB PRIMARY KEY, question BLOB NOT NULL, kind TEXT NOT NULL, data BLOB NOT NULL,
     roster TEXT NOT NULL, survivors TEXT NOT NULL, colluders INTEGER NOT NULL, block INTEGER
 ) STRICT"""
+_OFFERS = """CREATE TABLE IF NOT EXISTS offers (
+    plan BLOB PRIMARY KEY, encoded BLOB NOT NULL, first_offered TEXT NOT NULL, last_offered TEXT NOT NULL,
+    decision TEXT, by TEXT, reason TEXT, decided TEXT
+) STRICT"""
+
+
+class Decision(StrEnum):
+    """What this silo, a person or its policy, made of a plan."""
+
+    APPROVED = "approved"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True)
+class OfferedPlan:
+    """A plan that the aggregator offered. Times are UTC, as ISO 8601."""
+
+    digest: bytes
+    encoded: bytes
+    first_offered: str
+    last_offered: str
+    decision: str | None
+    by: str | None
+    reason: str | None
+    decided: str | None
 
 
 class StateStore:
@@ -33,6 +61,7 @@ class StateStore:
         with self._changes() as database:
             database.execute(_SAID)
             database.execute(_RELEASES)
+            database.execute(_OFFERS)
             if "block" not in {column[1] for column in database.execute("PRAGMA table_info(releases)")}:
                 database.execute("ALTER TABLE releases ADD COLUMN block INTEGER")  # a ledger of version 0.1
 
@@ -82,6 +111,44 @@ class StateStore:
             if not database.execute("DELETE FROM releases WHERE round = ?", (round_digest,)).rowcount:
                 raise InputError(f"{self._file}: has no release in round {round_digest.hex()}")
 
+    def offer(self, digest: bytes, encoded: bytes, now: datetime) -> bool:
+        """A plan is offered, or still is. Whether it was not before."""
+        with self._changes() as database:
+            row = (digest, encoded, _iso(now), _iso(now))
+            query = "INSERT OR IGNORE INTO offers (plan, encoded, first_offered, last_offered) VALUES (?, ?, ?, ?)"
+            is_new = bool(database.execute(query, row).rowcount)
+            database.execute("UPDATE offers SET last_offered = ? WHERE plan = ?", (_iso(now), digest))
+            return is_new
+
+    def decide(self, digest: bytes, decision: Decision, by: str, now: datetime, reason: str = "") -> None:
+        """Once and for all. Raises InputError where the plan was decided on otherwise."""
+        with self._changes() as database:
+            change = (
+                "UPDATE offers SET decision = ?, by = ?, reason = ?, decided = ? WHERE plan = ? AND decision IS NULL"
+            )
+            database.execute(change, (decision, by, reason, _iso(now), digest))
+            found = database.execute("SELECT decision, by FROM offers WHERE plan = ?", (digest,)).fetchone()
+            if found is None or found[0] != decision:
+                was = f"was {found[0]} by {found[1]} before" if found else "was never offered"
+                raise InputError(f"plan {digest.hex()[:16]}: {was}")
+
+    def offers(self) -> list[OfferedPlan]:
+        """Every plan that was ever offered, oldest first."""
+        with self._changes() as database:
+            return [OfferedPlan(*row) for row in database.execute("SELECT * FROM offers ORDER BY rowid")]
+
+    def decision(self, digest: bytes) -> Decision | None:
+        """What was decided on a plan."""
+        with self._changes() as database:
+            found = database.execute("SELECT decision FROM offers WHERE plan = ?", (digest,)).fetchone()
+            return Decision(found[0]) if found and found[0] else None
+
+    def undecided(self) -> int:
+        """How many plans wait for a decision."""
+        with self._changes() as database:
+            [count] = database.execute("SELECT COUNT(*) FROM offers WHERE decision IS NULL").fetchone()
+            return int(count)
+
     @contextmanager
     def _changes(self) -> Iterator[sqlite3.Connection]:
         """All or nothing, and nobody else's in between."""
@@ -93,6 +160,10 @@ class StateStore:
                     yield database
         except sqlite3.Error as error:
             raise InputError(f"{self._file}: {error}", hint="is the state folder on a working local disk?") from None
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def _releases(database: sqlite3.Connection) -> list[Release]:

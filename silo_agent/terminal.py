@@ -1,15 +1,18 @@
 """What both command lines are made of: one-line errors with exit codes, JSON documents, progress bars, options."""
 
+import getpass
 import json
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, TypeVar
 
 import click
+from click.shell_completion import get_completion_class
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
@@ -22,6 +25,8 @@ ENVELOPE_VERSION: Final = 1
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
 FILE: Final = click.Path(path_type=Path)
 
+_Command = TypeVar("_Command", bound=Callable[..., object])
+
 output_option = click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 suite_option = click.option(
     "--suite",
@@ -30,6 +35,17 @@ suite_option = click.option(
     show_default=True,
     help="Cryptographic algorithms; fips takes approved ones only.",
 )
+
+
+def config_options(command: _Command) -> _Command:
+    """`--config`, and `--set` for single fields: the parameters `config` and `settings`."""
+    config = click.option(
+        "--config", required=True, type=FILE, envvar="SPARSILO_CONFIG", help="YAML config file.  [env: SPARSILO_CONFIG]"
+    )
+    settings = click.option(
+        "--set", "settings", multiple=True, metavar="FIELD=VALUE", help="A field of the config, whatever the file says."
+    )
+    return config(settings(command))
 
 
 def named(kind: type[StrEnum]) -> click.Choice[str]:
@@ -42,6 +58,30 @@ ratio_option = click.option("--sparsity-ratio", help="Fraction of weights set to
 pattern_option = click.option(
     "--pattern", metavar="N:M", help="Instead of a ratio: of every m inputs in a row, n are kept, as in 2:4."
 )
+
+
+def completion_command(program: str, group: click.Group) -> click.Command:
+    """`completion SHELL` of a program."""
+
+    @click.command()
+    @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+    def completion(shell: str) -> None:
+        """Print what makes SHELL complete this program's commands and options."""
+        kind = get_completion_class(shell)
+        if kind is None:
+            raise AssertionError(f"click completes {shell}")
+        click.echo(kind(group, {}, program, f"_{program.replace('-', '_').upper()}_COMPLETE").source())
+
+    completion.help = f"Print what makes SHELL complete `{program}`, such as: source <({program} completion bash)"
+    return completion
+
+
+def user() -> str:
+    """Who runs this: the system's name for it, or its number where a container gives it none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def run_command(command: click.Command) -> None:
@@ -112,6 +152,13 @@ def failing_as(output: str) -> Iterator[None]:
         if output == "json":
             print_envelope("failed", error=described(error))
         raise
+
+
+def print_fields(fields: Mapping[str, object]) -> None:
+    """A field a line, values aligned."""
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        click.echo(f"{name:<{width}}  {value}")
 
 
 def described(error: SparsiloError) -> dict[str, str]:

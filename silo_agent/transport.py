@@ -6,80 +6,117 @@ on the way sees an idle stream.
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from threading import Event
 from time import monotonic
 from typing import Any, Final, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from crypto.errors import ConnectionFailed, IdentityError, ProtocolError, RoundAborted, SparsiloError
 from crypto.identity import Certified
 from crypto.secagg.wire import MESSAGE_LIMIT, decode, encode
-from silo_agent.metrics import RoundMetrics
+from silo_agent.config import AgentConfig, proxy_setting, read_tls
+from silo_agent.metrics import SiloMetrics, unseen
 from silo_agent.one_round import Advance, Call, Committed, Upload
+from silo_agent.proxy import Proxy, chosen_proxy, dialling
 from silo_agent.pruned_file import file_digest
-from sparsilo.v1 import round_pb2, words_pb2
+from sparsilo.v1 import identity_pb2, round_pb2, words_pb2
 
 POLL_SECONDS: Final = 30.0
-RECONNECT_SECONDS = 60.0
-"""How long a lost connection may stay away."""
 FIRST_DELAY: Final = 0.2
+COMMAND_SECONDS: Final = 5.0
+"""How long a command that a person waits for tries to connect."""
 
 OPTIONS: Final = (
     ("grpc.max_send_message_length", MESSAGE_LIMIT),
     ("grpc.max_receive_message_length", MESSAGE_LIMIT),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    # gRPC would take a proxy from the environment, and silently go direct where it does not understand it.
-    ("grpc.enable_http_proxy", 0),
 )
 ROUNDS: Final = round_pb2.DESCRIPTOR.services_by_name["Rounds"].full_name
+IDENTITY: Final = identity_pb2.DESCRIPTOR.services_by_name["Identity"].full_name
 WORDS: Final = words_pb2.DESCRIPTOR.services_by_name["Words"].full_name
 
 _Result = TypeVar("_Result")
+_Reply = TypeVar("_Reply", bound=Message)
 _log = logging.getLogger(__name__)
 
 
 class Transport:
     """Close it when done. Methods raise ConnectionFailed, IdentityError, or what the aggregator answered."""
 
-    def __init__(self, target: str, own: Certified, authority: bytes, metrics: RoundMetrics) -> None:
-        credentials = grpc.ssl_channel_credentials(authority, own.private_key, own.certificate)
-        self._target, self._metrics = target, metrics
-        self._channel = grpc.secure_channel(target, credentials, OPTIONS)
-        # No (de)serialisers: bytes go to crypto/secagg/wire, which refuses what protobuf's own parser would let pass.
-        self._next: Any = self._channel.unary_unary(f"/{ROUNDS}/Next")
-        self._advance: Any = self._channel.unary_unary(f"/{ROUNDS}/Advance")
-        self._upload: Any = self._channel.stream_unary(f"/{WORDS}/Upload")
-        self._committed: Any = self._channel.unary_stream(f"/{WORDS}/Committed")
-        self._file: Any = self._channel.unary_stream(f"/{WORDS}/File")
+    def __init__(
+        self,
+        target: str,
+        own: Certified,
+        authority: bytes,
+        metrics: SiloMetrics,
+        *,
+        proxy: Proxy | None = None,
+        reconnect_seconds: float = 60.0,
+    ) -> None:
+        self._target, self._metrics, self._proxy = target, metrics, proxy
+        self._reconnect_seconds = reconnect_seconds
         self._stopped = Event()
         self._lost_at: float | None = None
+        self._channel = self._dialled(own, authority)
+
+    def _dialled(self, own: Certified, authority: bytes) -> grpc.Channel:
+        credentials = grpc.ssl_channel_credentials(authority, own.private_key, own.certificate)
+        address, options = dialling(self._target, self._proxy)
+        return grpc.secure_channel(address, credentials, (*OPTIONS, *options))
+
+    def certify(self, own: Certified, authority: bytes) -> None:
+        """Go on with another certificate; between calls only."""
+        self._channel.close()
+        self._channel = self._dialled(own, authority)
+
+    # No (de)serialisers: bytes go to crypto/secagg/wire, which refuses what protobuf's own parser would let pass.
+
+    def _simple(self, service: str, method: str) -> Any:
+        return self._channel.unary_unary(f"/{service}/{method}")
 
     def close(self) -> None:
         """End the connection; a call under way fails."""
         self._stopped.set()
         self._channel.close()
 
-    def next(self) -> round_pb2.Offer:
-        """Waits for a round that needs this silo, or for the end of everything."""
-        return decode(round_pb2.Offer, self._unary(self._next, encode(round_pb2.NextRequest())), MESSAGE_LIMIT)
+    def next(self) -> round_pb2.Offer | None:
+        """A round that needs this silo, or the end of everything; None where there is neither for POLL_SECONDS."""
+        call, message = self._simple(ROUNDS, "Next"), encode(round_pb2.NextRequest())
+        found = self._retried(lambda: call(self._sent(message), timeout=POLL_SECONDS), is_poll=True)
+        return None if found is None else decode(round_pb2.Offer, self._received(found), MESSAGE_LIMIT)
+
+    def decline(self, round_digest: bytes, reason: str) -> None:
+        """Tell the aggregator not to wait for this silo in a round."""
+        request = round_pb2.DeclineRequest(round=round_digest, reason=reason)
+        self._unary(self._simple(ROUNDS, "Decline"), encode(request))
+
+    def identify(self, method: str, request: Message, reply: type[_Reply]) -> _Reply:
+        """One call of the Identity service."""
+        return decode(reply, self._unary(self._simple(IDENTITY, method), encode(request)), MESSAGE_LIMIT)
 
     def perform(self, call: Call) -> bytes | None:
         """Carries one call of a round; the aggregator's answer where there is one."""
         match call:
             case Advance(message):
-                return self._unary(self._advance, message)
+                return self._unary(self._simple(ROUNDS, "Advance"), message)
             case Upload(chunks):
                 self._upload_all(chunks)
             case Committed(request, take):
-                self._retried(lambda: take(map(self._received, self._committed(self._sent(request)))))
+                committed: Any = self._channel.unary_stream(f"/{WORDS}/Committed")
+                self._retried(lambda: take(map(self._received, committed(self._sent(request)))))
         return None
 
     def _upload_all(self, chunks: Callable[[], Iterator[bytes]]) -> None:
         own_errors: list[SparsiloError] = []
+        upload: Any = self._channel.stream_unary(f"/{WORDS}/Upload")
 
         def watched() -> Iterator[bytes]:
             try:
@@ -90,14 +127,15 @@ class Transport:
 
         def attempt() -> bytes:
             try:
-                receipt: bytes = self._upload(self._counted(watched()))
+                receipt: bytes = upload(self._counted(watched()))
             except grpc.RpcError:
                 if own_errors:
                     raise own_errors[0] from None
                 raise
             return receipt
 
-        self._received(self._retried(attempt))
+        if (receipt := self._retried(attempt)) is not None:
+            self._received(receipt)
 
     def candidate(self, digest: bytes, file: Path) -> None:
         """Downloads a candidate and checks it against its SHA-256; nothing is left where it does not match."""
@@ -111,15 +149,20 @@ class Transport:
     def download(self, request: words_pb2.FileRequest, file: Path) -> None:
         """A file as the aggregator serves it: whether it is the right one is for the caller to check."""
 
+        served: Any = self._channel.unary_stream(f"/{WORDS}/File")
+
         def attempt() -> None:
             with file.open("wb") as out:
-                for piece in self._file(self._sent(encode(request))):
+                for piece in served(self._sent(encode(request))):
                     out.write(decode(words_pb2.FilePiece, self._received(piece), MESSAGE_LIMIT).data)
 
         self._retried(attempt)
 
     def _unary(self, call: Callable[..., bytes], message: bytes) -> bytes:
-        return self._received(self._retried(lambda: call(self._sent(message), timeout=POLL_SECONDS)))
+        answer = self._retried(lambda: call(self._sent(message), timeout=POLL_SECONDS))
+        if answer is None:
+            raise AssertionError("only polls come to nothing")
+        return self._received(answer)
 
     def _counted(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         for index, chunk in enumerate(chunks):
@@ -135,29 +178,56 @@ class Transport:
         self._metrics.received_bytes.inc(len(data))
         return data
 
-    def _retried(self, attempt: Callable[[], _Result]) -> _Result:
+    def _retried(self, attempt: Callable[[], _Result], *, is_poll: bool = False) -> _Result | None:
+        """The result of an attempt that came through; None where the aggregator has nothing to say to a poll."""
         self._lost_at = None
         delay = FIRST_DELAY
         while True:
             try:
-                return attempt()
+                result = attempt()
             except grpc.RpcError as error:
                 code = error.code()
                 if code is grpc.StatusCode.DEADLINE_EXCEEDED:
                     self._lost_at, delay = None, FIRST_DELAY  # the aggregator is there and has nothing to say yet
+                    self._metrics.connected.set(1)
+                    if is_poll:
+                        return None
                     continue
+                self._metrics.connected.set(0)
                 if code is not grpc.StatusCode.UNAVAILABLE:
                     raise _meaning(code, error.details() or "") from None
                 lost_at = self._lost_at  # an upload's thread may forget it at any time
                 if lost_at is None:
                     lost_at = self._lost_at = monotonic()
                     delay = FIRST_DELAY
-                if monotonic() - lost_at > RECONNECT_SECONDS or _distrusted(error.details() or ""):
+                if monotonic() - lost_at > self._reconnect_seconds or _distrusted(error.details() or ""):
                     raise _unreachable(self._target, error.details() or "") from None
                 _log.warning("connection to %s lost; trying again", self._target)
                 if self._stopped.wait(delay):
                     raise ConnectionFailed("stopped while reconnecting") from None
                 delay = min(2 * delay, 5.0)
+            else:
+                self._metrics.connected.set(1)
+                return result
+
+
+@contextmanager
+def dialled(target: str, own: Certified, authority: bytes, proxy: str = "") -> Iterator[Transport]:
+    """A transport for one short command, with less patience. Raises ConfigError where the proxy is none."""
+    chosen = chosen_proxy(proxy, target, os.environ)
+    transport = Transport(target, own, authority, unseen(), proxy=chosen, reconnect_seconds=COMMAND_SECONDS)
+    try:
+        yield transport
+    finally:
+        transport.close()
+
+
+@contextmanager
+def connected(config: AgentConfig, now: datetime) -> Iterator[Transport]:
+    """The same, as an agent's config has it. Raises ConfigError or IdentityError naming the file."""
+    own, authority = read_tls(config, now)
+    with dialled(config.aggregator, own, authority, proxy_setting(config)) as transport:
+        yield transport
 
 
 def _meaning(code: grpc.StatusCode, details: str) -> SparsiloError:

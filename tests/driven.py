@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
+from aggregator.admission import known, utc_now
 from aggregator.metrics import AggregatorMetrics
 from aggregator.round_driver import ClosedRound, RoundDriver
 from aggregator.servicer import serve
@@ -165,7 +167,9 @@ def on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Result]) -> Re
 def serving(driver: RoundDriver, silos: Iterable[str], own: Certified, authority: bytes) -> Iterator[int]:
     """The servicer on loopback; its port."""
     with looping() as loop:
-        server, port = on(loop, serve(driver, frozenset(silos), "127.0.0.1:0", own, authority))
+        server, port = on(
+            loop, serve(driver, known(frozenset(silos), utc_now), "127.0.0.1:0", lambda: (own, authority))
+        )
         try:
             yield port
         finally:

@@ -1,5 +1,6 @@
 """What attacks on whole parties need: an agent with a model and a text of its own, and an aggregator on the network."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
@@ -20,7 +21,7 @@ from sparsilo.v1 import plan_pb2, round_pb2, words_pb2
 class Approached:
     """silo-002's agent. Whoever offers it a round hangs up when it has said one thing."""
 
-    def __init__(self, folder: Path, model: Path, suite: Suite = Suite.DEFAULT, **config: Any) -> None:
+    def __init__(self, folder: Path, model: Path, suite: Suite = Suite.DEFAULT, **policy: Any) -> None:
         from silo_agent.config import AgentConfig
         from silo_agent.dense_weights import DenseWeights
 
@@ -32,14 +33,17 @@ class Approached:
         (folder / "text.txt").write_text("A patient came in. " * 200)
         text, state, key, roster, none = (folder / name for name in ("text.txt", "state", "key", "roster.yaml", "none"))
         self.config = AgentConfig(
-            *("silo-002", "localhost:1", model, text, state, key, roster, none, none, none), suite=suite, **config
+            *("silo-002", "localhost:1", model, text, state, key, roster, none, none, none, folder / "policy.yaml"),
+            suite=suite,
         )
+        (folder / "policy.yaml").write_text(json.dumps({"models": "any", "approval": "auto", **policy}))
         weights = DenseWeights.open(model)
         self.agreed = plan_message(5, threshold=3, suite=suite)
         """A plan that it accepts."""
         del self.agreed.model[:]
         self.agreed.model.extend(llama_tensors(weights))
         self.said: list[object] = []
+        self.declined: list[str] = []
         self.served: dict[tuple[str, bytes], bytes] = {}
         """What it can download, by kind and round digest."""
         self.downloaded: set[str] = set()
@@ -48,12 +52,12 @@ class Approached:
         """The agent as it is started, offered one round. Raises why it does not take part."""
         from prometheus_client import CollectorRegistry
 
-        from silo_agent.metrics import RoundMetrics
+        from silo_agent.metrics import SiloMetrics
         from silo_agent.round_driver import Agent
 
         offered = round_pb2.RoundOffer(plan=encode(plan), index=index, input=input_, cohort=cohort)
         transport: Any = HangingUp(round_pb2.Offer(round=offered), self)
-        Agent(self.config, transport, RoundMetrics(CollectorRegistry(), "silo"), lambda *_: None).run()
+        Agent(self.config, transport, SiloMetrics(CollectorRegistry()), lambda *_: None, lambda: None).run()
 
     def accepts(self, plan: plan_pb2.Plan, **offer: Any) -> None:
         with pytest.raises(ConnectionFailed, match="hung up"):
@@ -86,6 +90,9 @@ class HangingUp:
         kind = request.WhichOneof("file") or ""
         self._approached.downloaded.add(file.name)
         file.write_bytes(self._approached.served[kind, getattr(request, kind)])
+
+    def decline(self, round_digest: bytes, reason: str) -> None:
+        self._approached.declined.append(reason)
 
     def perform(self, call: object) -> None:
         self._approached.said.append(call)
@@ -124,18 +131,17 @@ class Network:
         """A silo's transport with that certificate."""
         from prometheus_client import CollectorRegistry
 
-        from silo_agent.metrics import RoundMetrics
+        from silo_agent.metrics import SiloMetrics
         from silo_agent.transport import Transport
 
-        metrics = RoundMetrics(CollectorRegistry(), "silo")
-        transport = Transport(f"127.0.0.1:{self._port}", own, self.authority.certificate, metrics)
+        metrics = SiloMetrics(CollectorRegistry())
+        transport = Transport(
+            f"127.0.0.1:{self._port}", own, self.authority.certificate, metrics, reconnect_seconds=0.3
+        )
         return self._stack.enter_context(closing(transport))
 
 
 @pytest.fixture
-def network(monkeypatch: pytest.MonkeyPatch) -> Iterator[Network]:
-    from silo_agent import transport
-
-    monkeypatch.setattr(transport, "RECONNECT_SECONDS", 0.3)
+def network() -> Iterator[Network]:
     with ExitStack() as stack:
         yield Network(stack)

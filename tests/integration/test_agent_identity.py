@@ -38,7 +38,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Little patience with a lost connection; and the agent's way with SIGTERM ends with the test."""
-    monkeypatch.setattr(transport, "RECONNECT_SECONDS", 0.5)
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
@@ -60,9 +59,12 @@ class Home:
             "certificate": "tls.crt",
             "private_key": "tls.key",
             "authority": "ca.crt",
+            "policy": "policy.yaml",
+            "reconnect_seconds": 1,
         }
         (folder / "signing_key").write_text(KEYS[SILO].to_bytes().hex())
         (folder / "roster.yaml").write_text(yaml.safe_dump({s: key.public_bytes.hex() for s, key in KEYS.items()}))
+        (folder / "policy.yaml").write_text("models: any\napproval: auto\n")
         (folder / "ca.crt").write_bytes(AUTHORITY.certificate)
         self.certify(AUTHORITY.issue(SILO))
 

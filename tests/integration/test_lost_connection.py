@@ -36,7 +36,7 @@ from crypto.secagg.wire import encode
 from driven import looping, on, serving
 from models import tiny_llama, write_text
 from silo_agent import transport
-from silo_agent.metrics import RoundMetrics
+from silo_agent.metrics import SiloMetrics
 from silo_agent.one_round import Advance, Committed, Upload
 from silo_agent.transport import Transport
 from sparsilo.v1 import round_pb2, words_pb2
@@ -213,7 +213,7 @@ def behind() -> Iterator[Behind]:
             f"127.0.0.1:{on(loop, proxy.start())}",
             SILO,
             AUTHORITY.certificate,
-            RoundMetrics(CollectorRegistry(), "silo"),
+            SiloMetrics(CollectorRegistry()),
         )
         yield Behind(agent, proxy, answers)
         agent.close()
@@ -229,8 +229,8 @@ def test_a_load_balancer_that_has_nobody_behind_it_yet(behind: Behind) -> None:
     opening.join()
 
 
-def test_a_connection_that_does_not_come_back(behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "RECONNECT_SECONDS", 0.8)
+def test_a_connection_that_does_not_come_back(behind: Behind) -> None:
+    behind.agent._reconnect_seconds = 0.8
     assert behind.agent.next() == round_pb2.Offer(over=round_pb2.Over())
     behind.proxy.closed = True
     behind.answers.cut()
@@ -242,7 +242,7 @@ def test_a_connection_that_does_not_come_back(behind: Behind, monkeypatch: pytes
 
 def test_an_upload_that_is_cut_again_long_after_the_first_time(behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
     """How long a connection has been lost counts from when it was lost the last time."""
-    monkeypatch.setattr(transport, "RECONNECT_SECONDS", 1.0)
+    behind.agent._reconnect_seconds = 1.0
     monkeypatch.setattr(transport, "POLL_SECONDS", 0.5)
     messages = [encode(words_pb2.WordChunk(index=index, words=bytes(8))) for index in range(12)]
 

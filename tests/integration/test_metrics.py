@@ -3,6 +3,7 @@
 import re
 import time
 from http.client import HTTPConnection
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,13 @@ from aggregator.sparse_checkpoint import write_sparse_model
 from aggregator.spool import Spool
 from commands import local
 from models import tiny_llama, write_text
+from monitoring.documented_metrics import documented, documented_values, exposed, exposed_values
 from silo_agent import health
 from sparsilo.v1 import words_pb2
 
 ROUND_PHASES = {"plan", "keys", "shares", "upload", "consistency", "unmask", "opening", "coin", "audit"}
 PHASES = ROUND_PHASES | {"done", "aborted"}
-ROUND = {
-    ("phase", "gauge"),
-    ("phase_seconds", "histogram"),
-    ("rounds", "counter"),
-    ("sent_bytes", "counter"),
-    ("received_bytes", "counter"),
-}
-NAMES = {
-    "silo": ROUND,
-    "aggregator": ROUND | {("silos", "gauge"), ("survivors", "gauge"), ("dropped", "counter")},
-}
-"""The contract: every metric of a role, after `sparsilo_ROLE_`, and its type."""
+ROLES = ("silo", "aggregator")
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
 
@@ -55,12 +46,6 @@ def phase(found: Samples, role: str) -> list[str]:
     assert set(states) == PHASES
     assert set(states.values()) <= {0, 1}
     return [state for state, value in states.items() if value]
-
-
-def contract(text: str) -> set[tuple[str, str]]:
-    """Name and type of every metric; the library adds a gauge `..._created` to each counter and histogram."""
-    families = text_string_to_metric_families(text)
-    return {(family.name, family.type) for family in families if not family.name.endswith("_created")}
 
 
 class Looks:
@@ -118,13 +103,13 @@ def test_metrics_and_probes_during_a_run(
     ran = local(model, files, tmp_path / "out", capsys, "--samples", 4, "--sequence-length", 32)
     assert ran.code == 0, ran.err
     looks.look_at_aggregator()
-    for role in NAMES:
+    for role in ROLES:
         check_role(role, looks.during[role], looks.after[role], ["secret", str(tmp_path), "dense"])
     during, after = samples(looks.during["aggregator"]), samples(looks.after["aggregator"])
     assert during["sparsilo_aggregator_silos", ()] == 3
     assert during["sparsilo_aggregator_survivors", ()] == 0
     assert after["sparsilo_aggregator_survivors", ()] == 3
-    assert not [name for name, _ in after if name == "sparsilo_aggregator_dropped_total"]
+    assert not [labels for (name, labels), value in after.items() if name.endswith("dropped_total") and value]
     traffic = ran.data["bytes"]
     up, down = (sum(silo[way] for silo in traffic.values()) for way in ("up", "down"))
     assert up <= after["sparsilo_aggregator_received_bytes_total", ()]
@@ -136,14 +121,18 @@ def test_metrics_and_probes_during_a_run(
 def check_role(role: str, during: str, after: str, private: list[str]) -> None:
     """What holds for both roles alike, while words arrive and after the round."""
     for text in (during, after):
-        assert contract(text) == {(f"sparsilo_{role}_{name}", kind) for name, kind in NAMES[role]}
+        assert exposed(text) == documented(role)
+        allowed = documented_values() | {"version": {version("sparsilo")}}
+        assert not [label for label, values in exposed_values(text).items() if not values <= allowed[label]]
         assert not [word for word in private if word in text]
     found, later = samples(during), samples(after)
     assert phase(found, role) == ["upload"]
     assert phase(later, role) == ["done"]
     rounds = (f"sparsilo_{role}_rounds_total", ("done", "votes"))
-    assert rounds not in found
+    assert found[rounds] == 0
     assert later[rounds] == 1
+    assert found[f"sparsilo_{role}_last_round_timestamp_seconds", ()] == 0
+    assert 0 <= time.time() - later[f"sparsilo_{role}_last_round_timestamp_seconds", ()] < 60
     ended = {labels: value for (name, labels), value in later.items() if name == f"sparsilo_{role}_phase_seconds_count"}
     assert ended == {(name,): 1 for name in ROUND_PHASES}
     for counter in ("received_bytes", "sent_bytes"):
@@ -154,7 +143,7 @@ def until_done(port: int) -> str:
     """The agent's metrics once it has heard that the round is done."""
     for _ in range(200):
         text = get(port, "/metrics")[1]
-        if ("sparsilo_silo_rounds_total", ("done", "votes")) in samples(text):
+        if samples(text)["sparsilo_silo_rounds_total", ("done", "votes")]:
             return text
         time.sleep(0.02)
     raise AssertionError("the agent's round is not done")

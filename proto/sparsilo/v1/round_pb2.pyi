@@ -36,6 +36,18 @@ class Over(_message.Message):
     failure: str
     def __init__(self, failure: _Optional[str] = ...) -> None: ...
 
+class DeclineRequest(_message.Message):
+    __slots__ = ("round", "reason")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    round: bytes
+    reason: str
+    def __init__(self, round: _Optional[bytes] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class DeclineReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class SiloMessage(_message.Message):
     __slots__ = ("round", "acceptance", "pair_seeds", "shares", "upload_root", "survivors_signature", "revealed_shares", "opening_signature", "coin", "verdict")
     ROUND_FIELD_NUMBER: _ClassVar[int]

@@ -1,0 +1,61 @@
+"""The aggregator's config file (YAML), and what overrides it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from crypto.errors import ConfigError
+from crypto.names import Suite
+from silo_agent.layered_config import NOTHING, read_config
+
+
+@dataclass(frozen=True)
+class AggregatorConfig:
+    """What `aggregator serve`, and the commands beside it, need to know. Paths are relative to the config file."""
+
+    public_address: str
+    """host:port that silos dial. The host goes into the server's certificate, and all into invitations."""
+    model: Path | str
+    """Folder of the dense model, or a hub id."""
+    state: Path
+    """Folder on a local disk: the authority's key, enrolments, and runs with their uploads and results."""
+    address: str = "0.0.0.0:8443"  # the deployment's NetworkPolicy says who comes this far
+    """What gRPC listens on."""
+    suite: Suite = Suite.DEFAULT
+    """Of the silos' signing keys and of plans."""
+    metrics_host: str = "127.0.0.1"
+    """Address that /metrics, /livez and /readyz listen on."""
+    metrics_port: int = 0
+    """Their port; 0 takes a free one and logs it."""
+    certificate: Path | None = None
+    """The server's own certificate, PEM; without one the aggregator's authority issues it."""
+    private_key: Path | None = None
+    """Its private key, PEM."""
+    authority: Path | None = None
+    """The authority that silos shall trust with it, PEM."""
+    client_authorities: Path | None = None
+    """Further authorities whose client certificates are accepted, PEM. The common name is the silo's."""
+
+    @classmethod
+    def read(
+        cls, file: Path, environment: Mapping[str, str] = NOTHING, flags: Sequence[str] = ()
+    ) -> "AggregatorConfig":
+        """Raises ConfigError naming file and field."""
+        config = read_config(cls, file, environment, flags)[0]
+        own = {"certificate": config.certificate, "private_key": config.private_key, "authority": config.authority}
+        missing = [name for name, value in own.items() if value is None]
+        if 0 < len(missing) < len(own):
+            raise ConfigError(f"{file}: {missing[0]}: is missing", hint="give certificate, private_key and authority")
+        if not _host_and_port(config.public_address):
+            raise ConfigError(f"{file}: public_address: must be host:port, as silos dial it")
+        return config
+
+    @property
+    def public_host(self) -> str:
+        """The host of `public_address`."""
+        return self.public_address.rpartition(":")[0].strip("[]")
+
+
+def _host_and_port(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    return bool(host) and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16

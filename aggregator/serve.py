@@ -1,0 +1,145 @@
+"""`aggregator serve`: answers silos on one port, and carries out one submitted run after another until it is stopped.
+
+Whatever happened is on disk: stopped at any moment and started again, it goes on in the same round.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import shutil
+import signal
+from datetime import UTC, datetime
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+
+from aggregator.admission import Clock, enrolled, utc_now
+from aggregator.config import AggregatorConfig
+from aggregator.enrolments import Enrolments
+from aggregator.identity_service import IdentityService
+from aggregator.metrics import AggregatorMetrics
+from aggregator.plan_file import PlanFile
+from aggregator.planning import Planner
+from aggregator.pruning_run import PruningRun
+from aggregator.round_driver import RoundDriver
+from aggregator.runs import PLAN_FILE, PLAN_YAML, RESULT_FOLDER, Run, Runs, Status
+from aggregator.server_identity import ServerIdentity
+from aggregator.servicer import serve
+from crypto.errors import ModelError, SparsiloError
+from crypto.plan import Plan
+from silo_agent.dense_weights import DenseWeights
+from silo_agent.health import serve_health
+from silo_agent.model_folder import model_folder
+
+LOOK_SECONDS: Final = 1.0
+"""How often a newly submitted run is looked for."""
+
+_log = logging.getLogger(__name__)
+
+
+async def run_aggregator(config: AggregatorConfig, clock: Clock = utc_now) -> None:
+    """Until SIGTERM or SIGINT. Raises ConfigError, IdentityError or ModelError where it cannot begin."""
+    identity, enrolments = ServerIdentity(config, clock), Enrolments(config.state)
+    registry = CollectorRegistry()
+    metrics = AggregatorMetrics(registry)
+    work = Work(config, metrics)
+    metrics.connected_silos.set_function(work.driver.connected)
+    metrics.enrolled_silos.set_function(lambda: len(enrolments.roster()))
+    metrics.certificate_expiry.set_function(identity.expiry)
+    ready = False
+    health_port = serve_health(registry, lambda: ready, config.metrics_host, config.metrics_port)
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    await work.replay()
+    service = IdentityService(enrolments, identity.authority, config.suite, clock)
+    server, port = await serve(work.driver, enrolled(enrolments, clock), config.address, identity.current, service)
+    _log.info("aggregator on port %d, metrics on http://%s:%d/metrics", port, config.metrics_host, health_port)
+    ready = True
+    tasks = [asyncio.create_task(work.go_on()), asyncio.create_task(stopped.wait())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0].done():
+            await tasks[0]
+    finally:
+        await server.stop(None)  # first: silos shall take a stop for a lost connection, not for the end of the round
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Work:
+    """The runs, one after another."""
+
+    def __init__(self, config: AggregatorConfig, metrics: AggregatorMetrics) -> None:
+        self._config, self._metrics = config, metrics
+        self._weights = DenseWeights.open(model_folder(config.model))
+        self._runs = Runs(config.state)
+        self._run = ""
+        self._begun: PruningRun | None = None
+        self.driver = RoundDriver(metrics, self._watch, len(os.sched_getaffinity(0)))
+
+    async def replay(self) -> None:
+        """The finished rounds of a run that a stopped process left: to be awaited before any silo is heard."""
+        left = next((run for run in self._runs.all() if run.status == Status.RUNNING), None)
+        if left is not None:
+            self._begin(left)
+        if self._begun is not None:
+            await self._begun.replay()
+
+    async def go_on(self) -> None:
+        """Without end."""
+        while True:
+            while self._begun is None:
+                if (run := self._runs.next()) is not None:
+                    self._begin(run)
+                else:
+                    await asyncio.sleep(LOOK_SECONDS)
+            await self._carry_out(self._begun)
+            self._begun = None
+
+    def _begin(self, run: Run) -> None:
+        """It is at work from now on; or cannot be, which is then noted."""
+        folder, weights = self._runs.folder(run.run), self._weights
+        self._run = run.run
+        self._runs.note(run.run, status=Status.RUNNING)
+        try:
+            asked = PlanFile.read(folder / PLAN_YAML)
+            plan = Plan.decode((folder / PLAN_FILE).read_bytes())
+            roster = {member.silo: member.signing_key for member in plan.message.roster}
+            cohort = asked.cohort(roster, self._config.suite)
+            planner = Planner(weights, asked.pruning(weights), cohort, secrets.token_bytes)
+            if list(planner.model) != list(plan.message.model):
+                raise ModelError(f"{self._config.model}: is not the model that the run was planned for")
+            self._begun = PruningRun(planner, plan, weights, self.driver, folder, asked.wanted(), self._watch)
+        except SparsiloError as error:
+            self._failed(error)
+
+    async def _carry_out(self, begun: PruningRun) -> None:
+        folder = self._runs.folder(self._run)
+        try:
+            _, result = await begun.finish()
+            result.rename(folder / RESULT_FOLDER)
+        except SparsiloError as error:
+            self._failed(error)
+        else:
+            self._ended(Status.DONE, "")
+            _log.info("run %s: done: %s", self._run, folder / RESULT_FOLDER)
+        for uploads in (*folder.glob("round-*"), folder / "evaluation", folder / "pruned"):
+            shutil.rmtree(uploads, ignore_errors=True)  # nobody needs them any more
+
+    def _failed(self, error: SparsiloError) -> None:
+        _log.error("run %s: failed: %s", self._run, error)
+        self._ended(Status.FAILED, str(error))
+
+    def _ended(self, status: Status, said: str) -> None:
+        self._metrics.runs.labels(status).inc()
+        self._runs.note(self._run, status=status, phase="", said=said, ended=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S%z}")
+
+    def _watch(self, task: str, done: int, total: int) -> None:
+        if self._begun is not None:
+            rounds = self._begun.closed
+            survivors = min((len(closed.session.survivors) for closed in rounds), default=None)
+            self._runs.note(self._run, phase=task, done=len(rounds), survivors=survivors)
+        _log.info("%s: %d of %d", task, done, total)

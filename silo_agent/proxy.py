@@ -1,0 +1,156 @@
+"""Which HTTP proxy the agent dials through, and how gRPC is kept to it.
+
+gRPC's own choice is not to be trusted with data that may leave only one way: it reads `https_proxy` but not
+`HTTPS_PROXY`, dials directly where a proxy's URL is not to its liking, and lets `no_proxy` overrule an explicit proxy.
+So the choice is made here, an unusable proxy is an error, and gRPC is handed nothing but the address to dial.
+"""
+
+import re
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+from typing import Final
+from urllib.parse import unquote
+
+from crypto.errors import ConfigError
+
+NEVER: Final = "none"
+
+# gRPC's order: what is meant for gRPC, for TLS, for anything else; lower case first, as curl has it.
+VARIABLES: Final = tuple(
+    spelling for name in ("grpc_proxy", "https_proxy", "http_proxy", "all_proxy") for spelling in (name, name.upper())
+)
+EXCEPTIONS: Final = ("no_grpc_proxy", "NO_GRPC_PROXY", "no_proxy", "NO_PROXY")
+
+_HOST: Final = r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]]+):([0-9]{1,5})"
+_ADDRESS: Final = re.compile(_HOST)
+_URL: Final = re.compile(rf"(?i:http)://(?:([^\s/?#]*)@)?{_HOST}/?")
+_OTHER_KINDS: Final = re.compile(r"(https|socks(?:4a?|5h?)?)://", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """An HTTP proxy that is asked to CONNECT to the aggregator."""
+
+    host: str
+    """Name or address, without brackets."""
+    port: int
+    origin: str
+    """Where the choice was made: the config's field, or an environment variable."""
+    credentials: str = field(default="", repr=False)
+    """user:password; empty where there are none."""
+
+    def __str__(self) -> str:
+        return join_address(self.host, self.port)
+
+    @property
+    def headers(self) -> str:
+        """What goes with CONNECT; a secret."""
+        return f"Proxy-Authorization:Basic {b64encode(self.credentials.encode()).decode()}" if self.credentials else ""
+
+
+def chosen_proxy(setting: str, target: str, environment: Mapping[str, str]) -> Proxy | None:
+    """The proxy to reach `target` (host:port) through; None: directly.
+
+    A `setting` decides alone: an URL, or `none`. Where it is empty, the environment does: the first of VARIABLES that
+    is not empty, unless the first of EXCEPTIONS that is not empty lists the target. Raises ConfigError naming where an
+    unusable URL comes from, and nothing of the URL.
+    """
+    host, port = split_address(target)
+    if setting == NEVER:
+        return None
+    if setting:
+        return _parsed(setting, "the config's proxy")
+    name = next((name for name in VARIABLES if environment.get(name, "").strip()), None)
+    if name is None:
+        return None
+    exceptions = next((found for each in EXCEPTIONS if (found := environment.get(each, "").strip())), "")
+    if any(_covers(entry, host, port) for entry in re.split(r"[\s,]+", exceptions) if entry):
+        return None
+    return _parsed(environment[name].strip(), name)
+
+
+def dialling(target: str, proxy: Proxy | None) -> tuple[str, tuple[tuple[str, str | int], ...]]:
+    """What to open a gRPC channel to, and the channel's options, to reach `target` through exactly this proxy, or none.
+
+    With a proxy the channel knows no other address than the proxy's: nothing that gRPC reads or falls back to can make
+    it dial the target itself. TLS still ends at the target, whose name the certificate must have.
+    """
+    target = join_address(*split_address(target))
+    # Or gRPC would look into the environment for another proxy, by the name to dial and by each address of it.
+    options: tuple[tuple[str, str | int], ...] = (
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.address_http_proxy_enabled_addresses", ""),
+    )
+    if proxy is None:
+        return f"dns:///{target}", options
+    options += (("grpc.http_connect_server", target), ("grpc.default_authority", target))
+    if proxy.credentials:
+        options += (("grpc.http_connect_headers", proxy.headers),)
+    return f"dns:///{proxy}", options
+
+
+def split_address(target: str) -> tuple[str, int]:
+    """Host, without brackets, and port of host:port. Raises ConfigError."""
+    found = _ADDRESS.fullmatch(target)
+    if found is None or not 0 < int(found[2]) < 1 << 16:
+        raise ConfigError(f"aggregator: {target!r} is not host:port", hint="such as aggregator.example.org:443")
+    return found[1].strip("[]"), int(found[2])
+
+
+def join_address(host: str, port: int) -> str:
+    """host:port, as an URL has it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _parsed(url: str, origin: str) -> Proxy:
+    if kind := _OTHER_KINDS.match(url):
+        raise ConfigError(
+            f"{origin}: names a proxy of kind {kind[1].lower()}, which cannot be used",
+            hint="an HTTP proxy passes TLS on and is http://host:port; to dial directly, proxy: none in the config",
+        )
+    found = _URL.fullmatch(url)
+    try:
+        credentials = unquote(found[1] or "", errors="strict") if found else ""
+    except UnicodeDecodeError:
+        found = None
+    if found is None or not 0 < int(found[3]) < 1 << 16:
+        raise ConfigError(
+            f"{origin}: is not an HTTP proxy's URL",
+            hint="http://host:port or http://user:password@host:port, special characters as %40; "
+            "to dial directly, proxy: none in the config",
+        )
+    return Proxy(found[2].strip("[]"), int(found[3]), origin, credentials)
+
+
+def _covers(entry: str, host: str, port: int) -> bool:
+    """Whether an entry of no_proxy means the target: *, a name (with all below it), .name (only what is below it), an
+    address, a network; a name or an address with a port only at that one.
+    """
+    if with_port := _ADDRESS.fullmatch(entry):
+        entry = with_port[1]
+        if int(with_port[2]) != port:
+            return False
+    if entry == "*":
+        return True
+    entry = entry.strip("[]").rstrip(".").removeprefix("*").lower()
+    try:
+        address = ip_address(host)
+    except ValueError:
+        name = host.rstrip(".").lower()
+        return name == entry or name.endswith(f".{entry.removeprefix('.')}")
+    try:
+        return address in ip_network(entry, strict=False)
+    except ValueError:
+        return False
+
+
+def channel_options(proxy: Proxy | None) -> tuple[tuple[str, str | int], ...]:
+    return dialling("none:1", proxy)[1] if proxy is None else (("grpc.http_proxy", f"http://{proxy}"),)
+
+
+@contextmanager
+def without_proxy_environment() -> Iterator[None]:
+    yield
