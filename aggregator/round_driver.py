@@ -134,8 +134,10 @@ class RoundDriver:
                 with self._on_disk():
                     await self._open(session)
         except (SparsiloError, asyncio.CancelledError) as error:
-            reason = error.message if isinstance(error, SparsiloError) else "the aggregator ended the run"
-            self.metrics.rounds.labels(kind, "failed").inc()
+            reason = "the aggregator ended the run"
+            if isinstance(error, SparsiloError):  # else it is stopped, and may go on
+                reason = error.message
+                self.metrics.rounds.labels(kind, "failed").inc()
             self.metrics.enter(Phase.ABORTED)
             telling = asyncio.create_task(self._abort(session, reason))
             await asyncio.shield(telling)  # whatever ends this round in the meantime

@@ -1,33 +1,48 @@
 """The audit log: what was decided about plans and what left this silo, a JSON line each, chained by hashes.
 
 Each line holds the SHA-256 of the line before it, so that no line can be altered, left out, put in or moved without
-breaking every line after it. That lines at the end are missing only shows against a head, number and hash of the last
-line, that was noted elsewhere; `silo-agent audit verify` prints it for that purpose. Nothing of text, keys, scores or
-keep masks is ever in it.
+breaking the chain. That lines at the end are missing shows against a head, number and hash of a line, that was noted
+elsewhere: the state store has the last one, and `silo-agent audit verify` prints it to be noted outside. Whoever can
+write to the state folder can make both anew; against them only a head that lies outside helps.
 """
 
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
 from crypto.errors import InputError
+from silo_agent.state_store import STATE_FILE, StateStore
 
 AUDIT_FILE: Final = "audit.jsonl"
+TORN_FILE: Final = "audit.torn"
+"""Where half a line that a crash left is kept."""
+
+EVENTS: Final = frozenset(
+    {
+        *("enrolled", "roster_pinned", "certificate_renewed", "ledger_forgotten"),
+        *("plan_offered", "approved", "rejected", "refused", "release", "round_done", "round_failed"),
+    }
+)
 FIRST: Final = "0" * 64
 """`previous` of the first line."""
-_TAIL_BYTES: Final = 1 << 16
+MOST_LINE_BYTES: Final = 1 << 16
 
 
 class BrokenAuditLog(InputError):
-    """A line of an audit log is not what the chain says."""
+    """A line of an audit log is not what the chain says. `line` counts from 1."""
 
     code = "audit_log"
+
+    def __init__(self, file: Path, line: int, problem: str, *, hint: str = "") -> None:
+        super().__init__(f"{file}: line {line}: {problem}", hint=hint)
+        self.line = line
 
 
 class AuditLog:
@@ -35,47 +50,73 @@ class AuditLog:
 
     def __init__(self, state: Path) -> None:
         self._file = state / AUDIT_FILE
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._store = StateStore(state / STATE_FILE)
 
     def append(self, event: str, by: str, now: datetime, **fields: Any) -> None:
-        """Returns when the line is on disk. Raises BrokenAuditLog where the last line is not one of a log."""
+        """Returns when the line is on disk. `fields`: numbers and names; never text, keys, scores or keep masks.
+
+        Raises BrokenAuditLog where the log does not end with the line that was written last; it then stays as it is. A
+        log that was moved away goes on in a new file, which begins with the next number.
+        """
+        if event not in EVENTS:
+            raise ValueError(f"{event} is no event of the audit log")
         with self._locked() as descriptor:
-            last = self._last_line(descriptor)
-            sequence = _parsed(last, self._file, "the last line")["sequence"] + 1 if last else 1
+            count, last = self._end(descriptor)
             line = _line(
                 {
-                    "sequence": sequence,
+                    **fields,
+                    "sequence": count + 1,
                     "time": now.astimezone(UTC).isoformat(timespec="milliseconds"),
                     "event": event,
                     "by": by,
-                    **fields,
-                    "previous": sha256(last).hexdigest() if last else FIRST,
+                    "previous": last,
                 }
             )
-            written = os.write(descriptor, line)
-            if written != len(line):
-                raise OSError(0, "the audit log could not be written", str(self._file))
-            os.fsync(descriptor)
+            if len(line) > MOST_LINE_BYTES:
+                raise InputError(f"{self._file}: an event of {len(line)} bytes, at most {MOST_LINE_BYTES} are allowed")
+            _write(descriptor, line)
+            self._store.note_audit_head(count + 1, _hash(line))
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
         descriptor = os.open(self._file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not os.fstat(descriptor).st_size:
+                _sync_folder(self._file.parent)  # the name, too, has to be there after a crash
             yield descriptor
         finally:
             os.close(descriptor)
 
-    def _last_line(self, descriptor: int) -> bytes:
-        """Without its line break. Half a line that a crash left is kept beside the log, out of the way."""
+    def _end(self, descriptor: int) -> tuple[int, str]:
+        """Number and hash of the last line. Half a line, whose event never counted, is put beside the log first."""
         size = os.fstat(descriptor).st_size
-        tail = os.pread(descriptor, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
-        whole, is_ended, torn = tail.rpartition(b"\n")
+        tail = os.pread(descriptor, 2 * MOST_LINE_BYTES, max(0, size - 2 * MOST_LINE_BYTES))
+        whole, _, torn = tail.rpartition(b"\n")
         if torn:
-            with self._file.with_suffix(".torn").open("ab") as kept:
-                kept.write(torn + b"\n")
+            self._keep(torn)
             os.ftruncate(descriptor, size - len(torn))
-        return whole.rpartition(b"\n")[2] if is_ended else b""
+        head = self._store.audit_head()
+        if size == len(torn):
+            return head or (0, FIRST)
+        line = whole[whole.rfind(b"\n") + 1 :] + b"\n"
+        try:
+            event = _parsed(self._file, head[0] if head else 1, line)
+            end = event["sequence"], _hash(line)
+            if head in (end, (event["sequence"] - 1, event["previous"])):  # the latter: a crash before it was noted
+                return end
+            return _verified(self._file, BytesIO(os.pread(descriptor, size - len(torn), 0)), head)
+        except BrokenAuditLog as error:
+            error.hint = f"nothing was added. Move {self._file} away, as evidence; the log goes on in a new file"
+            raise
+
+    def _keep(self, torn: bytes) -> None:
+        descriptor = os.open(self._file.with_name(TORN_FILE), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            _write(descriptor, torn + b"\n")
+        finally:
+            os.close(descriptor)
+        _sync_folder(self._file.parent)
 
 
 def verify_audit_log(file: Path, head: tuple[int, str] | None = None) -> tuple[int, str]:
@@ -84,48 +125,82 @@ def verify_audit_log(file: Path, head: tuple[int, str] | None = None) -> tuple[i
     With `head`, one that was noted earlier, that line has to be among them. Raises BrokenAuditLog naming the first line
     that is wrong.
     """
-    previous, count, is_met = FIRST, 0, head is None or head == (0, FIRST)
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise BrokenAuditLog(f"{file}: cannot be read: {error.strerror}") from None
-    for number, line in enumerate(content.splitlines(keepends=True), start=1):
-        where = f"line {number}"
-        event = _parsed(line.removesuffix(b"\n"), file, where)
-        if not line.endswith(b"\n") or _line(event) != line:
-            raise BrokenAuditLog(f"{file}: {where}: is not written as this log writes lines")
-        if event["sequence"] != number or event["previous"] != previous:
-            raise BrokenAuditLog(
-                f"{file}: {where}: does not follow the line before it",
-                hint="a line was altered, left out, put in or moved there or right before",
+    return _verified(file, _lines(file), head)
+
+
+def _verified(file: Path, given: Iterable[bytes], head: tuple[int, str] | None) -> tuple[int, str]:
+    lines, previous = list(given), FIRST
+    for number, line in enumerate(lines, start=1):
+        event = _parsed(file, number, line)
+        if event["sequence"] != number:
+            problem = (
+                f"has the number {event['sequence']}: a line was put in or moved, here or right before"
+                if event["sequence"] < number
+                else f"has the number {event['sequence']}: what was between is missing, or moved"
             )
-        previous, count = sha256(line.removesuffix(b"\n")).hexdigest(), number
-        is_met = is_met or (number, previous) == head
-    if not is_met and head is not None:
-        raise BrokenAuditLog(
-            f"{file}: does not have line {head[0]} with the hash that was noted", hint="lines are missing"
-        )
-    return count, previous
+            raise BrokenAuditLog(file, number, problem)
+        if event["previous"] != previous:
+            following = lines[number] if number < len(lines) else b""
+            is_as_written = _hash(line).encode() in following or head == (number, _hash(line))
+            raise BrokenAuditLog(file, number - 1 if is_as_written and number > 1 else number, "was altered")
+        previous = _hash(line)
+        if head is not None and head[0] == number and head[1] != previous:
+            raise BrokenAuditLog(file, number, "is not the one that was noted: it, or one before it, was altered")
+    if head is not None and len(lines) < head[0]:
+        raise BrokenAuditLog(file, len(lines) + 1, f"is missing, and so is what followed up to {head[0]}")
+    return len(lines), previous
 
 
 def read_audit_log(file: Path) -> list[dict[str, Any]]:
     """Its events, unverified; none where there is no log."""
     if not file.exists():
         return []
-    return [
-        _parsed(line, file, f"line {number}") for number, line in enumerate(file.read_bytes().splitlines(), start=1)
-    ]
+    return [_parsed(file, number, line) for number, line in enumerate(_lines(file), start=1)]
+
+
+def _lines(file: Path) -> Iterator[bytes]:
+    """With their line breaks, when nobody is appending."""
+    try:
+        with file.open("rb") as log:
+            fcntl.flock(log, fcntl.LOCK_SH)
+            yield from log
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from None
 
 
 def _line(event: dict[str, Any]) -> bytes:
     return json.dumps(event, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
-def _parsed(line: bytes, file: Path, where: str) -> dict[str, Any]:
+def _hash(line: bytes) -> str:
+    return sha256(line.removesuffix(b"\n")).hexdigest()
+
+
+def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
+    if not line.endswith(b"\n"):
+        raise BrokenAuditLog(file, number, "is torn", hint=f"after a crash the next event puts it into {TORN_FILE}")
     try:
         event = json.loads(line)
-    except ValueError:
-        raise BrokenAuditLog(f"{file}: {where}: is not JSON") from None
-    if not isinstance(event, dict) or type(event.get("sequence")) is not int or "previous" not in event:
-        raise BrokenAuditLog(f"{file}: {where}: is no event")
-    return event
+    except (ValueError, RecursionError):
+        raise BrokenAuditLog(file, number, "is no JSON") from None
+    texts = ("time", "event", "by", "previous")
+    is_event = isinstance(event, dict) and type(event.get("sequence")) is int
+    if not is_event or not all(isinstance(event.get(name), str) for name in texts):
+        raise BrokenAuditLog(file, number, "is no event")
+    if _line(event) != line:
+        raise BrokenAuditLog(file, number, "is not written as this log writes lines")
+    return dict(event)
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(descriptor, content) :]
+    os.fsync(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -210,7 +210,7 @@ def run(config: Path, settings: tuple[str, ...]) -> None:
         own,
         authority,
         metrics,
-        proxy=chosen_proxy(proxy_setting(agent_config), agent_config.aggregator, os.environ),
+        proxy=chosen_proxy(proxy_setting(agent_config.proxy, agent_config.proxy_file), agent_config.aggregator, os.environ),
         reconnect_seconds=agent_config.reconnect_seconds,
     )
 

@@ -22,7 +22,9 @@ from silo_agent.terminal import FILE, config_options, failing_as, output_option,
 @click.option("--certificate", type=FILE, help="Your own TLS certificate, where your institution issues them.")
 @click.option("--private-key", type=FILE, help="Its private key.")
 @click.option("--authority", type=FILE, help="With them: the authority that the aggregator's certificate comes from.")
+@click.option("--state", type=FILE, help="The agent's state folder, for the audit log.  [default: state in OUT]")
 @click.option("--proxy", default="", help="URL of the HTTP proxy to dial through.  [default: from the environment]")
+@click.option("--proxy-file", type=FILE, help="A file that holds this URL, where it has a password.")
 @click.option("--once", is_flag=True, help="Where OUT has an identity already, do nothing and succeed.")
 @output_option
 def enroll(
@@ -34,7 +36,9 @@ def enroll(
     certificate: Path | None,
     private_key: Path | None,
     authority: Path | None,
+    state: Path | None,
     proxy: str,
+    proxy_file: Path | None,
     once: bool,
     output: str,
 ) -> None:
@@ -49,6 +53,7 @@ def enroll(
       silo-agent enroll --invitation invitation.yaml --fingerprint 3f2a... --out silo --model llama --calibration n.txt
     """
     from silo_agent.audit_log import AuditLog
+    from silo_agent.config import proxy_setting
     from silo_agent.enrolment import SIGNING_KEY, Enrolment, Invitation, agent_config, grouped, policy_file
     from silo_agent.transport import dialled
     from sparsilo.v1 import identity_pb2
@@ -72,10 +77,11 @@ def enroll(
             files["agent.yaml"] = agent_config(invited, model.absolute(), calibration.absolute(), own)
             files["policy.yaml"] = policy_file(trusted)
         enrolment = Enrolment(invited, out, own)
-        with dialled(invited.aggregator, invited.own, invited.authority.encode(), proxy) as transport:
+        setting = proxy_setting(proxy, proxy_file)
+        with dialled(invited.aggregator, invited.own, invited.authority.encode(), setting) as transport:
             reply = transport.identify("Enroll", enrolment.request, identity_pb2.EnrollReply)
         public = enrolment.finish(reply, now, files)
-        AuditLog(out / "state").append("enrolled", user(), now, silo=invited.silo, signing_key=public.hex())
+        AuditLog(state or out / "state").append("enrolled", user(), now, silo=invited.silo, signing_key=public.hex())
     if output == "json":
         print_envelope("done", data={"silo": invited.silo, "out": str(out), "signing_key": public.hex()})
         return

@@ -125,16 +125,19 @@ def read_tls(config: AgentConfig, now: datetime) -> tuple[Certified, bytes]:
     return Certified(certificate, private_key), authority
 
 
-def proxy_setting(config: AgentConfig) -> str:
-    """`proxy`, or what `proxy_file` holds. Raises ConfigError where both are given, or the file cannot be read."""
-    if config.proxy_file is None:
-        return config.proxy
-    if config.proxy:
+def proxy_setting(proxy: str, file: Path | None) -> str:
+    """`proxy`, or what `file` holds. Raises ConfigError where both are given, or the file cannot be read or is empty."""
+    if file is None:
+        return proxy
+    if proxy:
         raise ConfigError("proxy: cannot be given with proxy_file", hint="leave out one of them")
     try:
-        return config.proxy_file.read_text(encoding="utf-8").strip()
+        found = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"{config.proxy_file}: cannot be read") from None
+        raise ConfigError(f"{file}: cannot be read") from None
+    if not found:
+        raise ConfigError(f"{file}: is empty", hint="it has to hold a proxy's URL, or none")
+    return found
 
 
 @contextmanager

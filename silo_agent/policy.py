@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from crypto.errors import ConfigError, IdentityError, PlanError, ReleaseRefused, UnexpectedMessage
 from crypto.names import ReleaseKind
-from crypto.plan import Plan
+from crypto.plan import MOST_SILOS, Plan
 from crypto.secagg.session import Round
 from crypto.sparsity import parse_ratio, spell_ratio
 from silo_agent.config import AgentConfig
@@ -23,6 +23,17 @@ from silo_agent.opened_rounds import Start
 ANY: Final = "any"
 UNLIMITED: Final = "unlimited"
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+BOUNDS: Final = {
+    "least_survivors": range(2, MOST_SILOS + 1),
+    "least_cohort": range(2, MOST_SILOS + 1),
+    "least_honest_survivors": range(2, MOST_SILOS + 1),
+    "colluders": range(MOST_SILOS - 2),
+    "least_samples": range(1, 1 << 31),
+    "least_sequence_length": range(2, 1 << 31),
+    "releases": range(1, 1 << 31),
+}
+"""What the fields that are numbers can be; a bound that no plan could meet is a mistake."""
+
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
 _TIME: Final = re.compile("([01][0-9]|2[0-3]):[0-5][0-9]")
 
@@ -100,7 +111,7 @@ class Policy:
         values: dict[str, Any] = {
             "approval": _choice(file, "approval", given.pop("approval"), {str(each): each for each in Approval}),
             "models": _models(file, given.pop("models")),
-            "releases": _number(file, "budget: releases", budget.get("releases", cls.releases), 1),
+            "releases": _number(f"{file}: budget", "releases", budget.get("releases", cls.releases)),
             "epsilon": _epsilon(file, budget.get("epsilon", UNLIMITED)),
             "delta": _delta(file, budget.get("delta")),
         }
@@ -108,9 +119,7 @@ class Policy:
             values["release_kinds"] = _kinds(file, given.pop("release_kinds"))
         if "hours" in given:
             values["hours"] = _hours(file, given.pop("hours"))
-        least = {"colluders": 0, "least_samples": 1, "least_sequence_length": 2}
-        for name, value in given.items():
-            values[name] = _number(file, name, value, least.get(name, 2))
+        values |= {name: _number(file, name, value) for name, value in given.items()}
         return cls(**values)
 
 
@@ -125,9 +134,10 @@ def _mapping(file: Path, name: str, value: object) -> Mapping[str, object]:
     return value
 
 
-def _number(file: Path, name: str, value: object, least: int) -> int:
-    if type(value) is not int or value < least:
-        raise ConfigError(f"{file}: {name}: must be a whole number, at least {least}")
+def _number(where: Path | str, name: str, value: object) -> int:
+    bounds = BOUNDS[name]
+    if type(value) is not int or value not in bounds:  # a truth value is an int to Python
+        raise ConfigError(f"{where}: {name}: must be a whole number, from {bounds.start} to {bounds.stop - 1}")
     return value
 
 
@@ -189,7 +199,7 @@ def _hours(file: Path, value: object) -> Hours:
     return Hours(tuple(days) if isinstance(days, list) else DAYS, times[0], times[1], timezone)
 
 
-def model_digest(tensors: "Mapping[str, bytes]") -> bytes:
+def model_digest(tensors: Mapping[str, bytes]) -> bytes:
     """SHA-256 that stands for a model: over its tensors' names and digests, ascending (docs/formats.md, section 2)."""
     listed = b"".join(sha256(name.encode()).digest() + tensors[name] for name in sorted(tensors))
     return sha256(b"sparsilo/1 model" + listed).digest()
@@ -246,9 +256,10 @@ def check_policy(plan: Plan, policy: Policy) -> None:
 
 def check_budget(policy: Policy, made: int, wanted: int) -> None:
     """Raises ReleaseRefused where `wanted` rounds more, beside those `made` over the same text, exceed the budget."""
-    if made + wanted > policy.releases:
+    left = max(0, policy.releases - made)
+    if wanted > left:
         raise ReleaseRefused(
-            f"{wanted} rounds are to come, and this text has {policy.releases - made} of {policy.releases} left",
+            f"{wanted} rounds are to come, and this text has {left} of {policy.releases} left",
             hint="calibrate on other text, or decide on a larger budget: releases in the policy",
         )
 

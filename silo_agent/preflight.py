@@ -61,7 +61,7 @@ class Check:
     error: SparsiloError | None = None
 
 
-def check_agent(file: Path, now: datetime, flags: Sequence[str] = (), *, online: bool) -> list[Check]:
+def check_agent(file: Path, now: datetime, flags: Sequence[str] = (), *, online: bool = False) -> list[Check]:
     """Every check, in the order in which a round would come to them. Raises nothing that a config can cause.
 
     `online` also goes the way to the aggregator, and asks it for the time. Otherwise nothing leaves this machine, but
@@ -200,7 +200,7 @@ class _Checks:
         return said
 
     def proxy(self) -> str:
-        setting = proxy_setting(self._config)
+        setting = proxy_setting(self._config.proxy, self._config.proxy_file)
         self._proxy = found = chosen_proxy(setting, self._config.aggregator, os.environ)
         if found:
             return f"{found}, from {found.origin}{', with credentials' if found.credentials else ''}"

@@ -102,8 +102,8 @@ class Agent:
     def run(self) -> None:
         """Rounds, one after another. With `stay` in the config only what keeps the agent from calling ends it."""
         while True:
-            offer = self._transport.next()
             self._between_rounds()
+            offer = self._transport.next()
             if offer is None:
                 continue
             match offer.WhichOneof("offer"):
@@ -149,9 +149,9 @@ class Agent:
         policy = Policy.read(self._config.policy)
         self._signing_key, self._roster = read_identity(self._config)
         try:
-            check_plan(plan, self._config, self._roster, self._weights, self._digests)
             check_policy(plan, policy)
-            self._check_budget(policy, plan, round_.index)
+            check_plan(plan, self._config, self._roster, self._weights, self._digests)
+            check_budget(policy, self._made(), len(plan.message.rounds) - round_.index)
         except SparsiloError as error:
             self._note("refused", "policy", plan=plan.digest.hex(), round=round_.index, reason=str(error))
             self._metrics.decisions.labels("refused").inc()
@@ -180,14 +180,14 @@ class Agent:
             block=plan.block(round_.index),
         )
 
-    def _check_budget(self, policy: Policy, plan: Plan, index: int) -> None:
-        made = sum(release.data == self._data for release in self._store.releases())
-        self._metrics.budget_spent.labels("releases").set(made / policy.releases)
-        check_budget(policy, made, len(plan.message.rounds) - index)
+    def _made(self) -> int:
+        """Rounds in which the present text left in masked words."""
+        return sum(release.data == self._data for release in self._store.releases())
 
     def _between_rounds(self) -> None:
         self._between_calls()
         self._metrics.pending_plans.set(self._store.undecided())
+        self._metrics.budget_spent.labels("releases").set(self._made() / Policy.read(self._config.policy).releases)
 
     def _note(self, event: str, by: str, **fields: object) -> None:
         self._audit.append(event, by, datetime.now(UTC), **fields)

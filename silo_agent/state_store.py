@@ -29,6 +29,9 @@ _OFFERS = """CREATE TABLE IF NOT EXISTS offers (
     plan BLOB PRIMARY KEY, encoded BLOB NOT NULL, first_offered TEXT NOT NULL, last_offered TEXT NOT NULL,
     decision TEXT, by TEXT, reason TEXT, decided TEXT
 ) STRICT"""
+_AUDIT_HEAD = """CREATE TABLE IF NOT EXISTS audit_head (
+    only INTEGER PRIMARY KEY CHECK (only = 1), count INTEGER NOT NULL, last TEXT NOT NULL
+) STRICT"""
 
 
 class Decision(StrEnum):
@@ -62,6 +65,7 @@ class StateStore:
             database.execute(_SAID)
             database.execute(_RELEASES)
             database.execute(_OFFERS)
+            database.execute(_AUDIT_HEAD)
             if "block" not in {column[1] for column in database.execute("PRAGMA table_info(releases)")}:
                 database.execute("ALTER TABLE releases ADD COLUMN block INTEGER")  # a ledger of version 0.1
 
@@ -121,7 +125,9 @@ class StateStore:
             return is_new
 
     def decide(self, digest: bytes, decision: Decision, by: str, now: datetime, reason: str = "") -> None:
-        """Once and for all. Raises InputError where the plan was decided on otherwise."""
+        """Once and for all; the same again changes nothing. Raises InputError where the plan was decided on otherwise,
+        or was never offered.
+        """
         with self._changes() as database:
             change = (
                 "UPDATE offers SET decision = ?, by = ?, reason = ?, decided = ? WHERE plan = ? AND decision IS NULL"
@@ -148,6 +154,17 @@ class StateStore:
         with self._changes() as database:
             [count] = database.execute("SELECT COUNT(*) FROM offers WHERE decision IS NULL").fetchone()
             return int(count)
+
+    def audit_head(self) -> tuple[int, str] | None:
+        """Number and hash of the last line of the audit log; None before the first."""
+        with self._changes() as database:
+            found = database.execute("SELECT count, last FROM audit_head").fetchone()
+            return (int(found[0]), str(found[1])) if found else None
+
+    def note_audit_head(self, count: int, last: str) -> None:
+        """After the line is on disk."""
+        with self._changes() as database:
+            database.execute("INSERT OR REPLACE INTO audit_head VALUES (1, ?, ?)", (count, last))
 
     @contextmanager
     def _changes(self) -> Iterator[sqlite3.Connection]:

@@ -226,7 +226,7 @@ def dialled(target: str, own: Certified, authority: bytes, proxy: str = "") -> I
 def connected(config: AgentConfig, now: datetime) -> Iterator[Transport]:
     """The same, as an agent's config has it. Raises ConfigError or IdentityError naming the file."""
     own, authority = read_tls(config, now)
-    with dialled(config.aggregator, own, authority, proxy_setting(config)) as transport:
+    with dialled(config.aggregator, own, authority, proxy_setting(config.proxy, config.proxy_file)) as transport:
         yield transport
 
 

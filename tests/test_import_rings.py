@@ -42,10 +42,13 @@ MODULES = {  # what each distribution is imported as
 
 EDGES: dict[str, set[str]] = {
     "grpc": {"silo_agent/transport.py", "aggregator/servicer.py"},
-    "click": {"silo_agent/terminal.py", "silo_agent/cli.py", "aggregator/cli.py"},
+    "click": {
+        *("silo_agent/terminal.py", "silo_agent/cli.py", "silo_agent/cli_approval.py", "silo_agent/cli_config.py"),
+        *("silo_agent/cli_identity.py", "aggregator/cli.py", "aggregator/cli_runs.py", "aggregator/cli_silos.py"),
+    },
     "rich": {"silo_agent/terminal.py", "aggregator/cli.py", "aggregator/report.py"},
     "prometheus_client": {f"{package}/{name}.py" for package in PACKAGES[1:] for name in ("metrics", "health", "cli")}
-    | {"aggregator/local.py"},
+    | {"aggregator/local.py", "aggregator/serve.py"},
 }
 """Edge libraries, and the only files that may import each."""
 

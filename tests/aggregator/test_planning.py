@@ -61,7 +61,7 @@ def test_two_hundred_files_of_one_name() -> None:
 
 @pytest.mark.parametrize("silos", range(3, 201))
 def test_the_default_threshold_is_the_least_majority_of_three_or_more(silos: int) -> None:
-    threshold = default_threshold(silos)
+    threshold = default_threshold(silos, 0)
     assert threshold >= 3
     assert 2 * threshold > silos
     assert threshold == 3 or 2 * (threshold - 1) <= silos, "no higher than it must be: dropped silos would abort more"
@@ -69,7 +69,7 @@ def test_the_default_threshold_is_the_least_majority_of_three_or_more(silos: int
 
 @pytest.mark.parametrize("silos", [3, 4, 5, 6, 7, 199, 200])
 def test_a_plan_takes_the_default_threshold(silos: int) -> None:
-    Plan.of(plan_message(silos, threshold=default_threshold(silos)))
+    Plan.of(plan_message(silos, threshold=default_threshold(silos, 0)))
 
 
 @pytest.fixture(scope="module")

@@ -66,6 +66,7 @@ class Approached:
 
     def refuses(self, plan: plan_pb2.Plan, error: type[SparsiloError], *words: str, **offer: Any) -> None:
         """With exactly this error, having said, computed and remembered nothing."""
+        from silo_agent.audit_log import AUDIT_FILE
         from silo_agent.state_store import STATE_FILE, StateStore
 
         with pytest.raises(error) as refused:
@@ -73,7 +74,8 @@ class Approached:
         assert type(refused.value) is error
         assert all(word in refused.value.message for word in words), refused.value.message
         assert self.said == []
-        assert {file.name for file in self.config.state.iterdir()} == {STATE_FILE, *self.downloaded}
+        written = {file.name for file in self.config.state.iterdir()} - {AUDIT_FILE}  # which says that it refused
+        assert written == {STATE_FILE, *self.downloaded}
         assert StateStore(self.config.state / STATE_FILE).releases() == []
 
 

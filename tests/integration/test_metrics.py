@@ -76,7 +76,7 @@ class Looks:
             return write(*arguments)
 
         monkeypatch.setattr("aggregator.local.serve_health", remember_port)
-        monkeypatch.setattr("aggregator.local.write_sparse_model", look_and_write)
+        monkeypatch.setattr("aggregator.pruning_run.write_sparse_model", look_and_write)
         monkeypatch.setattr(Federation, "_start", remember_work)
         monkeypatch.setattr(Spool, "take", take_and_look)
 

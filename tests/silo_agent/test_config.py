@@ -23,6 +23,7 @@ PATHS = {
     "certificate": "tls.crt",
     "private_key": "tls.key",
     "authority": "ca.crt",
+    "policy": "policy.yaml",
 }
 GIVEN: dict[str, object] = {"silo": "ward-3", "aggregator": "host:50051", **PATHS}
 
@@ -38,7 +39,8 @@ def test_fields_defaults_and_paths_relative_to_the_file(tmp_path: Path) -> None:
     read = AgentConfig.read(config(tmp_path, GIVEN))
     assert (read.silo, read.aggregator) == ("ward-3", "host:50051")
     assert (read.backend, read.suite, read.device) == (Backend.DOUBLE_MASKING, Suite.DEFAULT, "cpu")
-    assert (read.colluders, read.least_honest_survivors) == (0, 3)
+    assert (read.proxy, read.proxy_file, read.reconnect_seconds) == ("", None, 60)
+    assert (read.renew_certificate, read.stay) == (False, False)
     assert (read.capacity, read.sparsity_ratio) == (0, "")
     assert (read.metrics_host, read.metrics_port) == ("127.0.0.1", 0)
     for field, path in PATHS.items():
@@ -51,11 +53,13 @@ def test_a_model_that_is_no_folder_is_a_hub_id(tmp_path: Path) -> None:
 
 def test_fields_that_have_defaults_can_be_given(tmp_path: Path) -> None:
     more = {"backend": "insecure_plaintext", "device": "cuda:1", "metrics_host": "0.0.0.0", "metrics_port": 9100}  # noqa: S104
-    more |= {"suite": "fips", "colluders": 2, "least_honest_survivors": 5}
+    more |= {"suite": "fips", "proxy": "none", "proxy_file": "proxy", "reconnect_seconds": 5}
+    more |= {"renew_certificate": True, "stay": True}
     more |= {"capacity": 7, "sparsity_ratio": "0.3"}
     read = AgentConfig.read(config(tmp_path, GIVEN | more))
     assert (read.backend, read.suite) == (Backend.INSECURE_PLAINTEXT, Suite.FIPS)
-    assert (read.colluders, read.least_honest_survivors) == (2, 5)
+    assert (read.proxy, read.proxy_file, read.reconnect_seconds) == ("none", tmp_path / "proxy", 5)
+    assert (read.renew_certificate, read.stay) == (True, True)
     assert (read.capacity, read.sparsity_ratio) == (7, "0.3")
     assert (read.device, read.metrics_host, read.metrics_port) == ("cuda:1", "0.0.0.0", 9100)  # noqa: S104
 
@@ -78,7 +82,7 @@ def test_a_missing_field(field: str, tmp_path: Path) -> None:
         ),
         *(
             (field, value, "whole number")
-            for field in ("metrics_port", "colluders", "least_honest_survivors", "capacity")
+            for field in ("metrics_port", "reconnect_seconds", "capacity")
             for value in ("9100", 1.5, True, None)
         ),
         ("suite", "FIPS", "'FIPS' is unknown"),

@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> StateStore:
 
 
 def ledger(folder: Path, capsys: pytest.CaptureFixture[str], *more: object) -> Ran:
-    paths = ("model", "calibration", "signing_key", "roster", "certificate", "private_key", "authority")
+    paths = ("model", "calibration", "signing_key", "roster", "certificate", "private_key", "authority", "policy")
     config = {"silo": "ward-1", "aggregator": "host:1", "state": "state", **dict.fromkeys(paths, "none")}
     (folder / "agent.yaml").write_text(yaml.safe_dump(config))
     return run(cli, ["ledger", "--config", folder / "agent.yaml", *more], capsys)

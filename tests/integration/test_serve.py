@@ -1,0 +1,158 @@
+"""`aggregator serve` and agents that stay: runs one after another, decisions, a killed aggregator, an orderly stop."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from deployment import Deployment, until
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Deployment]:
+    made = Deployment(tmp_path, ["a", "b", "c"], capsys)
+    yield made
+    made.close()
+
+
+def zeros(result: Path) -> float:
+    with safe_open(next(result.glob("model/*.safetensors")), "pt") as tensors:
+        names = [name for name in tensors.keys() if "mlp" in name]  # noqa: SIM118 - it is no mapping
+        return float(sum((tensors.get_tensor(name) == 0).float().mean() for name in names) / len(names))
+
+
+def test_two_runs_one_after_another_and_an_orderly_stop(deployment: Deployment) -> None:
+    server = deployment.serve()
+    deployment.join()
+    first = deployment.submit(sparsity_ratio=0.5)
+    second = deployment.submit(release="weights", pruner="sparsegpt", sparsity_ratio=0.25, evaluate=1, samples=3)
+    for name, ratio in ((first, 0.5), (second, 0.25)):
+        waited = deployment.wait(name)
+        assert waited.code == 0, waited.err + server.said
+        result = Path(waited.data["result"])
+        assert zeros(result) == pytest.approx(ratio, abs=0.01)
+        report = json.loads((result / "report.json").read_text())
+        assert report["survivors"] == ["a", "b", "c"]
+        assert ("perplexity" in report) == (name == second)
+        assert (result / "report.html").exists()
+    assert sorted(path.name for path in (deployment.folder / "state/runs" / first).iterdir()) == [
+        "plan",
+        "plan.yaml",
+        "result",
+    ]  # no uploads
+    listed = deployment.aggregator("rounds", "list", "--output", "json").data["runs"]
+    assert [(run["run"], run["status"], run["survivors"]) for run in listed] == [
+        (first, "done", 3),
+        (second, "done", 3),
+    ]
+    assert server.end() == 0
+    assert "Traceback" not in server.said
+    agent = deployment.agents["a"]
+    assert agent.end() == 128 + signal.SIGTERM
+    assert "Traceback" not in agent.said
+
+
+def test_a_rejected_plan_is_declined_at_once_and_the_others_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deployment = Deployment(tmp_path, ["a", "b", "c", "d"], capsys)
+    try:
+        deployment.serve()
+        deployment.join()
+        deployment.policy("d", approval="manual")
+        name = deployment.submit(preparation_seconds=3600, threshold=3)
+        pending = until(lambda: deployment.silo("d", "pending", "--output", "json").data["pending"])
+        digest = pending[0]["plan"]
+        assert digest.startswith(name)
+        assert deployment.silo("d", "reject", digest[:8], "--reason", "not this month").code == 0
+        waited = deployment.wait(name)  # far sooner than an hour
+        assert waited.code == 0, waited.err
+        report = json.loads((Path(waited.data["result"]) / "report.json").read_text())
+        assert (report["survivors"], report["dropped"]) == (["a", "b", "c"], {"d": "plan"})
+        assert "not this month" not in next(deployment.folder.glob("aggregator-*.log")).read_text()
+        again = deployment.silo("d", "approve", digest[:8])
+        assert again.code == 4
+        assert "rejected" in again.err
+    finally:
+        deployment.close()
+
+
+def test_a_killed_aggregator_goes_on_in_the_same_run(deployment: Deployment) -> None:
+    """Killed twice: after a round of the run is done, and again while the next one waits for a silo."""
+    server = deployment.serve()
+    deployment.join(reconnect_seconds=600)
+    deployment.policy("c", approval="manual")
+    name = deployment.submit(schedule="iterative", sparsity_ratio=0.5)  # a round a block
+    until(lambda: deployment.silo("c", "pending", "--output", "json").data["pending"])
+    server.end(signal.SIGKILL)
+    server = deployment.serve()
+    assert deployment.silo("c", "approve", name).code == 0
+    until(lambda: deployment.aggregator("rounds", "show", name, "--output", "json").data["done"] >= 1)
+    server.end(signal.SIGKILL)
+    server = deployment.serve()
+    waited = deployment.wait(name)
+    assert waited.code == 0, waited.err + server.said
+    assert zeros(Path(waited.data["result"])) == pytest.approx(0.5, abs=0.01)
+    report = json.loads((Path(waited.data["result"]) / "report.json").read_text())
+    assert report["survivors"] == ["a", "b", "c"]
+
+
+def test_waiting_for_a_run_can_end_three_ways(deployment: Deployment) -> None:
+    deployment.serve()
+    for silo in deployment.silos:
+        deployment.enroll(silo)
+    deployment.pin()
+    name = deployment.submit(preparation_seconds=1, phase_seconds=1)  # and no agent runs
+    late = deployment.aggregator("rounds", "wait", name, "--timeout", 1, "--output", "json")
+    failed = deployment.wait(name)
+    assert (failed.code, json.loads(failed.out)["error"]["code"]) == (1, "round_aborted")
+    assert late.code in (1, 3)  # where it failed within the second
+    assert deployment.aggregator("rounds", "wait", "no-such").code == 4
+    shown = deployment.aggregator("rounds", "show", name, "--output", "json").data
+    assert (shown["status"], shown["result"]) == ("failed", None)
+    assert "plan" in shown["said"]
+
+
+def test_a_plan_is_not_submitted_before_all_have_pinned_the_roster(deployment: Deployment) -> None:
+    deployment.serve()
+    for silo in deployment.silos:
+        deployment.enroll(silo)
+    shown = deployment.silo("a", "roster", "show", "--output", "json").data
+    assert deployment.silo("a", "roster", "pin", "--fingerprint", shown["fingerprint"]).code == 0
+    plan = deployment.folder / "plan.yaml"
+    plan.write_text("samples: 4\nsequence_length: 32\n")
+    refused = deployment.aggregator("plan", "submit", plan)
+    assert refused.code == 2
+    assert "not signed by b, c" in refused.err
+    assert deployment.aggregator("plan", "check", plan).code == 0
+    verified = deployment.silo("a", "roster", "verify")
+    assert (verified.code, "not signed by b, c" in verified.err) == (2, True)
+
+
+@pytest.mark.clause("7.8", "2.3.8")
+def test_nothing_is_sent_for_a_wrong_fingerprint_nor_computed_before_approval(deployment: Deployment) -> None:
+    from commands import run
+    from silo_agent.cli import cli
+
+    deployment.serve()
+    invitation = deployment.folder / "x.yaml"
+    assert deployment.aggregator("invite", "--silo", "x", "--out", invitation).code == 0
+    arguments = ["--invitation", invitation, "--fingerprint", "0" * 64, "--out", deployment.folder / "x"]
+    refused = run(cli, ["enroll", *arguments], deployment._capsys)
+    assert (refused.code, "has the fingerprint" in refused.err) == (2, True)
+    assert deployment.aggregator("silos", "list", "--output", "json").data["silos"] == []
+    assert not (deployment.folder / "x").exists()
+
+    deployment.join(approval="manual")
+    deployment.submit(preparation_seconds=3600)
+    for silo in deployment.silos:
+        until(lambda silo=silo: deployment.silo(silo, "pending", "--output", "json").data["pending"])
+        state = deployment.folder / silo / "state"
+        assert sorted(file.name for file in state.iterdir()) == ["agent.sqlite", "audit.jsonl"]
+        wrong = deployment.silo(silo, "roster", "pin", "--fingerprint", "0" * 64)
+        assert wrong.code == 2
+    pinned = {(deployment.folder / silo / "roster.yaml").read_bytes() for silo in deployment.silos}
+    assert len(pinned) == 1
