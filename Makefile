@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STUBS := proto/sparsilo/v1
 
-.PHONY: demo test test-demo test-families schedules mutations bench-masking bench-streaming bench-cohort bench-cost-curve bench-privacy-tax bench-prune-speed bench-prune-memory bench-quality lint proto clean
+.PHONY: demo test test-demo test-families test-images dashboards schedules mutations bench-masking bench-streaming bench-cohort bench-cost-curve bench-privacy-tax bench-prune-speed bench-prune-memory bench-quality lint proto clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ok ## prune a small model over four silos and print what came of it
@@ -17,6 +17,12 @@ test-demo: .venv/.ok ## run the demo and hold what it prints against what the RE
 
 test-families: .venv/.ok ## every model family through `aggregator local`, a process a silo
 	$(BIN)/python -m pytest -m slow tests/integration/test_federated_families.py
+
+test-images: .venv/.ok ## both images, and a round in containers apart from each other (root; see deploy/images/README.md)
+	$(BIN)/python -m pytest -m slow tests/images
+
+dashboards: .venv/.ok ## write the Grafana dashboards anew
+	$(BIN)/python tests/monitoring/make_dashboards.py
 
 schedules: .venv/.ok ## 5 000 random schedules of the simulated world
 	$(BIN)/python -m pytest -n 2 -m "slow or not slow" tests/scenarios/test_schedules.py

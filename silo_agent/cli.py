@@ -34,6 +34,7 @@ from silo_agent.terminal import (
     ratio_option,
     run_command,
     suite_option,
+    user,
 )
 
 ROSTER_SECONDS: Final = 2.0
@@ -182,6 +183,7 @@ def run(config: Path, settings: tuple[str, ...]) -> None:
     """
     from prometheus_client import CollectorRegistry
 
+    from silo_agent.audit_log import AuditLog
     from silo_agent.config import AgentConfig, proxy_setting
     from silo_agent.health import serve_health
     from silo_agent.metrics import SiloMetrics
@@ -210,13 +212,17 @@ def run(config: Path, settings: tuple[str, ...]) -> None:
         own,
         authority,
         metrics,
-        proxy=chosen_proxy(proxy_setting(agent_config.proxy, agent_config.proxy_file), agent_config.aggregator, os.environ),
+        proxy=chosen_proxy(
+            proxy_setting(agent_config.proxy, agent_config.proxy_file), agent_config.aggregator, os.environ
+        ),
         reconnect_seconds=agent_config.reconnect_seconds,
     )
 
     def keep_certificate_fresh() -> None:
         if certificate.keep_fresh(transport, datetime.now(UTC)):
-            log.info("%s: a new certificate, until %s", agent_config.certificate, certificate.expiry())
+            until = f"{certificate.expiry():%Y-%m-%dT%H:%M:%SZ}"
+            log.info("%s: a new certificate, until %s", agent_config.certificate, until)
+            AuditLog(agent_config.state).append("certificate_renewed", "agent", datetime.now(UTC), until=until)
         metrics.certificate_expiry.set(certificate.expiry().timestamp())
 
     keep_certificate_fresh()
@@ -293,7 +299,7 @@ def preflight(config: Path, settings: tuple[str, ...], output: str, offline: boo
     """
     from silo_agent.preflight import check_agent
 
-    checks = check_agent(config, datetime.now(UTC))
+    checks = check_agent(config, datetime.now(UTC), settings, online=not offline)
     failed = next((check.error for check in checks if check.error), None)
     if output == "table":
         for check in checks:
@@ -323,14 +329,17 @@ def ledger(config: Path, settings: tuple[str, ...], forget: str | None, output: 
     Example:
       silo-agent ledger --config agent.yaml
     """
+    from silo_agent.audit_log import AuditLog
     from silo_agent.config import AgentConfig
     from silo_agent.ledger import FORGOTTEN
     from silo_agent.state_store import STATE_FILE, StateStore
 
     with failing_as(output):
-        store = StateStore(AgentConfig.read(config, os.environ, settings).state / STATE_FILE)
+        agent = AgentConfig.read(config, os.environ, settings)
+        store = StateStore(agent.state / STATE_FILE)
         if forget is not None:
             store.forget(_digest(forget))
+            AuditLog(agent.state).append("ledger_forgotten", user(), datetime.now(UTC), round=forget)
         made = store.releases()
     releases = [
         {

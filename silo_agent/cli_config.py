@@ -69,6 +69,6 @@ def support_bundle(config: Path, settings: tuple[str, ...], out: Path) -> None:
     from silo_agent.support_bundle import write_bundle
 
     agent, origins = read_config(AgentConfig, config, os.environ, settings)
-    checks = check_agent(config, datetime.now(UTC))
+    checks = check_agent(config, datetime.now(UTC), settings)
     for name in write_bundle(out, agent, origins, checks):
         click.echo(f"{out}: {name}", err=True)

@@ -126,7 +126,7 @@ def read_tls(config: AgentConfig, now: datetime) -> tuple[Certified, bytes]:
 
 
 def proxy_setting(proxy: str, file: Path | None) -> str:
-    """`proxy`, or what `file` holds. Raises ConfigError where both are given, or the file cannot be read or is empty."""
+    """`proxy`, or what `file` holds. Raises ConfigError: both given, or a file without a URL."""
     if file is None:
         return proxy
     if proxy:

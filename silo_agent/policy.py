@@ -7,7 +7,7 @@ from datetime import datetime, time, timedelta
 from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from crypto.errors import ConfigError, IdentityError, PlanError, ReleaseRefused, UnexpectedMessage
@@ -16,9 +16,11 @@ from crypto.plan import MOST_SILOS, Plan
 from crypto.secagg.session import Round
 from crypto.sparsity import parse_ratio, spell_ratio
 from silo_agent.config import AgentConfig
-from silo_agent.dense_weights import DenseWeights
 from silo_agent.layered_config import read_mapping
-from silo_agent.opened_rounds import Start
+
+if TYPE_CHECKING:  # a command that shows a plan need not wait for torch
+    from silo_agent.dense_weights import DenseWeights
+    from silo_agent.opened_rounds import Start
 
 ANY: Final = "any"
 UNLIMITED: Final = "unlimited"
@@ -205,7 +207,7 @@ def model_digest(tensors: Mapping[str, bytes]) -> bytes:
     return sha256(b"sparsilo/1 model" + listed).digest()
 
 
-def trusted_digest(weights: DenseWeights) -> bytes:
+def trusted_digest(weights: "DenseWeights") -> bytes:
     """The model digest of a folder. Reads all of it."""
     return model_digest(weights.digest())
 
@@ -265,7 +267,7 @@ def check_budget(policy: Policy, made: int, wanted: int) -> None:
 
 
 def check_plan(
-    plan: Plan, config: AgentConfig, roster: dict[str, bytes], weights: DenseWeights, digests: dict[str, bytes]
+    plan: Plan, config: AgentConfig, roster: dict[str, bytes], weights: "DenseWeights", digests: dict[str, bytes]
 ) -> None:
     """Raises PlanError or IdentityError where the plan is not about what this silo has. `digests`: of `weights`."""
     if plan.backend is not config.backend:
@@ -302,7 +304,7 @@ def check_plan(
             raise PlanError(f"the plan's shape of {tensor.name} is not the model's")
 
 
-def check_start(round_: Round, start: Start, silo: str) -> None:
+def check_start(round_: Round, start: "Start", silo: str) -> None:
     """A round must start from what the rounds before it opened, with the cohort that follows from them (2.2.3, 2.6).
 
     Raises UnexpectedMessage.

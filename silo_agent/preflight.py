@@ -38,12 +38,15 @@ OPENED_BYTES: Final = 1 + 4
 """A weight in the opened sums of a votes round (up to 255 silos) and a weights round."""
 RECORD_BYTES: Final = 64_000_000
 """For transcripts, ledger and audit log."""
+LAST_SECOND: Final = 253_402_300_799
+"""Of the year 9999, after which datetime has none."""
 
 FIXES: Final[Mapping[str, str]] = {
     "config": "docs/formats.md, section 8, has the fields",
     "identity": "silo-agent enroll makes the signing key, silo-agent roster pin writes the roster",
     "TLS": "name the files that silo-agent enroll made, or your own and the aggregator's authority",
     "policy": "docs/formats.md, section 12, has the fields",
+    "clock": "ask the aggregator's people",
     "proxy": "give proxy or proxy_file in the config",
 }
 """What to do where an error itself does not say it."""
@@ -232,7 +235,7 @@ class _Checks:
     def _aggregator_time(self) -> datetime:
         with connected(self._config, self._now) as transport:
             reply = transport.identify("Status", identity_pb2.StatusRequest(), identity_pb2.StatusReply)
-        return datetime.fromtimestamp(min(reply.unix_seconds, int(datetime.max.replace(tzinfo=UTC).timestamp())), UTC)
+        return datetime.fromtimestamp(min(reply.unix_seconds, LAST_SECOND), UTC)
 
 
 def _checked(name: str, check: Callable[[], str | Check]) -> Check:

@@ -7,8 +7,7 @@ So the choice is made here, an unusable proxy is an error, and gRPC is handed no
 
 import re
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import Final
@@ -145,12 +144,3 @@ def _covers(entry: str, host: str, port: int) -> bool:
         return address in ip_network(entry, strict=False)
     except ValueError:
         return False
-
-
-def channel_options(proxy: Proxy | None) -> tuple[tuple[str, str | int], ...]:
-    return dialling("none:1", proxy)[1] if proxy is None else (("grpc.http_proxy", f"http://{proxy}"),)
-
-
-@contextmanager
-def without_proxy_environment() -> Iterator[None]:
-    yield

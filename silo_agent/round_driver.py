@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from time import sleep
@@ -17,6 +17,7 @@ from torch import Tensor, get_num_threads
 from crypto.backends.double_masking.silo import DoubleMaskingSilo
 from crypto.backends.insecure_plaintext import InsecurePlaintextSilo
 from crypto.errors import (
+    ConfigError,
     ConnectionFailed,
     IdentityError,
     InputError,
@@ -58,6 +59,8 @@ from sparsilo.v1 import plan_pb2, round_pb2, words_pb2
 Progress = Callable[[str, int, int], None]
 """What is being done, how much of it is done, and how much there is."""
 
+STILL_OFFERED: Final = timedelta(minutes=10)
+"""A plan that was not offered for so long waits for nobody any more."""
 OFFER_SECONDS: Final = 1.0
 """How often a plan that nobody has decided on is asked for again."""
 
@@ -161,9 +164,9 @@ class Agent:
         decision = self._store.decision(plan.digest)
         if decision is None and policy.approval is Approval.AUTO:
             decision = Decision.APPROVED
-            self._store.decide(plan.digest, decision, "policy", now)
             self._note(decision, "policy", plan=plan.digest.hex())
-        if decision is None or (policy.hours and not policy.hours.contains(now)):
+            self._store.decide(plan.digest, decision, "policy", now)
+        if decision is None or (decision is Decision.APPROVED and policy.hours and not policy.hours.contains(now)):
             return None
         if plan.digest != self._decided:
             self._decided = plan.digest
@@ -186,8 +189,9 @@ class Agent:
 
     def _between_rounds(self) -> None:
         self._between_calls()
-        self._metrics.pending_plans.set(self._store.undecided())
-        self._metrics.budget_spent.labels("releases").set(self._made() / Policy.read(self._config.policy).releases)
+        self._metrics.pending_plans.set(self._store.undecided(datetime.now(UTC) - STILL_OFFERED))
+        with suppress(ConfigError):  # a policy that cannot be read refuses the next plan, and says so then
+            self._metrics.budget_spent.labels("releases").set(self._made() / Policy.read(self._config.policy).releases)
 
     def _note(self, event: str, by: str, **fields: object) -> None:
         self._audit.append(event, by, datetime.now(UTC), **fields)

@@ -149,10 +149,11 @@ class StateStore:
             found = database.execute("SELECT decision FROM offers WHERE plan = ?", (digest,)).fetchone()
             return Decision(found[0]) if found and found[0] else None
 
-    def undecided(self) -> int:
-        """How many plans wait for a decision."""
+    def undecided(self, since: datetime) -> int:
+        """How many plans wait for a decision, and were offered after `since`."""
         with self._changes() as database:
-            [count] = database.execute("SELECT COUNT(*) FROM offers WHERE decision IS NULL").fetchone()
+            query = "SELECT COUNT(*) FROM offers WHERE decision IS NULL AND last_offered >= ?"
+            [count] = database.execute(query, (_iso(since),)).fetchone()
             return int(count)
 
     def audit_head(self) -> tuple[int, str] | None:

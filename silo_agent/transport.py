@@ -5,6 +5,7 @@ the aggregator for at most POLL_SECONDS before it asks anew: a connection that d
 on the way sees an idle stream.
 """
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +26,6 @@ from silo_agent.config import AgentConfig, proxy_setting, read_tls
 from silo_agent.metrics import SiloMetrics, unseen
 from silo_agent.one_round import Advance, Call, Committed, Upload
 from silo_agent.proxy import Proxy, chosen_proxy, dialling
-from silo_agent.pruned_file import file_digest
 from sparsilo.v1 import identity_pb2, round_pb2, words_pb2
 
 POLL_SECONDS: Final = 30.0
@@ -141,7 +141,9 @@ class Transport:
         """Downloads a candidate and checks it against its SHA-256; nothing is left where it does not match."""
         part = file.with_suffix(".part")
         self.download(words_pb2.FileRequest(candidate=digest), part)
-        if file_digest(part) != digest:
+        with part.open("rb") as downloaded:
+            found = hashlib.file_digest(downloaded, "sha256").digest()
+        if found != digest:
             part.unlink()
             raise ProtocolError("the candidate is not the one that was announced", party="aggregator")
         part.replace(file)

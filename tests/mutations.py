@@ -314,8 +314,8 @@ MUTATIONS = (
     Mutation(
         BOUND,
         "silo_agent/policy.py",
-        "if cohort.colluders < config.colluders:",
-        "if cohort.colluders < config.colluders - 1:",
+        "if message.colluders < policy.colluders:",
+        "if message.colluders < policy.colluders - 1:",
         "tests/silo_agent/test_policy.py",
     ),
     Mutation(

@@ -34,8 +34,8 @@ def free_port() -> int:
 class Tinyproxy:
     """A process of its own."""
 
-    def __init__(self, folder: Path, *directives: str) -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, *directives: str, port: int = 0) -> None:
+        self.port = port or free_port()
         self._log = folder / f"tinyproxy-{self.port}.log"
         config = folder / f"tinyproxy-{self.port}.conf"
         lines = (f"Port {self.port}", "Listen 127.0.0.1", f"Bind {OUTGOING}", "Timeout 60", "MaxClients 50")
@@ -91,9 +91,11 @@ def listening(answer: Callable[[socket.socket], None]) -> Iterator[int]:
 
         thread = Thread(target=accept)
         thread.start()
-        yield server.getsockname()[1]
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 def pipe(here: socket.socket, port: int) -> None:

@@ -120,7 +120,7 @@ def answers(url: str) -> int:
         return 0
 
 
-def until_answers(url: str, status: int, seconds: float = 60) -> None:
+def until_answers(url: str, status: int, seconds: float = 180) -> None:
     """Fails where it does not come to that."""
     end = time.monotonic() + seconds
     while (found := answers(url)) != status:

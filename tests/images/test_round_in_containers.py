@@ -72,6 +72,7 @@ def test_nothing_but_the_aggregators_port_is_in_reach_of_a_silo(running: Federat
         return running.containers[party].execute("python3", "-c", DIAL, host, port).code == 0
 
     assert all(answers(running.health(party)) == 200 for party in (AGGREGATOR, *SILOS))
+    before = net.dropped(PROXIED, AGGREGATOR)
     for silo in SILOS:
         direct = silo != PROXIED
         assert dials(silo, PUBLIC_NAME, PORT) is direct
@@ -79,6 +80,7 @@ def test_nothing_but_the_aggregators_port_is_in_reach_of_a_silo(running: Federat
         for party in {AGGREGATOR, PROXY, HOST, *SILOS} - {silo}:
             assert not dials(silo, net.address(party), METRICS), (silo, party)
         assert not dials(AGGREGATOR, net.address(silo), METRICS), silo  # silos dial out; nobody dials in
+    assert net.dropped(PROXIED, AGGREGATOR) > before  # so the tests below would see a packet that went another way
 
 
 def test_a_round_and_its_model(running: Federation, tmp_path: Path) -> None:
@@ -95,7 +97,7 @@ def test_a_round_and_its_model(running: Federation, tmp_path: Path) -> None:
         for _ in range(2):  # the pruning, and the evaluation of what came of it
             [plan] = until(pending, 90)
             assert done(manual.execute("silo-agent", "approve", plan, *AGENT, *JSON))["decision"] == "approved"
-            assert not pending()
+            assert plan not in pending()
         found = running.wait(run)
         assert found["status"] == "done"
         assert [server.without_data(dashboard) for dashboard in DASHBOARDS] == [[], []]
@@ -126,7 +128,6 @@ def test_without_its_proxy_a_silo_does_not_go_another_way(running: Federation) -
         assert container.stop() == SIGTERM_STATUS[PROXIED]
         started = container.once("run", *AGENT, "--set", "reconnect_seconds=5", "--set", "stay=false", limit=120)
         assert started.code == 2, started
-        assert running.proxy.url.removeprefix("http://") in started.err
     finally:
         running.proxy.start()
         container.remove()

@@ -308,6 +308,13 @@ def test_any_other_bytes_anywhere(noise: bytes, rng: random.Random) -> None:
         assert content[:at].count(b"\n") + 1 in (line, line - 1)
 
 
+def test_a_last_line_that_is_empty(tmp_path: Path) -> None:
+    file = written(tmp_path, 1)
+    for content in (b"\n", file.read_bytes() + b"\n"):
+        file.write_bytes(content)
+        refuses_to_go_on(tmp_path)
+
+
 @pytest.mark.parametrize("kept", [1, 3])
 def test_a_copy_is_held_against_a_head_that_was_noted_earlier(kept: int, tmp_path: Path) -> None:
     file = written(tmp_path, 2)

@@ -95,17 +95,17 @@ def test_bytes_up_and_down(
 
 
 @pytest.mark.parametrize(("silo", "capacity"), [("silo-000", 3), ("silo-001", 1), ("silo-002", 2)])
-def test_with_layer_sampling_it_is_an_upper_bound(silo: str, capacity: int) -> None:
-    """Cohorts have ceil(9 / 3) silos at most, and the dearest blocks may be drawn."""
-    made = of_kinds("sampling votes", cohort_floor=3, capacities=(3, 1, 2, 2, 1))
-    # wanda's cohorts compare in layers here
-    blocks = [8 * words(votes(n, 3), 3) for n in WEIGHTS.values()]
+@pytest.mark.parametrize(("last", "cohort"), [(1, 3), (2, 4)])
+def test_with_layer_sampling_it_is_an_upper_bound(last: int, cohort: int, silo: str, capacity: int) -> None:
+    """Cohorts have ceil(9 / 3) or ceil(10 / 3) silos at most, and the dearest blocks may be drawn."""
+    made = of_kinds("sampling votes", cohort_floor=3, capacities=(3, 1, 2, 2, last))
+    blocks = [8 * words(votes(n, cohort), 3) for n in WEIGHTS.values()]
     coin = 8 * words([(4, 2**64 - 1)], 3)
-    assert [upload_bytes(made, index, 3) for index in range(1, 4)] == blocks
+    assert [upload_bytes(made, index, cohort) for index in range(1, 4)] == blocks
     up = coin + sum(sorted(blocks)[-capacity:])
     found = plan_in_words(made, silo)
     assert found["bytes_up"] == {"exact": False, "bytes": up}
-    assert found["bytes_down_estimate"] == up * 2 * 4 // 3 + coin + sum(blocks[:-1])
+    assert found["bytes_down_estimate"] == up * 2 * (cohort + 1) // cohort + coin + sum(blocks[:-1])
     assert f"at most {up:,} bytes" in said(made, silo)
     assert f"only in {capacity} of 3 blocks" in said(made, silo)
 
@@ -165,8 +165,8 @@ def test_what_leaves_and_what_is_opened(kind: ReleaseKind, leaves: str, sums: st
 
 
 def test_what_each_other_silo_learns() -> None:
-    """docs/threat-model.md: as an auditor 2 / k of the sums; with the iterative schedule everything but the last block's,
-    with `weights` the exponents, with `owl` the outliers; and the candidates.
+    """docs/threat-model.md: as an auditor 2 / k of the sums; with the iterative schedule everything but the last
+    block's, with `weights` the exponents, with `owl` the outliers; and the candidates.
     """
 
     def learned(made: Plan) -> str:
@@ -257,8 +257,8 @@ def test_the_threat_model_still_says_what_these_words_are_taken_from() -> None:
     for passage in (
         "the keep counts and nonzero counts summed over the survivors",
         "with `weights` also the summed differences of kept weights, and how many silos' largest difference lies in "
-        "which power of two; with `owl` the summed outliers a block; in an evaluation the summed negative log-likelihoods "
-        "and token counts; who took part, when, and how much was sent",
+        "which power of two; with `owl` the summed outliers a block; in an evaluation the summed negative "
+        "log-likelihoods and token counts; who took part, when, and how much was sent",
         "as an auditor, the sums of the chunks it was drawn for, about 2 / k of them with k signers",
         "all sums of earlier rounds that a round starts from",
         "who talks when, and how much",

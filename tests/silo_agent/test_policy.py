@@ -579,6 +579,13 @@ def test_hours_open_at_the_next_moment_that_is_within(
     assert hours.opens(now) == expected.replace(tzinfo=UTC)
 
 
+def test_a_working_day_to_the_second() -> None:
+    """It begins with its first moment and ends before its last."""
+    hours = Hours(("wed",), time(8), time(18), ZoneInfo("UTC"))
+    for moment, is_within in (("07:59:59.999", False), ("08:00", True), ("17:59:59.999", True), ("18:00", False)):
+        assert hours.contains(datetime.fromisoformat(f"2026-01-07T{moment}+00:00")) is is_within
+
+
 def test_a_night_shift_from_friday_to_saturday() -> None:
     """On a clock in Berlin, an hour ahead of UTC in winter."""
     night = Hours(("fri",), time(22), time(6), ZoneInfo("Europe/Berlin"))

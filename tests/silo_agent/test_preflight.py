@@ -445,7 +445,10 @@ def test_an_aggregator_that_does_not_know_the_silo(home: Home, capsys: pytest.Ca
     with aggregator(refuse) as (address, _):
         code, found = online(home, capsys, aggregator=address)
     assert code == 2
-    assert found["clock"] == ("failed", "the aggregator refuses this silo: 'silo-001' is not enrolled (enrol)")
+    assert found["clock"] == (
+        "failed",
+        "the aggregator refuses this silo: 'silo-001' is not enrolled (ask the aggregator's people)",
+    )
 
 
 def test_tls_files_that_do_not_fit_end_the_way_before_the_handshake(

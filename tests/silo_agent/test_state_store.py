@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,16 @@ from crypto.errors import InputError, ReleaseRefused
 from crypto.names import Phase, ReleaseKind
 from silo_agent import state_store
 from silo_agent.ledger import Release, check_release
-from silo_agent.state_store import StateStore
+from silo_agent.state_store import Decision, OfferedPlan, StateStore
 
 ROSTER = ("a", "b", "c", "d")
 FIRST = Release(b"1" * 32, b"q" * 32, ReleaseKind.VOTES, b"d" * 32, ROSTER)
 NEXT = replace(FIRST, round=b"2" * 32, question=b"r" * 32)
 SAME_QUESTION = replace(NEXT, question=FIRST.question)
+
+PLAN, OTHER = b"p" * 32, b"o" * 32
+NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
+LATER = (NOW + timedelta(minutes=90)).astimezone(timezone(timedelta(hours=2)))
 
 
 @pytest.fixture
@@ -177,3 +182,67 @@ def test_a_file_that_is_no_store_is_named(file: Path) -> None:
     file.write_bytes(b"not a database " * 100)
     with pytest.raises(InputError, match=r"agent\.sqlite: file is not a database"):
         StateStore(file)
+
+
+# Offered plans and what was decided on them.
+
+
+def test_an_offered_plan_waits_for_a_decision(file: Path) -> None:
+    assert StateStore(file).offer(PLAN, b"plan", NOW)
+    assert not StateStore(file).offer(PLAN, b"plan", LATER)  # it still is
+    assert StateStore(file).offer(OTHER, b"other", LATER)
+    first = OfferedPlan(PLAN, b"plan", "2026-11-28T12:00:00+00:00", "2026-11-28T13:30:00+00:00", *[None] * 4)
+    second = OfferedPlan(OTHER, b"other", "2026-11-28T13:30:00+00:00", "2026-11-28T13:30:00+00:00", *[None] * 4)
+    assert StateStore(file).offers() == [first, second]
+    assert StateStore(file).undecided(datetime.min.replace(tzinfo=UTC)) == 2
+    assert StateStore(file).decision(PLAN) is StateStore(file).decision(b"never") is None
+
+
+@pytest.mark.parametrize("decision", Decision)
+def test_a_decision_is_final(decision: Decision, file: Path) -> None:
+    [contrary] = {*Decision} - {decision}
+    for plan in (PLAN, OTHER):
+        StateStore(file).offer(plan, b"plan", NOW)
+    StateStore(file).decide(PLAN, decision, "doe", NOW, "because")
+    decided = ("doe", "because", "2026-11-28T12:00:00+00:00")
+    for _ in range(2):
+        assert StateStore(file).decision(PLAN) is decision
+        assert StateStore(file).undecided(datetime.min.replace(tzinfo=UTC)) == 1
+        found, other = StateStore(file).offers()
+        assert (found.decision, found.by, found.reason, found.decided) == (decision, *decided)
+        assert other.decision is None
+        StateStore(file).decide(PLAN, decision, "roe", LATER)  # the same again
+        with pytest.raises(InputError, match=f"plan {PLAN.hex()[:16]}: was {decision} by doe before"):
+            StateStore(file).decide(PLAN, contrary, "roe", LATER)
+        StateStore(file).offer(PLAN, b"plan", LATER)  # takes nothing back
+    StateStore(file).decide(OTHER, contrary, "roe", LATER)
+    assert [each.decision for each in StateStore(file).offers()] == [decision, contrary]
+
+
+def test_what_was_never_offered_cannot_be_decided_on(file: Path) -> None:
+    with pytest.raises(InputError, match="was never offered"):
+        StateStore(file).decide(PLAN, Decision.APPROVED, "doe", NOW)
+    assert StateStore(file).offers() == []
+
+
+def test_of_contrary_decisions_at_once_one_counts(file: Path) -> None:
+    StateStore(file).offer(PLAN, b"plan", NOW)
+
+    def decided(number: int) -> Decision | None:
+        decision = list(Decision)[number % 2]
+        try:
+            StateStore(file).decide(PLAN, decision, f"person {number}", NOW)
+        except InputError:
+            return None
+        return decision
+
+    with ThreadPoolExecutor(8) as pool:
+        made = set(pool.map(decided, range(8))) - {None}
+    assert made == {StateStore(file).decision(PLAN)}
+
+
+def test_the_audit_logs_head(file: Path) -> None:
+    assert StateStore(file).audit_head() is None
+    for head in ((1, "a" * 64), (2, "b" * 64)):
+        StateStore(file).note_audit_head(*head)
+        assert StateStore(file).audit_head() == head
