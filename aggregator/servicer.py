@@ -239,7 +239,8 @@ class Servicer:
                 status = grpc.StatusCode.ABORTED
             case _:
                 status = grpc.StatusCode.INTERNAL
-        await context.abort(status, f"{error.code}: {error}")
+        said = str(error) if isinstance(error, IdentityError) else f"{error.code}: {error}"
+        await context.abort(status, said)
 
     def _count(self, silo: str, *, up: int = 0, down: int = 0) -> None:
         self._driver.count(silo, up=up, down=down)

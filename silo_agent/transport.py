@@ -203,7 +203,8 @@ class Transport:
                     lost_at = self._lost_at = monotonic()
                     delay = FIRST_DELAY
                 if monotonic() - lost_at > self._reconnect_seconds or _distrusted(error.details() or ""):
-                    raise _unreachable(self._target, error.details() or "") from None
+                    where = f"{self._target}, through the proxy {self._proxy}" if self._proxy else self._target
+                    raise _unreachable(where, error.details() or "") from None
                 _log.warning("connection to %s lost; trying again", self._target)
                 if self._stopped.wait(delay):
                     raise ConnectionFailed("stopped while reconnecting") from None

@@ -20,7 +20,6 @@ from crypto.primitives.signing import SigningKey
 from driven import serving
 from models import tiny_llama, write_text
 from plans import signing_keys
-from silo_agent import transport
 from silo_agent.cli import cli
 
 KEYS = signing_keys(3)

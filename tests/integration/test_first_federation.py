@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -78,10 +79,8 @@ def test_every_command_of_the_newcomers_path(repository: Path) -> None:
         os.killpg(shell.pid, signal.SIGKILL)
         said, _ = shell.communicate()
     finally:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(shell.pid, signal.SIGTERM)
-        except ProcessLookupError:
-            pass
     assert shell.returncode == 0, said[-4000:]
     [result] = repository.glob("first/state/runs/*/result")
     report = json.loads((result / "report.json").read_text())

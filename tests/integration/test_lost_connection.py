@@ -162,6 +162,8 @@ class Answers:
 
     def count(self, silo: str, *, up: int = 0, down: int = 0) -> None: ...
 
+    def called(self, silo: str) -> None: ...
+
     async def next(self, silo: str) -> bytes:
         return encode(round_pb2.Offer(over=round_pb2.Over()))
 
