@@ -452,6 +452,97 @@ MUTATIONS = (
         "return self.threshold",
         "tests/scenarios/test_cohorts.py",
     ),
+    Mutation(
+        CHECK,
+        "aggregator/admission.py",
+        "    if peer.invitation is not invitation:",
+        "    if invitation and not peer.invitation:",
+        "tests/aggregator/test_admission.py::test_an_invitation_is_for_enrolling_and_nothing_else",
+    ),
+    Mutation(
+        CHECK,
+        "aggregator/admission.py",
+        "        if found.revoked is not None:",
+        "        if found.revoked is not None and found.revoked > now:",
+        "tests/aggregator/test_admission.py::test_a_revoked_silo_is_not_heard_though_its_certificate_holds",
+    ),
+    Mutation(
+        CHECK,
+        "aggregator/enrolments.py",
+        "                if used_for != request:",
+        "                if used_for == request:",
+        "tests/aggregator/test_enrolments.py::test_a_lost_answer_is_given_again_and_no_other",
+    ),
+    Mutation(
+        CHECK,
+        "aggregator/enrolments.py",
+        'database.execute("DELETE FROM invitations WHERE silo = ? AND request IS NULL", (silo,))',
+        "pass",
+        "tests/aggregator/test_enrolments.py::test_a_second_invitation_voids_the_first_and_neither_replaces_a_key",
+    ),
+    Mutation(
+        CHECK,
+        "aggregator/servicer.py",
+        "                await self._silo(context)\n                self._count(silo, up=len(request))",
+        "                self._count(silo, up=len(request))",
+        "tests/integration/test_identity_service.py::test_an_upload_under_way_ends_with_the_certificate",
+    ),
+    Mutation(
+        CHECK,
+        "aggregator/round_driver.py",
+        "                or silo in session.arrived | self._declined",
+        "                or silo in session.arrived",
+        "tests/aggregator/test_round_driver.py::test_a_silo_that_declines_is_not_waited_for_and_not_asked_again",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/enrolment.py",
+        "        if found != plain_fingerprint(expected):",
+        "        if not plain_fingerprint(expected):",
+        "tests/silo_agent/test_enrolment.py::test_an_altered_file_has_another_fingerprint",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/pinned_roster.py",
+        "    unpinned = sorted({*shown} - {*pinned})",
+        "    unpinned = sorted({*pinned} - {*pinned})",
+        "tests/silo_agent/test_enrolment.py::test_a_pinned_roster_is_verified_against_what_all_signed",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/audit_log.py",
+        '        if event["previous"] != previous:',
+        '        if not event["previous"]:',
+        "tests/silo_agent/test_audit_log.py",
+    ),
+    Mutation(
+        ORDER,
+        "silo_agent/own_certificate.py",
+        """        _next(self._config.private_key).replace(self._config.private_key)
+        _next(self._config.certificate).replace(self._config.certificate)
+""",
+        """        _next(self._config.certificate).replace(self._config.certificate)
+        _next(self._config.private_key).replace(self._config.private_key)
+""",
+        "tests/silo_agent/test_own_certificate.py::test_a_renewal_that_was_cut_off_is_finished_or_forgotten",
+    ),
+    Mutation(
+        ORDER,
+        "silo_agent/layered_config.py",
+        """    for name, value in read_mapping(file).items():
+        take(name, value, file.parent, str(file), f"{file}: {name}")
+    for name, field in known.items():
+        if text := environment.get(PREFIX + name.upper()):
+            take(name, _parsed(field.type, text), Path(), *2 * (PREFIX + name.upper(),))
+""",
+        """    for name, field in known.items():
+        if text := environment.get(PREFIX + name.upper()):
+            take(name, _parsed(field.type, text), Path(), *2 * (PREFIX + name.upper(),))
+    for name, value in read_mapping(file).items():
+        take(name, value, file.parent, str(file), f"{file}: {name}")
+""",
+        "tests/silo_agent/test_layered_config.py::test_the_strongest_layer_that_has_a_field_wins",
+    ),
 )
 
 

@@ -842,3 +842,66 @@ def test_a_silo_that_was_lost_is_not_waited_for_as_if_it_were_preparing(tmp_path
         await calling
 
     timed(work)
+
+
+def test_a_silo_that_declines_is_not_waited_for_and_not_asked_again(tmp_path: Path) -> None:
+    driven = Driven(plan(4, seconds=60), tmp_path)
+
+    async def decline() -> None:
+        await driven.driver.next(D)
+        for _ in range(2):  # the same again is harmless
+            await driven.driver.decline(D, driven.round.digest, "plan")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await driven.driver.next(D)
+
+    async def work() -> ClosedRound:
+        others = [driven.take_part(silo) for silo in (A, B, C)]
+        running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
+        await asyncio.gather(decline(), *others)
+        return await running
+
+    closed, seconds = timed(work)
+    assert (closed.session.survivors, closed.session.dropped) == ((A, B, C), {D: Phase.PLAN})
+    assert seconds < 10
+    assert driven.metric("declined_total", release="votes") == 1
+
+
+def test_a_silo_declines_only_the_round_that_it_was_offered_and_has_not_spoken_in(tmp_path: Path) -> None:
+    driven = Driven(plan(4, seconds=1), tmp_path)
+
+    async def work() -> ClosedRound:
+        running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
+        others = [asyncio.create_task(driven.take_part(silo)) for silo in (A, B, C)]
+        await when(arrived(driven, Phase.PLAN, A))
+        for silo, digest in ((D, bytes(32)), ("stranger", driven.round.digest)):
+            with pytest.raises(UnexpectedMessage, match="declines a round that is not its own"):
+                await driven.driver.decline(silo, digest, "plan")
+        await driven.driver.decline(A, driven.round.digest, "plan")  # too late: it has accepted
+        await driven.take_part(D)
+        await asyncio.gather(*others)
+        return await running
+
+    closed, _ = timed(work)
+    assert closed.session.survivors == (A, B, C, D)
+    assert driven.metric("declined_total", release="votes") == 0
+
+
+def test_a_silo_that_declined_a_round_is_offered_the_next(tmp_path: Path) -> None:
+    driven = Driven(plan(4, seconds=60), tmp_path / "first")
+    again = Round(plan(4, seconds=1, run=b"another run 1234"), 0)
+
+    async def work() -> bytes:
+        running = asyncio.create_task(driven.driver.run(driven.round, tmp_path / "first"))
+        await driven.driver.next(D)
+        await driven.driver.decline(D, driven.round.digest, "plan")
+        await asyncio.gather(running, *(driven.take_part(silo) for silo in (A, B, C)))
+        (tmp_path / "second").mkdir()
+        second = asyncio.create_task(driven.driver.run(again, tmp_path / "second"))
+        offered = await driven.driver.next(D)
+        second.cancel()
+        await asyncio.gather(second, return_exceptions=True)
+        return offered
+
+    offered, _ = timed(work)
+    assert decode(round_pb2.Offer, offered, MESSAGE_LIMIT).round.plan == again.plan.encoded
