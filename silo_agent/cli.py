@@ -203,9 +203,10 @@ def run(config: Path, settings: tuple[str, ...]) -> None:
     log.info("metrics on http://%s:%d/metrics", agent_config.metrics_host, port)
     certificate = OwnCertificate(agent_config)
     own, authority = certificate.read(datetime.now(UTC))
-    while agent_config.stay and not agent_config.roster.exists():
+    if agent_config.stay and not agent_config.roster.exists():
         log.warning("%s: no roster is pinned yet: silo-agent roster show, then pin", agent_config.roster)
-        sleep(ROSTER_SECONDS)
+        while not agent_config.roster.exists():
+            sleep(ROSTER_SECONDS)
     metrics.roster_pinned.set(1)
     transport = Transport(
         agent_config.aggregator,

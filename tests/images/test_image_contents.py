@@ -79,7 +79,7 @@ print(json.dumps({row[1].split(":")[0]: row[2] for row in rows}))
 
 
 def test_the_same_pins_give_the_same_image() -> None:
-    """Built again from nothing, file for file: every layer has the same digest."""
+    """Built again from nothing: every layer has the same digest. Whoever edits the sources meanwhile sees it fail."""
     again = build("aggregator", "localhost/sparsilo-again", "--no-cache")
     try:
         first, second = inspect(build("aggregator")), inspect(again)
