@@ -145,7 +145,7 @@ def test_without_its_proxy_the_agent_fails_closed(
     if refusing:
         world.start_proxy("ConnectPort 9")
     agent = world.agent(stack, world.url, reconnect_seconds=1)
-    with pytest.raises(ConnectionFailed, match=f"{world.target}: cannot be reached"):
+    with pytest.raises(ConnectionFailed, match=f"{world.target}, through the proxy .*: cannot be reached"):
         agent.next()
     assert world.callers == []
     world.stop_proxy()
