@@ -5,6 +5,7 @@ rule lives here.
 import asyncio
 import logging
 import math
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
@@ -27,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 CONNECTION_AGE_MS: Final = 10 * 60 * 1000
 """A connection is made anew after this, by whichever certificate is then in force; calls under way are not cut off."""
+REASON: Final = re.compile("[a-z_]{1,40}")
+"""An error's code."""
 ADMITTED_SECONDS: Final = 1.0
 """How long a caller that was admitted is admitted without looking again: an upload has thousands of messages."""
 
@@ -111,6 +114,8 @@ class Servicer:
 
         async def answer() -> bytes:
             asked = decode(round_pb2.DeclineRequest, request, MESSAGE_LIMIT, party=silo)
+            if not REASON.fullmatch(asked.reason):  # it goes into the log
+                raise MalformedMessage("declines for what is no reason", party=silo)
             await self._driver.decline(silo, asked.round, asked.reason)
             return encode(round_pb2.DeclineReply())
 

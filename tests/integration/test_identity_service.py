@@ -153,6 +153,15 @@ def test_an_invitation_opens_nothing_but_enrolment_and_nothing_else_opens_that(a
     assert set(aggregator.enrolments.roster()) == {"b"}
 
 
+@pytest.mark.parametrize("reason", ["", "Plan", "plan\n2026 root logged in", "x" * 41, "\x1b[2J"])
+def test_a_reason_for_declining_is_an_error_code_and_no_text_for_logs(reason: str, aggregator: Aggregator) -> None:
+    with (
+        closing(aggregator.transport(aggregator.enroll("a"))) as transport,
+        pytest.raises(ProtocolError, match="no reason"),
+    ):
+        transport.decline(bytes(32), reason)
+
+
 @pytest.mark.clause("7.7")
 def test_an_expired_invitation(aggregator: Aggregator) -> None:
     """One that the aggregator's clock says is over, and one that TLS does not even let in."""
