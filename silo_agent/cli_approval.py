@@ -62,7 +62,9 @@ def pending(config: Path, settings: tuple[str, ...], everything: bool, output: s
 @by_option
 @output_option
 def approve(plan: str, config: Path, settings: tuple[str, ...], by: str | None, output: str) -> None:
-    """Approve of PLAN: its digest, or the first 8 digits or more.
+    """Approve of a plan.
+
+    PLAN is its digest, or the first 8 digits or more.
 
     The agent then takes part in all rounds of this plan, within the policy's hours, and in no other plan's. A decision
     is final and goes into the audit log. The agent need not be running.
@@ -81,7 +83,9 @@ def approve(plan: str, config: Path, settings: tuple[str, ...], by: str | None, 
 @by_option
 @output_option
 def reject(plan: str, config: Path, settings: tuple[str, ...], reason: str, by: str | None, output: str) -> None:
-    """Reject PLAN: its digest, or the first 8 digits or more.
+    """Reject a plan.
+
+    PLAN is its digest, or the first 8 digits or more.
 
     The aggregator hears that this silo declines, and not why. A decision is final and goes into the audit log; the same
     work can be offered again, as another plan.
@@ -95,7 +99,10 @@ def reject(plan: str, config: Path, settings: tuple[str, ...], reason: str, by: 
 
 @click.group()
 def audit() -> None:
-    """Show and verify the audit log: decisions on plans, and what left."""
+    """Show and verify the audit log.
+
+    It has the decisions on plans, and what left.
+    """
 
 
 @audit.command("show")

@@ -91,7 +91,10 @@ def enroll(
 
 @click.group()
 def roster() -> None:
-    """Show, pin and verify the roster: the silos, and only those, that you are summed with."""
+    """Show, pin and verify the roster.
+
+    It lists the silos, and only those, that you are summed with.
+    """
 
 
 @roster.command()

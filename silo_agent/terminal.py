@@ -72,7 +72,7 @@ def completion_command(program: str, group: click.Group) -> click.Command:
             raise AssertionError(f"click completes {shell}")
         click.echo(kind(group, {}, program, f"_{program.replace('-', '_').upper()}_COMPLETE").source())
 
-    completion.help = f"Print what makes SHELL complete `{program}`, such as: source <({program} completion bash)"
+    completion.help = f"Print a shell's completion script.\n\nSuch as: source <({program} completion bash)"
     return completion
 
 
