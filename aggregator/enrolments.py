@@ -3,14 +3,13 @@ beside it share. Every method returns when its change is on disk.
 """
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from crypto.errors import IdentityError, InputError, OutputError
+from crypto.errors import IdentityError, InputError
+from silo_agent.transaction import transaction
 
 ENROLMENTS_FILE: Final = "enrolments.sqlite"
 
@@ -44,7 +43,7 @@ class Enrolments:
     def __init__(self, folder: Path) -> None:
         self._file = folder / ENROLMENTS_FILE
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._changes() as database:
+        with transaction(self._file) as database:
             for table in _TABLES:
                 database.execute(table)
 
@@ -53,7 +52,7 @@ class Enrolments:
         silo that was not used is void. Raises InputError where the silo is enrolled and not revoked: its key would
         change under the others' pinned rosters.
         """
-        with self._changes() as database:
+        with transaction(self._file) as database:
             if _is_enrolled(database, silo):
                 hint = f"to give it new keys: aggregator silos revoke {silo}"
                 raise InputError(f"--silo: {silo} is enrolled", hint=hint)
@@ -68,7 +67,7 @@ class Enrolments:
 
         Raises IdentityError: no such invitation, used with another request, or another silo's signing key.
         """
-        with self._changes() as database:
+        with transaction(self._file) as database:
             query = "SELECT request, certificate FROM invitations WHERE serial = ? AND silo = ?"
             found = database.execute(query, (f"{serial:x}", silo)).fetchone()
             if found is None:
@@ -92,7 +91,7 @@ class Enrolments:
 
     def silos(self) -> list[Enrolled]:
         """All that ever enrolled, ascending by name."""
-        with self._changes() as database:
+        with transaction(self._file) as database:
             rows = database.execute("SELECT * FROM silos ORDER BY silo").fetchall()
         return [
             Enrolled(silo, key, datetime.fromisoformat(enrolled), revoked and datetime.fromisoformat(revoked))
@@ -105,32 +104,21 @@ class Enrolments:
 
     def revoke(self, silo: str, now: datetime) -> None:
         """From now on nothing that `silo` calls is answered. Raises InputError where it is not enrolled."""
-        with self._changes() as database:
+        with transaction(self._file) as database:
             change = "UPDATE silos SET revoked = ? WHERE silo = ? AND revoked IS NULL"
             if not database.execute(change, (now.astimezone(UTC).isoformat(), silo)).rowcount:
                 raise InputError(f"{silo}: is not enrolled, or was revoked before")
 
     def sign_roster(self, fingerprint: bytes, silo: str, signature: bytes) -> None:
         """Keep a member's signature."""
-        with self._changes() as database:
+        with transaction(self._file) as database:
             database.execute("INSERT OR REPLACE INTO signatures VALUES (?, ?, ?)", (fingerprint, silo, signature))
 
     def signatures(self, fingerprint: bytes) -> dict[str, bytes]:
         """The kept signatures of one roster."""
-        with self._changes() as database:
+        with transaction(self._file) as database:
             query = "SELECT silo, signature FROM signatures WHERE roster = ?"
             return dict(database.execute(query, (fingerprint,)).fetchall())
-
-    @contextmanager
-    def _changes(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(sqlite3.connect(self._file, timeout=60, isolation_level=None)) as database:
-                database.execute("PRAGMA synchronous = FULL")
-                with database:  # commits, or rolls back what an error interrupts
-                    database.execute("BEGIN IMMEDIATE")
-                    yield database
-        except sqlite3.Error as error:
-            raise OutputError(f"{self._file}: {error}", hint="is the state folder on a working local disk?") from None
 
 
 def _is_enrolled(database: sqlite3.Connection, silo: str) -> bool:

@@ -2,17 +2,15 @@
 A run's plan and results lie in a folder of its own.
 """
 
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from crypto.errors import InputError, OutputError
+from crypto.errors import InputError
 from crypto.plan import Plan
+from silo_agent.transaction import transaction
 
 RUNS_FILE: Final = "runs.sqlite"
 PLAN_FILE: Final = "plan"
@@ -72,7 +70,7 @@ class Runs:
     def __init__(self, state: Path) -> None:
         self._file, self._folder = state / RUNS_FILE, state / "runs"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._changes() as database:
+        with transaction(self._file) as database:
             database.execute(_TABLE)
 
     def folder(self, run: str) -> Path:
@@ -91,14 +89,14 @@ class Runs:
             *(run, plan.digest.hex(), kind, len(plan.message.rounds), 0, len(plan.silos), None),
             *(Status.WAITING, "", "", now.isoformat(timespec="seconds"), None),
         )
-        with self._changes() as database:
+        with transaction(self._file) as database:
             query = "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             database.execute(query, tuple(asdict(row).values()))
         return run
 
     def all(self) -> list[Run]:
         """Oldest first."""
-        with self._changes() as database:
+        with transaction(self._file) as database:
             return [Run(*row) for row in database.execute("SELECT * FROM runs ORDER BY submitted, rowid")]
 
     def find(self, run: str) -> Run:
@@ -117,14 +115,5 @@ class Runs:
     def note(self, run: str, **changes: object) -> None:
         """Change columns of a run. Their names come from code, never from a file or the network."""
         columns = ", ".join(f"{name} = ?" for name in changes)
-        with self._changes() as database:
+        with transaction(self._file) as database:
             database.execute(f"UPDATE runs SET {columns} WHERE run = ?", (*changes.values(), run))  # noqa: S608 - values are bound
-
-    @contextmanager
-    def _changes(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(sqlite3.connect(self._file, timeout=60, isolation_level=None)) as database, database:
-                database.execute("BEGIN IMMEDIATE")
-                yield database
-        except sqlite3.Error as error:
-            raise OutputError(f"{self._file}: {error}", hint="is the state folder on a working local disk?") from None

@@ -3,8 +3,6 @@ file; every method returns when its change is on disk.
 """
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -15,6 +13,7 @@ from typing import Final
 from crypto.errors import InputError, ReleaseRefused
 from crypto.names import Phase
 from silo_agent.ledger import Release, check_release, check_survivors
+from silo_agent.transaction import transaction
 
 STATE_FILE: Final = "agent.sqlite"
 
@@ -61,7 +60,7 @@ class StateStore:
     def __init__(self, file: Path) -> None:
         self._file = file
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._changes() as database:
+        with transaction(self._file) as database:
             database.execute(_SAID)
             database.execute(_RELEASES)
             database.execute(_OFFERS)
@@ -73,7 +72,7 @@ class StateStore:
         """Before anything is computed for a round. Raises ReleaseRefused where the ledger forbids it, or where this
         silo already spoke in the round: its keys are gone with the process that made them.
         """
-        with self._changes() as database:
+        with transaction(self._file) as database:
             if database.execute("SELECT 1 FROM said WHERE round = ?", (wanted.round,)).fetchone():
                 raise ReleaseRefused(
                     f"this silo already took part in round {wanted.round.hex()[:16]}",
@@ -83,7 +82,7 @@ class StateStore:
 
     def say(self, round_digest: bytes, phase: Phase, message: bytes) -> None:
         """Before a message is sent: in a phase of a round this silo says one thing (4.3). Raises ReleaseRefused."""
-        with self._changes() as database:
+        with transaction(self._file) as database:
             digest = sha256(message).digest()
             row = (round_digest, phase, digest)
             database.execute("INSERT OR IGNORE INTO said VALUES (?, ?, ?)", row)
@@ -92,7 +91,7 @@ class StateStore:
 
     def release(self, wanted: Release) -> None:
         """Before the first masked word is sent. Raises ReleaseRefused."""
-        with self._changes() as database:
+        with transaction(self._file) as database:
             check_release(wanted, _releases(database))
             row = (wanted.round, wanted.question, wanted.kind, wanted.data, ",".join(wanted.roster), "")
             values = (*row, wanted.colluders, wanted.block)
@@ -100,24 +99,24 @@ class StateStore:
 
     def survive(self, wanted: Release, survivors: tuple[str, ...]) -> None:
         """Before survivors are signed. Raises ReleaseRefused."""
-        with self._changes() as database:
+        with transaction(self._file) as database:
             check_survivors(wanted, survivors, _releases(database))
             database.execute("UPDATE releases SET survivors = ? WHERE round = ?", (",".join(survivors), wanted.round))
 
     def releases(self) -> list[Release]:
         """The ledger, oldest first."""
-        with self._changes() as database:
+        with transaction(self._file) as database:
             return _releases(database)
 
     def forget(self, round_digest: bytes) -> None:
         """Take a release out of the ledger; its round is still one in which this silo has spoken. Raises InputError."""
-        with self._changes() as database:
+        with transaction(self._file) as database:
             if not database.execute("DELETE FROM releases WHERE round = ?", (round_digest,)).rowcount:
                 raise InputError(f"{self._file}: has no release in round {round_digest.hex()}")
 
     def offer(self, digest: bytes, encoded: bytes, now: datetime) -> bool:
         """A plan is offered, or still is. Whether it was not before."""
-        with self._changes() as database:
+        with transaction(self._file) as database:
             row = (digest, encoded, _iso(now), _iso(now))
             query = "INSERT OR IGNORE INTO offers (plan, encoded, first_offered, last_offered) VALUES (?, ?, ?, ?)"
             is_new = bool(database.execute(query, row).rowcount)
@@ -128,7 +127,7 @@ class StateStore:
         """Once and for all; the same again changes nothing. Raises InputError where the plan was decided on otherwise,
         or was never offered.
         """
-        with self._changes() as database:
+        with transaction(self._file) as database:
             change = (
                 "UPDATE offers SET decision = ?, by = ?, reason = ?, decided = ? WHERE plan = ? AND decision IS NULL"
             )
@@ -140,44 +139,32 @@ class StateStore:
 
     def offers(self) -> list[OfferedPlan]:
         """Every plan that was ever offered, oldest first."""
-        with self._changes() as database:
+        with transaction(self._file) as database:
             return [OfferedPlan(*row) for row in database.execute("SELECT * FROM offers ORDER BY rowid")]
 
     def decision(self, digest: bytes) -> Decision | None:
         """What was decided on a plan."""
-        with self._changes() as database:
+        with transaction(self._file) as database:
             found = database.execute("SELECT decision FROM offers WHERE plan = ?", (digest,)).fetchone()
             return Decision(found[0]) if found and found[0] else None
 
     def undecided(self, since: datetime) -> int:
         """How many plans wait for a decision, and were offered after `since`."""
-        with self._changes() as database:
+        with transaction(self._file) as database:
             query = "SELECT COUNT(*) FROM offers WHERE decision IS NULL AND last_offered >= ?"
             [count] = database.execute(query, (_iso(since),)).fetchone()
             return int(count)
 
     def audit_head(self) -> tuple[int, str] | None:
         """Number and hash of the last line of the audit log; None before the first."""
-        with self._changes() as database:
+        with transaction(self._file) as database:
             found = database.execute("SELECT count, last FROM audit_head").fetchone()
             return (int(found[0]), str(found[1])) if found else None
 
     def note_audit_head(self, count: int, last: str) -> None:
         """After the line is on disk."""
-        with self._changes() as database:
+        with transaction(self._file) as database:
             database.execute("INSERT OR REPLACE INTO audit_head VALUES (1, ?, ?)", (count, last))
-
-    @contextmanager
-    def _changes(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, and nobody else's in between."""
-        try:
-            with closing(sqlite3.connect(self._file, timeout=60, isolation_level=None)) as database:
-                database.execute("PRAGMA synchronous = FULL")
-                with database:  # commits, or rolls back what an error interrupts
-                    database.execute("BEGIN IMMEDIATE")
-                    yield database
-        except sqlite3.Error as error:
-            raise InputError(f"{self._file}: {error}", hint="is the state folder on a working local disk?") from None
 
 
 def _iso(moment: datetime) -> str:
