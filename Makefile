@@ -28,7 +28,7 @@ schedules: .venv/.ok ## 5 000 random schedules of the simulated world
 	$(BIN)/python -m pytest -n 2 -m "slow or not slow" tests/scenarios/test_schedules.py
 
 mutations: .venv/.ok ## break the code in known ways, each of which must fail a test
-	$(BIN)/python tests/mutations.py
+	$(BIN)/python tests/support/mutations.py
 
 bench-masking: .venv/.ok ## measure masking against the bare primitives and Flower's SecAgg+; prints one JSON document
 	@$(BIN)/python -m pip install -q --no-deps -r bench/requirements.txt

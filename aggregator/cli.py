@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
-from aggregator import cli_runs, cli_silos
+from aggregator.commands import runs as cli_runs
+from aggregator.commands import silos as cli_silos
 from crypto.errors import ConfigError
 from crypto.names import Allocation, Backend, ComparisonGroup, Pruner, ReleaseKind, Schedule, Suite
-from crypto.sparsity import Pattern, Sparsity, parse_ratio
-from silo_agent.cli_config import config_group
-from silo_agent.terminal import (
+from crypto.pruning.sparsity import Pattern, Sparsity, parse_ratio
+from silo_agent.commands.configuration import config_group
+from silo_agent.host.terminal import (
     FILE,
     LOG_FORMAT,
     ProgressBars,
@@ -173,7 +174,7 @@ def local(**options: Any) -> None:
     if options["output"] == "json":
         print_envelope("done", data=report)
         return
-    from aggregator.report import print_report
+    from aggregator.results.report import print_report
 
     print_report(report, str(model), Console(highlight=False))
 
@@ -190,7 +191,7 @@ def pack(model: Path, out: Path) -> None:
     Example:
       aggregator pack pruned/model --out packed
     """
-    from aggregator.bitmask_container import pack as write_container
+    from aggregator.results.bitmask_container import pack as write_container
 
     sizes = write_container(model, out)
     click.echo(
@@ -208,7 +209,7 @@ def unpack(container: Path, out: Path) -> None:
     Example:
       aggregator unpack packed --out model
     """
-    from aggregator.bitmask_container import unpack as write_model
+    from aggregator.results.bitmask_container import unpack as write_model
 
     write_model(container, out)
     click.echo(f"{out}: written", err=True)
@@ -220,11 +221,11 @@ def _local(options: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
     if candidates and not options["evaluate"]:
         raise ConfigError("--candidate: is evaluated only with --evaluate N", hint="such as --evaluate 32")
     from aggregator.local import LocalSettings, run_local
-    from aggregator.planning import PruningSettings
-    from aggregator.pruning_run import Wanted
-    from silo_agent.calibration import usual_length
-    from silo_agent.dense_weights import DenseWeights
-    from silo_agent.model_folder import model_folder
+    from aggregator.runs.planning import PruningSettings
+    from aggregator.runs.run import Wanted
+    from silo_agent.model.calibration import usual_length
+    from silo_agent.model.dense_weights import DenseWeights
+    from silo_agent.model.model_folder import model_folder
 
     model = model_folder(options["model"])
     settings = LocalSettings(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from crypto.errors import ConfigError
 from crypto.names import Suite
-from silo_agent.layered_config import NOTHING, read_config
+from silo_agent.host.layered_config import NOTHING, read_config
 
 
 @dataclass(frozen=True)

@@ -20,25 +20,25 @@ from typing import Any, Final
 import yaml
 from prometheus_client import CollectorRegistry
 
-from aggregator.admission import known, utc_now
 from aggregator.metrics import AggregatorMetrics
-from aggregator.planning import CohortSettings, Planner, PruningSettings, silo_names
-from aggregator.pruning_run import ALONE, DENSE, FEDERATED, PruningRun, Wanted
-from aggregator.round_driver import RoundDriver, Watch
-from aggregator.servicer import serve
+from aggregator.rounds.round_driver import RoundDriver, Watch
+from aggregator.rounds.servicer import serve
+from aggregator.runs.planning import CohortSettings, Planner, PruningSettings, silo_names
+from aggregator.runs.run import ALONE, DENSE, FEDERATED, PruningRun, Wanted
+from aggregator.silos.admission import known, utc_now
 from crypto.errors import ConfigError, InputError, LinkError, OutputError, SparsiloError
 from crypto.identity import Authority
 from crypto.names import Backend, Suite
 from crypto.plan import FEWEST_SILOS, MOST_SILOS
 from crypto.primitives.signing import SigningKey
 from crypto.roster import roster_file
-from silo_agent.calibration import read_sequences
 from silo_agent.config import write_secret
-from silo_agent.dense_weights import DenseWeights
-from silo_agent.device import named_device
-from silo_agent.health import serve_health
-from silo_agent.pruned_file import PrunedFile
-from silo_agent.run_pruning import pruned_files
+from silo_agent.host.health import serve_health
+from silo_agent.model.calibration import read_sequences
+from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.model.device import named_device
+from silo_agent.model.pruned_file import PrunedFile
+from silo_agent.rounds.run_pruning import pruned_files
 
 LIFETIME: Final = timedelta(days=7)
 LEAVE_SECONDS: Final = 30.0

@@ -3,7 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from crypto.names import ReleaseKind
-from silo_agent.metrics import PHASES, RoundMetrics, from_zero
+from silo_agent.host.metrics import PHASES, RoundMetrics, from_zero
 
 
 class AggregatorMetrics(RoundMetrics):

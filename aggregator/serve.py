@@ -14,23 +14,23 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-from aggregator.admission import Clock, enrolled, utc_now
 from aggregator.config import AggregatorConfig
-from aggregator.enrolments import Enrolments
-from aggregator.identity_service import IdentityService
 from aggregator.metrics import AggregatorMetrics
-from aggregator.plan_file import PlanFile
-from aggregator.planning import Planner
-from aggregator.pruning_run import PruningRun
-from aggregator.round_driver import RoundDriver
-from aggregator.runs import PLAN_FILE, PLAN_YAML, RESULT_FOLDER, Run, Runs, Status
-from aggregator.server_identity import ServerIdentity
-from aggregator.servicer import serve
+from aggregator.rounds.round_driver import RoundDriver
+from aggregator.rounds.servicer import serve
+from aggregator.runs.plan_file import PlanFile
+from aggregator.runs.planning import Planner
+from aggregator.runs.run import PruningRun
+from aggregator.runs.submitted import PLAN_FILE, PLAN_YAML, RESULT_FOLDER, Run, Runs, Status
+from aggregator.silos.admission import Clock, enrolled, utc_now
+from aggregator.silos.enrolments import Enrolments
+from aggregator.silos.identity_service import IdentityService
+from aggregator.silos.server_identity import ServerIdentity
 from crypto.errors import ModelError, SparsiloError
 from crypto.plan import Plan
-from silo_agent.dense_weights import DenseWeights
-from silo_agent.health import serve_health
-from silo_agent.model_folder import model_folder
+from silo_agent.host.health import serve_health
+from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.model.model_folder import model_folder
 
 LOOK_SECONDS: Final = 1.0
 """How often a newly submitted run is looked for."""

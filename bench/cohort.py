@@ -14,6 +14,7 @@ from time import process_time
 from typing import Any
 
 import numpy as np
+from tests.plans import plan_message, signing_keys
 
 from bench.document import at_most, progress, publish
 from crypto.backends.double_masking.aggregator import DoubleMaskingAggregator
@@ -22,11 +23,10 @@ from crypto.names import Phase, Suite
 from crypto.plan import Plan
 from crypto.secagg.session import Round, Words
 from sparsilo.v1 import words_pb2
-from tests.plans import plan_message, signing_keys
 from tests.scenarios.world import Lanes, World
 
 SILOS, WEIGHTS, DROPPED = 200, 10**6, 20
-CHUNK_WORDS = 1 << 17  # aggregator/planning.py's
+CHUNK_WORDS = 1 << 17  # aggregator/runs/planning.py's
 MASKED, COMMITTED = "masked words", "committed words"
 KEY_SETUP = (Phase.PLAN, Phase.KEYS, Phase.SHARES)
 KEY_SETUP_SECONDS = 5.0

@@ -16,6 +16,7 @@ from textwrap import fill
 from typing import Any
 
 import numpy as np
+from tests.plans import signing_keys
 
 from bench.cohort import MASKED, Cost, CountedSilo, CountedWorld, random_votes, votes_plan
 from bench.document import progress, publish
@@ -24,7 +25,6 @@ from crypto.encoding.layout import Chunk, Layout, pack_chunk
 from crypto.names import Phase
 from crypto.primitives import merkle
 from sparsilo.v1 import words_pb2
-from tests.plans import signing_keys
 
 SILOS = (3, 10, 25, 50, 100, 200)
 WEIGHTS = (10**6, 10**7, 10**8, 10**9)

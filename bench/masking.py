@@ -22,9 +22,9 @@ from flwr.common.secure_aggregation.secaggplus_constants import Key
 from bench.document import at_most, progress, publish
 from crypto.encoding.lanes import lane_width
 from crypto.encoding.layout import Chunk, Layout, Section, open_chunk, pack_chunk
+from crypto.encoding.wire import encode
 from crypto.primitives.mask_stream import add_masks
 from crypto.primitives.merkle import leaf
-from crypto.secagg.wire import encode
 from sparsilo.v1 import words_pb2
 
 SILOS = 10  # so a silo adds one self mask and nine pairwise masks

@@ -31,18 +31,18 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
+from tests.models import tokenizer, write_text
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.utils import logging
 
 from bench.document import at_most, progress, publish
 from crypto.names import ComparisonGroup, Pruner
-from crypto.sparsity import Sparsity
-from silo_agent.activations import TOKENS_PER_BATCH
-from silo_agent.calibration import read_sequences
-from silo_agent.dense_weights import DenseWeights
-from silo_agent.prune import prune_blocks, write_keep_masks
-from tests.models import tokenizer, write_text
+from crypto.pruning.sparsity import Sparsity
+from silo_agent.model.activations import TOKENS_PER_BATCH
+from silo_agent.model.calibration import read_sequences
+from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.pruning.prune import prune_blocks, write_keep_masks
 
 RATIO = "0.5"
 TWO_PASSES, RATE_SHARE, PEAK_BYTES = 1.2, 0.5, 12e9

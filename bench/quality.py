@@ -31,16 +31,16 @@ from bench.machine import facts
 from crypto.backends.double_masking.verification import verify_transcript
 from crypto.names import Pruner, Suite
 from crypto.plan import OWN_GROUPS
-from crypto.sparsity import Sparsity
-from silo_agent.calibration import read_sequences
-from silo_agent.committed_words import SUM_FILE, TRANSCRIPT_FILE
+from crypto.pruning.sparsity import Sparsity
 from silo_agent.config import read_roster
-from silo_agent.dense_weights import DenseWeights
-from silo_agent.mask_expansion import expand
-from silo_agent.opened_rounds import OpenedRound, Start
-from silo_agent.perplexity import negative_log_likelihood
-from silo_agent.prune import prune_blocks
-from silo_agent.self_text import self_sequences
+from silo_agent.model.calibration import read_sequences
+from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.model.perplexity import negative_log_likelihood
+from silo_agent.model.self_text import self_sequences
+from silo_agent.pruning.mask_expansion import expand
+from silo_agent.pruning.prune import prune_blocks
+from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE
+from silo_agent.rounds.opened_rounds import OpenedRound, Start
 
 RATIOS = ("0.5", "0.6", "0.7", "0.8")
 OWN, SHIFTED = "own domain", "domain shift"
@@ -173,7 +173,7 @@ def expand_with_random_ties(opened: Sequence[OpenedRound], weights: DenseWeights
     def at_random(keep_counts: Tensor, importance: Tensor, sparsity: Sparsity) -> Tensor:
         return expand(keep_counts, torch.rand(importance.shape, generator=random), sparsity)
 
-    with patch("silo_agent.opened_rounds.expand", at_random):
+    with patch("silo_agent.rounds.opened_rounds.expand", at_random):
         tensors = Start(opened[0].round.plan, opened).expanded(opened[-1], weights)
         return {tensor.name: tensor.changed for tensor in tensors}
 

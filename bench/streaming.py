@@ -35,11 +35,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
+from tests.plans import signing_keys
 
-from aggregator.admission import known, utc_now
 from aggregator.metrics import AggregatorMetrics
-from aggregator.round_driver import RoundDriver
-from aggregator.servicer import serve
+from aggregator.rounds.round_driver import RoundDriver
+from aggregator.rounds.servicer import serve
+from aggregator.silos.admission import known, utc_now
 from bench.cohort import CHUNK_WORDS, votes_plan
 from bench.document import at_most, progress, publish
 from crypto.backends.double_masking.silo import DoubleMaskingSilo
@@ -49,14 +50,13 @@ from crypto.identity import Authority, Certified
 from crypto.names import Phase
 from crypto.plan import Plan, votes_section
 from crypto.secagg.session import Round
-from silo_agent.committed_words import SUM_FILE
-from silo_agent.freed_memory import keep_freed_memory
-from silo_agent.ledger import Release
-from silo_agent.metrics import SiloMetrics
-from silo_agent.one_round import Upload, one_round
-from silo_agent.state_store import StateStore
-from silo_agent.transport import Transport
-from tests.plans import signing_keys
+from silo_agent.consent.ledger import Release
+from silo_agent.consent.state_store import StateStore
+from silo_agent.host.freed_memory import keep_freed_memory
+from silo_agent.host.metrics import SiloMetrics
+from silo_agent.network.transport import Transport
+from silo_agent.rounds.committed_words import SUM_FILE
+from silo_agent.rounds.one_round import Upload, one_round
 
 SILOS, SURVIVORS = 10, 6
 SIZES = (7 * 10**8, 21 * 10**8, 7 * 10**9)

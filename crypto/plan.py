@@ -17,11 +17,11 @@ from typing import Final, TypeVar
 
 from crypto.encoding.lanes import lane_width
 from crypto.encoding.layout import Layout, Section
+from crypto.encoding.wire import decode, encode
 from crypto.errors import IdentityError, PlanError
 from crypto.names import PROTOCOL, Allocation, Backend, ComparisonGroup, Pruner, ReleaseKind, Schedule, Suite
 from crypto.primitives.signing import check_public_key
-from crypto.secagg.wire import decode, encode
-from crypto.sparsity import Pattern, Sparsity, group_shape, parse_ratio, spell_ratio
+from crypto.pruning.sparsity import Pattern, Sparsity, group_shape, parse_ratio, spell_ratio
 from sparsilo.v1 import plan_pb2
 
 MAX_PLAN_BYTES: Final = 1 << 22

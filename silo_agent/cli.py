@@ -15,9 +15,11 @@ import click
 from crypto.errors import ConfigError, OutputError
 from crypto.names import Allocation, ComparisonGroup, Pruner, Suite
 from crypto.plan import OWN_GROUPS
-from crypto.sparsity import Pattern, Sparsity, parse_ratio
-from silo_agent import cli_approval, cli_config, cli_identity
-from silo_agent.terminal import (
+from crypto.pruning.sparsity import Pattern, Sparsity, parse_ratio
+from silo_agent.commands import approval as cli_approval
+from silo_agent.commands import configuration as cli_config
+from silo_agent.commands import identity as cli_identity
+from silo_agent.host.terminal import (
     FILE,
     LOG_FORMAT,
     ProgressBars,
@@ -119,14 +121,14 @@ def prune(
     for file in filter(None, (out, save_weights)):
         if file.exists() or not file.parent.is_dir():
             raise OutputError(f"{file}: exists, or its folder does not", hint="name a new file in an existing folder")
-    from silo_agent.allocation import outlier_counts, owl_ratios
-    from silo_agent.calibration import read_sequences, usual_length
-    from silo_agent.dense_weights import DenseWeights
-    from silo_agent.device import named_device
-    from silo_agent.model_folder import model_folder
-    from silo_agent.prune import prune_blocks, with_weights, write_keep_masks, write_pruned
-    from silo_agent.pruners import method
-    from silo_agent.self_text import self_sequences
+    from silo_agent.model.calibration import read_sequences, usual_length
+    from silo_agent.model.dense_weights import DenseWeights
+    from silo_agent.model.device import named_device
+    from silo_agent.model.model_folder import model_folder
+    from silo_agent.model.self_text import self_sequences
+    from silo_agent.pruning.allocation import outlier_counts, owl_ratios
+    from silo_agent.pruning.prune import prune_blocks, with_weights, write_keep_masks, write_pruned
+    from silo_agent.pruning.pruners import method
 
     chosen = method(Pruner(pruner))
     group = ComparisonGroup(comparison_group) if comparison_group else OWN_GROUPS[Pruner(pruner)]
@@ -183,14 +185,14 @@ def run(config: Path, settings: tuple[str, ...]) -> None:
     """
     from prometheus_client import CollectorRegistry
 
-    from silo_agent.audit_log import AuditLog
     from silo_agent.config import AgentConfig, proxy_setting
-    from silo_agent.health import serve_health
-    from silo_agent.metrics import SiloMetrics
-    from silo_agent.own_certificate import OwnCertificate
-    from silo_agent.proxy import chosen_proxy
-    from silo_agent.round_driver import Agent
-    from silo_agent.transport import Transport
+    from silo_agent.consent.audit_log import AuditLog
+    from silo_agent.host.health import serve_health
+    from silo_agent.host.metrics import SiloMetrics
+    from silo_agent.identity.own_certificate import OwnCertificate
+    from silo_agent.network.proxy import chosen_proxy
+    from silo_agent.network.transport import Transport
+    from silo_agent.rounds.round_driver import Agent
 
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -256,7 +258,7 @@ def verify(folder: Path, roster: Path, suite: str, own: Path | None, signatures_
       silo-agent verify pruned/transcript --roster roster.yaml --own state/0a1b2c.transcript
     """
     from silo_agent.config import read_roster
-    from silo_agent.verify import verify_folder
+    from silo_agent.rounds.verify import verify_folder
 
     with failing_as(output), ProgressBars() as progress:
         pinned = read_roster(roster, Suite[suite.upper()])
@@ -298,7 +300,7 @@ def preflight(config: Path, settings: tuple[str, ...], output: str, offline: boo
     Example:
       silo-agent preflight --config agent.yaml
     """
-    from silo_agent.preflight import check_agent
+    from silo_agent.commands.preflight import check_agent
 
     checks = check_agent(config, datetime.now(UTC), settings, online=not offline)
     failed = next((check.error for check in checks if check.error), None)
@@ -330,10 +332,10 @@ def ledger(config: Path, settings: tuple[str, ...], forget: str | None, output: 
     Example:
       silo-agent ledger --config agent.yaml
     """
-    from silo_agent.audit_log import AuditLog
     from silo_agent.config import AgentConfig
-    from silo_agent.ledger import FORGOTTEN
-    from silo_agent.state_store import STATE_FILE, StateStore
+    from silo_agent.consent.audit_log import AuditLog
+    from silo_agent.consent.ledger import FORGOTTEN
+    from silo_agent.consent.state_store import STATE_FILE, StateStore
 
     with failing_as(output):
         agent = AgentConfig.read(config, os.environ, settings)

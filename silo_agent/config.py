@@ -13,7 +13,7 @@ from crypto.errors import ConfigError, IdentityError
 from crypto.identity import Certified, check_certificates, check_key_pair, check_subject
 from crypto.names import Backend, Suite
 from crypto.primitives.signing import SigningKey, check_public_key
-from silo_agent.layered_config import NOTHING, read_config, read_mapping
+from silo_agent.host.layered_config import NOTHING, read_config, read_mapping
 
 HEX: Final = re.compile(r"([0-9a-fA-F]{2})+")
 

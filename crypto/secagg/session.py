@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from crypto.encoding.layout import Layout
+from crypto.encoding.wire import decode, encode
 from crypto.errors import (
     BadUpload,
     MalformedMessage,
@@ -31,7 +32,6 @@ from crypto.errors import (
 from crypto.names import Phase
 from crypto.plan import DIGEST_BYTES, Plan
 from crypto.primitives import merkle
-from crypto.secagg.wire import decode, encode
 from sparsilo.v1 import round_pb2, words_pb2
 
 MAX_MESSAGE_BYTES: Final = 1 << 22

@@ -16,7 +16,7 @@ from crypto.encoding.fixed_point import encode_signed
 from crypto.encoding.layout import Chunk
 from crypto.errors import PlanError
 from crypto.plan import DELTA_BITS, EXPONENTS, Plan, deltas_section, scale_section
-from silo_agent.dense_weights import DenseWeights
+from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.releases.votes import VotesRelease
 
 SLICE = 1 << 22

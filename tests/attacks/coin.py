@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from crypto.encoding.wire import encode
 from crypto.plan import Plan
 from crypto.secagg.session import Round
-from crypto.secagg.wire import encode
-from plans import signing_keys
 from scenarios.world import World, random_lanes, tree
-from silo_agent.opened_rounds import OpenedRound, Start
+from silo_agent.rounds.opened_rounds import OpenedRound, Start
 from sparsilo.v1 import plan_pb2
+from support.plans import signing_keys
 
 ME = "silo-002"
 CAPACITIES = (2, 1, 1, 1, 1)

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from crypto.encoding.wire import encode
 from crypto.errors import ConnectionFailed, SparsiloError
 from crypto.identity import Authority, Certified
 from crypto.names import Suite
-from crypto.secagg.wire import encode
-from plans import llama_tensors, plan_message, signing_keys
 from sparsilo.v1 import plan_pb2, round_pb2, words_pb2
+from support.plans import llama_tensors, plan_message, signing_keys
 
 
 class Approached:
@@ -23,7 +23,7 @@ class Approached:
 
     def __init__(self, folder: Path, model: Path, suite: Suite = Suite.DEFAULT, **policy: Any) -> None:
         from silo_agent.config import AgentConfig
-        from silo_agent.dense_weights import DenseWeights
+        from silo_agent.model.dense_weights import DenseWeights
 
         keys = signing_keys(5, suite)
         (folder / "key").write_text(keys["silo-002"].to_bytes().hex())
@@ -52,8 +52,8 @@ class Approached:
         """The agent as it is started, offered one round. Raises why it does not take part."""
         from prometheus_client import CollectorRegistry
 
-        from silo_agent.metrics import SiloMetrics
-        from silo_agent.round_driver import Agent
+        from silo_agent.host.metrics import SiloMetrics
+        from silo_agent.rounds.round_driver import Agent
 
         offered = round_pb2.RoundOffer(plan=encode(plan), index=index, input=input_, cohort=cohort)
         transport: Any = HangingUp(round_pb2.Offer(round=offered), self)
@@ -66,8 +66,8 @@ class Approached:
 
     def refuses(self, plan: plan_pb2.Plan, error: type[SparsiloError], *words: str, **offer: Any) -> None:
         """With exactly this error, having said, computed and remembered nothing."""
-        from silo_agent.audit_log import AUDIT_FILE
-        from silo_agent.state_store import STATE_FILE, StateStore
+        from silo_agent.consent.audit_log import AUDIT_FILE
+        from silo_agent.consent.state_store import STATE_FILE, StateStore
 
         with pytest.raises(error) as refused:
             self.offer(plan, **offer)
@@ -103,7 +103,7 @@ class HangingUp:
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from models import tiny_llama
+    from support.models import tiny_llama
 
     return tiny_llama(tmp_path_factory.mktemp("attacks") / "dense")
 
@@ -120,8 +120,8 @@ class Network:
         from prometheus_client import CollectorRegistry
 
         from aggregator.metrics import AggregatorMetrics
-        from aggregator.round_driver import RoundDriver
-        from driven import serving
+        from aggregator.rounds.round_driver import RoundDriver
+        from support.driven import serving
 
         self._stack = stack
         self.authority = Authority("ours", datetime.now(UTC), timedelta(days=1))
@@ -133,8 +133,8 @@ class Network:
         """A silo's transport with that certificate."""
         from prometheus_client import CollectorRegistry
 
-        from silo_agent.metrics import SiloMetrics
-        from silo_agent.transport import Transport
+        from silo_agent.host.metrics import SiloMetrics
+        from silo_agent.network.transport import Transport
 
         metrics = SiloMetrics(CollectorRegistry())
         transport = Transport(

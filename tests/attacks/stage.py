@@ -12,22 +12,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from aggregator.spool import Spool
+from aggregator.rounds.spool import Spool
 from crypto.backends.double_masking.transcript import pairwise_sign, participants_digest
 from crypto.encoding.layout import Chunk, open_chunk, pack_chunk
+from crypto.encoding.wire import encode
 from crypto.errors import BadUpload, ProtocolError, SparsiloError, UnexpectedMessage
 from crypto.names import Phase
 from crypto.plan import Plan
 from crypto.primitives import signing
 from crypto.primitives.mask_stream import add_masks
 from crypto.secagg.session import SiloSession
-from crypto.secagg.wire import encode
-from plans import plan_message, signing_keys, silo_names
 from scenarios.world import Lanes, World, plain_sum, tree
-from silo_agent.ledger import Release
-from silo_agent.one_round import Advance, Call, Committed, Upload, one_round
-from silo_agent.state_store import StateStore
+from silo_agent.consent.ledger import Release
+from silo_agent.consent.state_store import StateStore
+from silo_agent.rounds.one_round import Advance, Call, Committed, Upload, one_round
 from sparsilo.v1 import round_pb2, words_pb2
+from support.plans import plan_message, signing_keys, silo_names
 
 SILOS = silo_names(5)
 ZERO, ONE, TWO, THREE, FOUR = SILOS
@@ -152,8 +152,8 @@ def publish(stage: Stage, folder: Path) -> Path:
     """The honest checks of an opened votes round, and its keep masks, in `folder`."""
     import torch
 
-    from aggregator.pruned_tensors import PrunedTensors
-    from silo_agent.opened_rounds import OpenedRound, Start
+    from aggregator.results.pruned_tensors import PrunedTensors
+    from silo_agent.rounds.opened_rounds import OpenedRound, Start
 
     weights: Any = SimpleNamespace(tensor=lambda name: torch.ones(6, 10))
     pruned = PrunedTensors(stage.plan, weights, folder)

@@ -10,10 +10,10 @@ import pytest
 from attacks.coin import ME, drawn, offer_of, serve, start_after
 from attacks.stage import AGGREGATOR
 from crypto.backends.double_masking.transcript import OPENING, participants_digest
+from crypto.encoding.wire import encode
 from crypto.errors import BadAudit, BadSignature
-from crypto.secagg.wire import encode
 from scenarios.world import World, tree
-from silo_agent.opened_rounds import Start
+from silo_agent.rounds.opened_rounds import Start
 
 pytestmark = pytest.mark.clause("2.2.4", "2.6.1")
 

@@ -9,9 +9,9 @@ import pytest
 
 from attacks.coin import ME, drawn, offer_of, played, serve, start_after
 from attacks.stage import flip
+from crypto.encoding.wire import encode
 from crypto.errors import BadAudit, UnexpectedMessage
 from crypto.names import Phase
-from crypto.secagg.wire import encode
 
 pytestmark = pytest.mark.clause("2.2.2", "2.2.3", "2.2.4")
 

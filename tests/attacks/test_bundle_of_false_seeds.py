@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.word_sum import write_sum
+from aggregator.rounds.word_sum import write_sum
 from attacks.stage import AGGREGATOR, FOUR, SILOS, Stage
 from crypto.backends.double_masking.transcript import seal_bundle
 from crypto.errors import BadAudit, CorruptSum

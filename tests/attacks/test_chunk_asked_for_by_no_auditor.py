@@ -8,7 +8,7 @@ import pytest
 from attacks.stage import SILOS, ZERO, Stage, plain
 from crypto.errors import UnexpectedMessage
 from crypto.names import Phase
-from driven import Driven, listed, plan
+from support.driven import Driven, listed, plan
 
 pytestmark = pytest.mark.clause("5.9.1")
 

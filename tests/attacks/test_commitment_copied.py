@@ -6,9 +6,9 @@ import pytest
 
 from attacks.stage import FOUR, THREE, Stage, assert_turned_away, heard
 from crypto.backends.double_masking.transcript import ACCEPTANCE
+from crypto.encoding.wire import encode
 from crypto.errors import BadAudit
 from crypto.names import Phase
-from crypto.secagg.wire import encode
 from sparsilo.v1 import round_pb2
 
 pytestmark = pytest.mark.clause("3.7.1", "5.8.2")

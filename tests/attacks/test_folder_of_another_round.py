@@ -8,7 +8,7 @@ import pytest
 from attacks.stage import ONE, Stage, assert_not_taken, spool, word_chunks
 from crypto.errors import BadUpload, InputError
 from crypto.names import Phase
-from driven import Driven, plan
+from support.driven import Driven, plan
 
 pytestmark = pytest.mark.clause("4.11", "6.5.2")
 

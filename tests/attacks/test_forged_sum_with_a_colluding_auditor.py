@@ -4,9 +4,9 @@ import pytest
 
 from attacks.stage import AGGREGATOR, FOUR, SILOS, Stage, assert_refused, assert_silent, heard, told
 from crypto.backends.double_masking.transcript import VERDICT, joint_coin
+from crypto.encoding.wire import encode
 from crypto.errors import BadAudit
 from crypto.names import Phase
-from crypto.secagg.wire import encode
 from scenarios.world import Lanes
 from sparsilo.v1 import round_pb2
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aggregator.word_sum import write_sum
+from aggregator.rounds.word_sum import write_sum
 from attacks.stage import AGGREGATOR, ONE, Stage, assert_silent
 from crypto.errors import BadAudit, CorruptSum
 from crypto.names import Phase

@@ -8,13 +8,13 @@ import pytest
 
 from attacks.coin import ME, drawn, offer_of
 from attacks.stage import assert_refused, heard
+from crypto.encoding.wire import encode
 from crypto.errors import MalformedMessage, TooFewSurvivors, UnexpectedMessage
 from crypto.names import Phase
 from crypto.secagg.session import Round
-from crypto.secagg.wire import encode
-from plans import signing_keys
 from scenarios.world import World, random_lanes
 from sparsilo.v1 import round_pb2
+from support.plans import signing_keys
 
 pytestmark = pytest.mark.clause("2.2.4", "2.6.2", "2.6.3")
 

@@ -15,10 +15,10 @@ from attacks.stage import (
     assert_turned_away,
     heard,
 )
+from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
 from crypto.errors import MalformedMessage
 from crypto.names import Phase
 from crypto.plan import Plan
-from crypto.secagg.wire import MESSAGE_LIMIT, decode, encode
 from sparsilo.v1 import round_pb2, words_pb2
 
 pytestmark = pytest.mark.clause("1.3", "4.9", "5.9.3")

@@ -6,9 +6,9 @@ import pytest
 
 from attacks.stage import ONE, PHASES, ZERO, Stage, assert_refused, assert_turned_away, told
 from crypto.backends.double_masking.phases import TABLE
+from crypto.encoding.wire import encode
 from crypto.errors import UnexpectedMessage
 from crypto.names import Phase
-from crypto.secagg.wire import encode
 from sparsilo.v1 import round_pb2
 
 pytestmark = pytest.mark.clause("4.1", "4.2", "4.4", "4.9", "5.6.1", "5.8.1")

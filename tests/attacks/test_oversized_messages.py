@@ -6,13 +6,13 @@ import pytest
 from google.protobuf.message import Message
 
 from attacks.stage import AGGREGATOR, ONE, PHASES, SILOS, Stage, assert_refused, assert_turned_away, told
+from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
 from crypto.errors import MalformedMessage
 from crypto.names import Phase
 from crypto.plan import MAX_PLAN_BYTES, Plan
 from crypto.secagg.session import MAX_MESSAGE_BYTES
-from crypto.secagg.wire import MESSAGE_LIMIT, decode, encode
-from plans import plan_message
 from sparsilo.v1 import round_pb2, words_pb2
+from support.plans import plan_message
 
 pytestmark = pytest.mark.clause("1.4", "4.9", "7.2")
 

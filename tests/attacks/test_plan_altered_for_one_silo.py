@@ -3,8 +3,8 @@
 import pytest
 
 from attacks.stage import FOUR, SILOS, ZERO, Stage, altered, assert_refused, assert_turned_away, entry
+from crypto.encoding.wire import encode
 from crypto.errors import BadSignature, UnexpectedMessage
-from crypto.secagg.wire import encode
 from sparsilo.v1 import round_pb2
 
 pytestmark = pytest.mark.clause("2.2.1", "2.2.2", "4.2", "5.1.3", "5.1.4")

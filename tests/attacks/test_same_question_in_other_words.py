@@ -9,10 +9,10 @@ from attacks.stage import ZERO, Stage, agents
 from crypto.errors import ReleaseRefused
 from crypto.names import ComparisonGroup
 from crypto.plan import Plan
-from plans import plan_message
-from silo_agent.ledger import Release
-from silo_agent.state_store import StateStore
+from silo_agent.consent.ledger import Release
+from silo_agent.consent.state_store import StateStore
 from sparsilo.v1 import plan_pb2
+from support.plans import plan_message
 
 pytestmark = pytest.mark.clause("2.5.1", "2.5.3")
 

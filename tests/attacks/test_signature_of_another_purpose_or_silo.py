@@ -6,9 +6,9 @@ import pytest
 
 from attacks.stage import FOUR, SILOS, THREE, Stage, altered, assert_refused, assert_turned_away, entry
 from crypto.backends.double_masking.transcript import ACCEPTANCE, OPENING, SURVIVORS, UPLOAD_ROOT, VERDICT, joint_coin
+from crypto.encoding.wire import encode
 from crypto.errors import BadSignature
 from crypto.names import Phase
-from crypto.secagg.wire import encode
 from sparsilo.v1 import round_pb2
 
 pytestmark = pytest.mark.clause(

@@ -3,9 +3,9 @@
 import pytest
 
 from attacks.stage import FOUR, ONE, PHASES, Stage, assert_turned_away
+from crypto.encoding.wire import encode
 from crypto.errors import UnexpectedMessage
 from crypto.names import Phase
-from crypto.secagg.wire import encode
 from sparsilo.v1 import round_pb2
 
 pytestmark = pytest.mark.clause("4.3", "4.4", "4.6")

@@ -7,7 +7,7 @@ import pytest
 
 from crypto.errors import PlanError
 from crypto.names import Suite
-from plans import signing_keys
+from support.plans import signing_keys
 
 pytestmark = pytest.mark.clause("2.1.2", "2.1.3", "2.3.3", "3.0.1")
 

@@ -8,8 +8,8 @@ import pytest
 
 from attacks.coin import drawn, offer_of, played, serve, start_after, with_layer_sampling
 from attacks.stage import AGGREGATOR
+from crypto.encoding.wire import encode
 from crypto.errors import BadAudit
-from crypto.secagg.wire import encode
 from sparsilo.v1 import plan_pb2
 
 pytestmark = pytest.mark.clause("2.2.4", "5.10.1")

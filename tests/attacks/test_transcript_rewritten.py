@@ -6,10 +6,10 @@ import pytest
 
 from attacks.stage import AGGREGATOR, FOUR, SILOS, Stage, entry, flip
 from crypto.backends.double_masking.verification import verify_transcript
+from crypto.encoding.wire import encode
 from crypto.errors import BadAudit, BadSignature, IdentityError, SparsiloError
 from crypto.names import Phase, Suite
 from crypto.primitives.signing import SigningKey
-from crypto.secagg.wire import encode
 from scenarios.world import tree
 from sparsilo.v1 import round_pb2, words_pb2
 

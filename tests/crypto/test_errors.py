@@ -10,8 +10,8 @@ from crypto.errors import PlanError, ProtocolError, RoundAborted, SparsiloError
 from crypto.names import Backend
 from crypto.plan import Plan
 from crypto.secagg.session import Round
-from plans import plan, plan_message
 from sparsilo.v1 import plan_pb2
+from support.plans import plan, plan_message
 
 WRITTEN = [found for _, found in inspect.getmembers(errors, inspect.isclass) if found.__module__ == errors.__name__]
 CLASSES = [found for found in WRITTEN if issubclass(found, SparsiloError)]

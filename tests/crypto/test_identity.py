@@ -25,7 +25,7 @@ from crypto.errors import IdentityError
 from crypto.identity import Authority, Certified, check_certificates, check_key_pair, check_subject
 from crypto.names import Suite
 from crypto.primitives.sealed import SealingKey
-from plans import signing_keys
+from support.plans import signing_keys
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 SKEW = timedelta(minutes=5)

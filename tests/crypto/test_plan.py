@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from crypto.errors import MalformedMessage, PlanError
 from crypto.names import Backend, ComparisonGroup, ReleaseKind
 from crypto.plan import MAX_PLAN_BYTES, Plan, least_threshold
+from crypto.pruning.sparsity import Pattern, group_shape, parse_ratio
 from crypto.secagg.session import Round
-from crypto.sparsity import Pattern, group_shape, parse_ratio
-from plans import plan, plan_message
 from sparsilo.v1 import plan_pb2
+from support.plans import plan, plan_message
 
 Edit = Callable[[plan_pb2.Plan], Any]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from crypto.errors import BadSignature
 from crypto.names import Suite
 from crypto.roster import check_enrolment, check_signature, fingerprint, roster_file, sign_enrolment, sign_roster
-from plans import signing_keys
+from support.plans import signing_keys
 
 ROSTERS = {
     suite: {silo: key.public_bytes for silo, key in signing_keys(4, suite).items()}

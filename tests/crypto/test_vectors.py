@@ -29,13 +29,13 @@ from crypto.backends.double_masking import transcript
 from crypto.backends.double_masking.verification import verify_transcript
 from crypto.encoding import fixed_point, lanes
 from crypto.encoding.layout import Layout, Section, open_chunk, pack_chunk
+from crypto.encoding.wire import decode, encode
 from crypto.errors import SparsiloError
 from crypto.names import Suite
 from crypto.plan import NLL_FRACTION_BITS, Plan
 from crypto.primitives import merkle, sealed, shamir, signing
 from crypto.primitives.mask_stream import add_masks
 from crypto.secagg.session import MAX_MESSAGE_BYTES
-from crypto.secagg.wire import decode, encode
 from sparsilo.v1 import plan_pb2, round_pb2, words_pb2
 from vectors.case import plain
 from vectors.generate import every_case, text

@@ -314,7 +314,7 @@ def test_policy_says_what_the_values_say(scenario: str, tmp_path: Path) -> None:
 
 @silo_scenarios
 def test_the_agent_reads_its_policy(scenario: str, tmp_path: Path) -> None:
-    from silo_agent.policy import Policy
+    from silo_agent.consent.policy import Policy
 
     found = scenario_manifests("silo-agent", scenario)
     policy = Policy.read(written(found, tmp_path) / "policy.yaml")

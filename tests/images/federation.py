@@ -17,7 +17,7 @@ import yaml
 from images.containers import USER, Container, Ran, given_away, until_answers
 from images.image_builds import build
 from images.network import METRICS, Network, network
-from models import tiny_llama, write_text
+from support.models import tiny_llama, write_text
 
 SILOS = ("hospital-a", "hospital-b", "hospital-c")
 PROXIED, MANUAL = "hospital-a", "hospital-b"

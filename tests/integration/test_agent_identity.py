@@ -12,15 +12,15 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from aggregator.metrics import AggregatorMetrics
-from aggregator.round_driver import RoundDriver
-from commands import Ran, run
+from aggregator.rounds.round_driver import RoundDriver
 from crypto.identity import Authority, Certified
 from crypto.names import Suite
 from crypto.primitives.signing import SigningKey
-from driven import serving
-from models import tiny_llama, write_text
-from plans import signing_keys
 from silo_agent.cli import cli
+from support.commands import Ran, run
+from support.driven import serving
+from support.models import tiny_llama, write_text
+from support.plans import signing_keys
 
 KEYS = signing_keys(3)
 SILO = "silo-001"

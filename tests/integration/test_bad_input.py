@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from commands import local, prune
-from models import tiny_llama, write_text
+from support.commands import local, prune
+from support.models import tiny_llama, write_text
 
 SHAPE = ("--samples", 4, "--sequence-length", 32)
 Capture = pytest.CaptureFixture[str]
@@ -171,8 +171,8 @@ def test_keep_mask_file_that_exists(model: Path, silos: list[Path], tmp_path: Pa
 
 def test_no_command_and_help(capsys: Capture) -> None:
     from aggregator.cli import cli as aggregator
-    from commands import run
     from silo_agent.cli import cli as silo_agent
+    from support.commands import run
 
     for command in (aggregator, silo_agent):
         assert run(command, ["--help"], capsys).code == 0

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from bench import quality
-from commands import local
-from models import tiny_llama, write_text
-from silo_agent.dense_weights import DenseWeights
+from silo_agent.model.dense_weights import DenseWeights
+from support.commands import local
+from support.models import tiny_llama, write_text
 
 RATIO = "0.6"
 

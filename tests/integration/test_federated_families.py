@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from commands import local
-from models import BLOCKS, family, tiny_model, write_text
-from silo_agent.dense_weights import DenseWeights
+from silo_agent.model.dense_weights import DenseWeights
+from support.commands import local
+from support.models import BLOCKS, family, tiny_model, write_text
 
 pytestmark = pytest.mark.slow
 

@@ -11,25 +11,25 @@ import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 
-from aggregator.admission import enrolled
 from aggregator.config import AggregatorConfig
-from aggregator.enrolments import Enrolments
-from aggregator.identity_service import IdentityService
 from aggregator.metrics import AggregatorMetrics
-from aggregator.round_driver import RoundDriver
-from aggregator.server_identity import ServerIdentity
-from aggregator.servicer import serve
+from aggregator.rounds.round_driver import RoundDriver
+from aggregator.rounds.servicer import serve
+from aggregator.silos.admission import enrolled
+from aggregator.silos.enrolments import Enrolments
+from aggregator.silos.identity_service import IdentityService
+from aggregator.silos.server_identity import ServerIdentity
+from crypto.encoding.wire import encode
 from crypto.errors import ConnectionFailed, IdentityError, ProtocolError, SparsiloError
 from crypto.identity import Authority, Certified, certificate_request, read_peer
 from crypto.names import Suite
 from crypto.roster import fingerprint, sign_enrolment, sign_roster
-from crypto.secagg.wire import encode
-from driven import looping, on
-from plans import signing_keys
-from silo_agent.metrics import unseen
-from silo_agent.one_round import Upload
-from silo_agent.transport import IDENTITY, Transport
+from silo_agent.host.metrics import unseen
+from silo_agent.network.transport import IDENTITY, Transport
+from silo_agent.rounds.one_round import Upload
 from sparsilo.v1 import identity_pb2, words_pb2
+from support.driven import looping, on
+from support.plans import signing_keys
 
 KEYS = signing_keys(3)
 DAY = timedelta(days=1)
@@ -111,7 +111,7 @@ def test_three_silos_enrol_and_sign_the_roster(aggregator: Aggregator) -> None:
             signature = sign_roster(KEYS[f"silo-00{at}"], roster)
             signed = identity_pb2.SignRosterRequest(fingerprint=fingerprint(roster), signature=signature)
             transport.identify("SignRoster", signed, identity_pb2.SignRosterReply)
-    assert sorted(aggregator.enrolments.signatures(fingerprint(roster))) == ["a", "b", "c"]
+    assert sorted(aggregator.silos.enrolments.signatures(fingerprint(roster))) == ["a", "b", "c"]
 
 
 def test_a_signature_of_another_roster_or_by_another_key_is_not_kept(aggregator: Aggregator) -> None:
@@ -123,7 +123,7 @@ def test_a_signature_of_another_roster_or_by_another_key_is_not_kept(aggregator:
             )
             with pytest.raises(ProtocolError):
                 transport.identify("SignRoster", signed, identity_pb2.SignRosterReply)
-    assert aggregator.enrolments.signatures(fingerprint(roster)) == {}
+    assert aggregator.silos.enrolments.signatures(fingerprint(roster)) == {}
 
 
 @pytest.mark.clause("7.7")
@@ -135,7 +135,7 @@ def test_an_invitation_is_used_once_and_its_lost_answer_is_given_again(aggregato
         for again in (asking("a", other), asking("a", request, "silo-002")):
             with pytest.raises(IdentityError, match="was used before"):
                 transport.identify("Enroll", again, identity_pb2.EnrollReply)
-    assert aggregator.enrolments.roster() == {"a": KEYS["silo-000"].public_bytes}
+    assert aggregator.silos.enrolments.roster() == {"a": KEYS["silo-000"].public_bytes}
 
 
 @pytest.mark.clause("7.7")
@@ -150,7 +150,7 @@ def test_an_invitation_opens_nothing_but_enrolment_and_nothing_else_opens_that(a
         pytest.raises(IdentityError, match="has enrolled"),
     ):
         transport.identify("Enroll", asking("a", request), identity_pb2.EnrollReply)
-    assert set(aggregator.enrolments.roster()) == {"b"}
+    assert set(aggregator.silos.enrolments.roster()) == {"b"}
 
 
 @pytest.mark.parametrize("reason", ["", "Plan", "plan\n2026 root logged in", "x" * 41, "\x1b[2J"])
@@ -177,7 +177,7 @@ def test_an_expired_invitation(aggregator: Aggregator) -> None:
         pytest.raises(ConnectionFailed),
     ):
         transport.identify("Enroll", asking("a", request), identity_pb2.EnrollReply)
-    assert aggregator.enrolments.roster() == {}
+    assert aggregator.silos.enrolments.roster() == {}
 
 
 @pytest.mark.clause("7.7")
@@ -196,7 +196,7 @@ def test_an_altered_or_forged_invitation(aggregator: Aggregator) -> None:
     forged = Authority("sparsilo aggregator", datetime.now(UTC), DAY).issue("b", invitation=True)
     with closing(aggregator.transport(forged)) as transport, pytest.raises(ConnectionFailed):
         transport.identify("Enroll", asking("b", request), identity_pb2.EnrollReply)
-    assert aggregator.enrolments.roster() == {}
+    assert aggregator.silos.enrolments.roster() == {}
 
 
 @pytest.mark.clause("7.1")
@@ -216,7 +216,7 @@ def test_an_expired_certificate_loses_a_live_connection(aggregator: Aggregator) 
 def test_a_revoked_silo_loses_a_live_connection(aggregator: Aggregator) -> None:
     with closing(aggregator.transport(aggregator.enroll("a"))) as transport:
         assert status(transport).version
-        aggregator.enrolments.revoke("a", datetime.now(UTC))
+        aggregator.silos.enrolments.revoke("a", datetime.now(UTC))
         expire_admission()
         with pytest.raises(IdentityError, match="a was revoked"):
             status(transport)
@@ -309,7 +309,7 @@ def certificate_serial(port: int, own: Certified, authority: bytes) -> int:
 
 def test_without_an_identity_service_nobody_enrols() -> None:
     """As in `aggregator local`, whose silos have their keys from it."""
-    from driven import serving
+    from support.driven import serving
 
     authority = Authority("ours", datetime.now(UTC), DAY)
     driver = RoundDriver(AggregatorMetrics(CollectorRegistry()), lambda *_: None)

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from aggregator.local import Federation
-from aggregator.spool import Spool
-from commands import local, prune
-from models import tiny_llama, write_text
+from aggregator.rounds.spool import Spool
 from sparsilo.v1 import words_pb2
+from support.commands import local, prune
+from support.models import tiny_llama, write_text
 
 SHAPE = ("--samples", 4, "--sequence-length", 32, "--sparsity-ratio", "0.5")
 

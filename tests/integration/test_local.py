@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from commands import local, prune
 from crypto.backends.double_masking.phases import TABLE
-from importance import importance
-from models import in_memory, tiny_llama, write_text
+from support.commands import local, prune
+from support.importance import importance
+from support.models import in_memory, tiny_llama, write_text
 
 SHAPE = ("--samples", 4, "--sequence-length", 32, "--sparsity-ratio", "0.7")
 

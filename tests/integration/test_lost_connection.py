@@ -17,11 +17,11 @@ import torch
 from prometheus_client import CollectorRegistry
 from safetensors.torch import load_file
 
-from aggregator import planning
 from aggregator.local import Federation
-from aggregator.round_driver import RoundDriver
-from aggregator.spool import Spool
-from commands import local, prune
+from aggregator.rounds.round_driver import RoundDriver
+from aggregator.rounds.spool import Spool
+from aggregator.runs import planning
+from crypto.encoding.wire import encode
 from crypto.errors import (
     BadAudit,
     BadUpload,
@@ -32,14 +32,14 @@ from crypto.errors import (
 )
 from crypto.identity import Authority
 from crypto.names import Phase
-from crypto.secagg.wire import encode
-from driven import looping, on, serving
-from models import tiny_llama, write_text
-from silo_agent import transport
-from silo_agent.metrics import SiloMetrics
-from silo_agent.one_round import Advance, Committed, Upload
-from silo_agent.transport import Transport
+from silo_agent.host.metrics import SiloMetrics
+from silo_agent.network import transport
+from silo_agent.network.transport import Transport
+from silo_agent.rounds.one_round import Advance, Committed, Upload
 from sparsilo.v1 import round_pb2, words_pb2
+from support.commands import local, prune
+from support.driven import looping, on, serving
+from support.models import tiny_llama, write_text
 
 SHAPE = ("--samples", 4, "--sequence-length", 32)
 

@@ -11,13 +11,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from aggregator.local import Federation
-from aggregator.sparse_checkpoint import write_sparse_model
-from aggregator.spool import Spool
-from commands import local
-from models import tiny_llama, write_text
+from aggregator.results.sparse_checkpoint import write_sparse_model
+from aggregator.rounds.spool import Spool
 from monitoring.documented_metrics import documented, documented_values, exposed, exposed_values
-from silo_agent import health
+from silo_agent.host import health
 from sparsilo.v1 import words_pb2
+from support.commands import local
+from support.models import tiny_llama, write_text
 
 ROUND_PHASES = {"plan", "keys", "shares", "upload", "consistency", "unmask", "opening", "coin", "audit"}
 PHASES = ROUND_PHASES | {"done", "aborted"}
@@ -76,7 +76,7 @@ class Looks:
             return write(*arguments)
 
         monkeypatch.setattr("aggregator.local.serve_health", remember_port)
-        monkeypatch.setattr("aggregator.pruning_run.write_sparse_model", look_and_write)
+        monkeypatch.setattr("aggregator.runs.run.write_sparse_model", look_and_write)
         monkeypatch.setattr(Federation, "_start", remember_work)
         monkeypatch.setattr(Spool, "take", take_and_look)
 

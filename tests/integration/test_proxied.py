@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
+from crypto.encoding.wire import encode
 from crypto.errors import ConfigError, ConnectionFailed
 from crypto.identity import Authority
-from crypto.secagg.wire import encode
-from driven import serving
-from on_loopback import OUTGOING, Tinyproxy, door, free_port
-from silo_agent.metrics import unseen
-from silo_agent.one_round import Upload
-from silo_agent.proxy import EXCEPTIONS, VARIABLES, chosen_proxy
-from silo_agent.transport import Transport, dialled
+from silo_agent.host.metrics import unseen
+from silo_agent.network.proxy import EXCEPTIONS, VARIABLES, chosen_proxy
+from silo_agent.network.transport import Transport, dialled
+from silo_agent.rounds.one_round import Upload
 from sparsilo.v1 import round_pb2, words_pb2
+from support.driven import serving
+from support.on_loopback import OUTGOING, Tinyproxy, door, free_port
 
 AUTHORITY = Authority("test", datetime.now(UTC), timedelta(days=1))
 SERVER = AUTHORITY.issue("aggregator", ("127.0.0.1",))

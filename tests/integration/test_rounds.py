@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from commands import local, run
-from models import tiny_llama, write_text
 from silo_agent.cli import cli as silo_agent
+from support.commands import local, run
+from support.models import tiny_llama, write_text
 
 SHAPE = ("--samples", 2, "--sequence-length", 32)
 Capture = pytest.CaptureFixture[str]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from commands import Ran, local, run
 from crypto.names import Suite
-from models import tiny_llama, write_text
 from silo_agent.cli import cli
+from support.commands import Ran, local, run
+from support.models import tiny_llama, write_text
 
 SHAPE = ("--samples", 4, "--sequence-length", 32)
 SILOS = ["ward-0", "ward-1", "ward-2"]

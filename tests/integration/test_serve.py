@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from deployment import Deployment, until
+from support.deployment import Deployment, until
 
 
 @pytest.fixture
@@ -134,8 +134,8 @@ def test_a_plan_is_not_submitted_before_all_have_pinned_the_roster(deployment: D
 
 @pytest.mark.clause("7.8", "2.3.8")
 def test_nothing_is_sent_for_a_wrong_fingerprint_nor_computed_before_approval(deployment: Deployment) -> None:
-    from commands import run
     from silo_agent.cli import cli
+    from support.commands import run
 
     deployment.serve()
     invitation = deployment.folder / "x.yaml"

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from aggregator.metrics import AggregatorMetrics
 from crypto.names import Phase, ReleaseKind
 from monitoring.documented_metrics import Metric, documented, documented_values, exposed, exposed_values
-from silo_agent.metrics import SiloMetrics
+from silo_agent.host.metrics import SiloMetrics
 
 ROLES = {"aggregator": AggregatorMetrics, "silo": SiloMetrics}
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from crypto.names import Phase
-from driven import Driven, plan
 from monitoring.prometheus_server import DASHBOARDS, Prometheus, prometheus
-from silo_agent.health import serve_health
-from silo_agent.metrics import SiloMetrics
+from silo_agent.host.health import serve_health
+from silo_agent.host.metrics import SiloMetrics
+from support.driven import Driven, plan
 
 DAY = 86400
 

@@ -19,11 +19,11 @@ import pytest
 import yaml
 
 from aggregator.cli import cli as aggregator
-from commands import run
-from models import tiny_llama, write_text
 from monitoring.documented_metrics import documented, documented_values, exposed, exposed_values
 from monitoring.prometheus_server import DASHBOARDS, Prometheus, prometheus, until
 from silo_agent.cli import cli as silo_agent
+from support.commands import run
+from support.models import tiny_llama, write_text
 
 SILOS = ("ward-a", "ward-b", "ward-c")
 SECONDS = 60

@@ -18,21 +18,21 @@ from typing import Any, TypeVar
 from prometheus_client import CollectorRegistry
 
 from aggregator.metrics import AggregatorMetrics
-from aggregator.round_driver import ClosedRound, RoundDriver
+from aggregator.rounds.round_driver import ClosedRound, RoundDriver
 from crypto.backends.double_masking.silo import DoubleMaskingSilo
 from crypto.encoding.layout import Chunk
+from crypto.encoding.wire import MESSAGE_LIMIT, decode
 from crypto.errors import ConnectionFailed, SparsiloError
 from crypto.names import Phase
 from crypto.plan import Plan, least_threshold
 from crypto.secagg.session import AggregatorSession, Round
-from crypto.secagg.wire import MESSAGE_LIMIT, decode
-from driven import listed
-from plans import plan_message, signing_keys
 from scenarios.world import Lanes, plain_sum, random_lanes
-from silo_agent.ledger import Release
-from silo_agent.one_round import Advance, Call, Committed, Upload, one_round
-from silo_agent.state_store import StateStore
+from silo_agent.consent.ledger import Release
+from silo_agent.consent.state_store import StateStore
+from silo_agent.rounds.one_round import Advance, Call, Committed, Upload, one_round
 from sparsilo.v1 import round_pb2, words_pb2
+from support.driven import listed
+from support.plans import plan_message, signing_keys
 
 Result = TypeVar("Result")
 
@@ -289,7 +289,7 @@ class Simulation:
         return None
 
     async def _call(self, handler: Callable[..., Awaitable[Result]], *arguments: Any) -> Result:
-        """As silo_agent/transport does it: wait, ask again, and give up after a minute without a connection."""
+        """As silo_agent/network/transport does it: wait, ask again, and give up after a minute without a connection."""
         lost_at: float | None = None
         loop = asyncio.get_running_loop()
         while True:

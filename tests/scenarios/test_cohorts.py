@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
+from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
 from crypto.errors import BadSignature, MalformedMessage, TooFewSurvivors, UnexpectedMessage
 from crypto.names import Backend, Phase
 from crypto.plan import Plan
 from crypto.secagg.session import Round
-from crypto.secagg.wire import MESSAGE_LIMIT, decode, encode
-from driven import Driven
-from opened import Tensors, planned
-from plans import signing_keys
 from scenarios.world import World, plain_sum, random_lanes
-from silo_agent.opened_rounds import OpenedRound
-from silo_agent.verify import verify_opened
+from silo_agent.rounds.opened_rounds import OpenedRound
+from silo_agent.rounds.verify import verify_opened
 from sparsilo.v1 import round_pb2, words_pb2
+from support.driven import Driven
+from support.opened import Tensors, planned
+from support.plans import signing_keys
 
 TENSORS: Tensors = {"blocks.0.weight": (0, (6, 10), False), "blocks.1.weight": (1, (3, 7), True)}
 INPUT = b"what was opened before, 32 bytes"

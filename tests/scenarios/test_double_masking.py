@@ -5,13 +5,13 @@ import pytest
 from scipy.stats import chisquare
 
 from crypto.backends.double_masking.phases import TABLE
+from crypto.encoding.wire import encode
 from crypto.errors import BadAudit, TooFewSurvivors
 from crypto.names import Backend, Phase, Suite
 from crypto.plan import Plan
-from crypto.secagg.wire import encode
-from plans import plan, signing_keys
 from scenarios.world import World, plain_sum, random_lanes
 from sparsilo.v1 import round_pb2
+from support.plans import plan, signing_keys
 
 PHASES = list(TABLE)
 SIGNERS = ("silo-000", "silo-002", "silo-004")

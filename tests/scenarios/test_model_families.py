@@ -16,21 +16,21 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from aggregator.planning import CohortSettings, Planner, PruningSettings
-from aggregator.pruned_tensors import PrunedTensors
-from aggregator.sparse_checkpoint import write_sparse_model
+from aggregator.results.pruned_tensors import PrunedTensors
+from aggregator.results.sparse_checkpoint import write_sparse_model
+from aggregator.runs.planning import CohortSettings, Planner, PruningSettings
 from crypto.names import Backend, ComparisonGroup, Pruner, ReleaseKind, Suite
-from crypto.sparsity import Pattern, Sparsity
-from models import BLOCKS, family, tiny_model, tokenizer, words
-from plans import signing_keys
+from crypto.pruning.sparsity import Pattern, Sparsity
 from scenarios.world import World
-from silo_agent.calibration import usual_length
-from silo_agent.dense_weights import DenseWeights
-from silo_agent.opened_rounds import OpenedRound, Start
-from silo_agent.pruned_file import PrunedFile
+from silo_agent.model.calibration import usual_length
+from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.model.pruned_file import PrunedFile
 from silo_agent.releases.votes import VotesRelease
 from silo_agent.releases.weights import ScalesRelease, WeightsRelease
-from silo_agent.run_pruning import RunPruning
+from silo_agent.rounds.opened_rounds import OpenedRound, Start
+from silo_agent.rounds.run_pruning import RunPruning
+from support.models import BLOCKS, family, tiny_model, tokenizer, words
+from support.plans import signing_keys
 
 SILOS = 3
 LENGTH = 16

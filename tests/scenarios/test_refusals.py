@@ -30,6 +30,7 @@ from crypto.backends.double_masking.transcript import (
     seal_info,
 )
 from crypto.encoding.layout import open_chunk
+from crypto.encoding.wire import encode
 from crypto.errors import (
     BadAudit,
     BadSeal,
@@ -46,10 +47,9 @@ from crypto.errors import (
 from crypto.names import Phase, Suite
 from crypto.primitives.sealed import public_bytes, seal
 from crypto.primitives.shamir import PRIME
-from crypto.secagg.wire import encode
-from plans import plan, signing_keys, silo_names
 from scenarios.world import Lanes, World, plain_sum, random_lanes, tree
 from sparsilo.v1 import round_pb2
+from support.plans import plan, signing_keys, silo_names
 
 SILOS = silo_names(5)
 ZERO, ONE, TWO, THREE, FOUR = SILOS

@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from crypto.backends.double_masking import silo as silo_side
 from crypto.names import Phase
 from crypto.primitives import sealed
-from plans import plan, signing_keys
 from scenarios.simulation import Schedule, Simulation
 from scenarios.world import World, random_lanes
+from support.plans import plan, signing_keys
 
 
 @pytest.mark.clause("3.3.3", "4.10")

@@ -5,10 +5,10 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from crypto.encoding.wire import encode
 from crypto.names import Suite
 from crypto.plan import Plan
 from crypto.secagg.session import MAX_MESSAGE_BYTES
-from crypto.secagg.wire import encode
 from sparsilo.v1 import plan_pb2, round_pb2, words_pb2
 from vectors.case import SILOS, Cases, Fields, case, entropy, signing_key
 

@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from crypto.backends.double_masking import transcript
 from crypto.encoding import fixed_point, lanes
 from crypto.encoding.layout import Layout, Section, pack_chunk
+from crypto.encoding.wire import encode
 from crypto.names import Suite
 from crypto.plan import Plan
 from crypto.primitives import merkle, sealed, shamir, signing
 from crypto.primitives.mask_stream import add_masks
 from crypto.primitives.signing import SigningKey
-from crypto.secagg.wire import encode
 from sparsilo.v1 import round_pb2
 from vectors.case import (
     P384_ORDER,

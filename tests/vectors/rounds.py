@@ -8,11 +8,11 @@ import numpy as np
 
 from crypto.backends.double_masking.silo import DoubleMaskingSilo
 from crypto.backends.double_masking.transcript import auditors, joint_coin, participants_digest
+from crypto.encoding.wire import encode
 from crypto.names import Phase, Suite
 from crypto.plan import Plan
 from crypto.primitives.sealed import SealingKey
 from crypto.secagg.session import Round, SiloSession
-from crypto.secagg.wire import encode
 from scenarios.world import World, tree
 from sparsilo.v1 import round_pb2
 from vectors.case import SILOS, Cases, Fields, altered, case, entropy, sealing_key, signing_key

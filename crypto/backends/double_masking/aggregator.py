@@ -29,13 +29,13 @@ from crypto.backends.double_masking.transcript import (
     others,
     participants_digest,
 )
+from crypto.encoding.wire import encode
 from crypto.errors import BadAudit, BadShare, MalformedMessage
 from crypto.names import Phase
 from crypto.primitives import shamir
 from crypto.primitives.mask_stream import add_masks
 from crypto.primitives.sealed import check_public
 from crypto.secagg.session import AggregatorSession, Round, Words
-from crypto.secagg.wire import encode
 from sparsilo.v1 import round_pb2
 
 Answers = dict[str, Message]

@@ -35,6 +35,7 @@ from crypto.backends.double_masking.transcript import (
     seal_bundle,
     seal_info,
 )
+from crypto.encoding.wire import encode
 from crypto.errors import BadAudit, BadUpload, MalformedMessage, ProtocolError, SparsiloError
 from crypto.names import Phase
 from crypto.primitives import shamir
@@ -42,7 +43,6 @@ from crypto.primitives.mask_stream import add_masks
 from crypto.primitives.sealed import SealingKey, seal
 from crypto.primitives.signing import SigningKey
 from crypto.secagg.session import Entropy, Round, SiloSession, Words
-from crypto.secagg.wire import encode
 from sparsilo.v1 import round_pb2, words_pb2
 
 

@@ -17,13 +17,13 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
+from crypto.encoding.wire import encode
 from crypto.errors import BadAudit, BadShare, MalformedMessage, TooFewSurvivors
 from crypto.names import Phase
 from crypto.plan import Plan
 from crypto.primitives.sealed import check_public
 from crypto.primitives.signing import verify
 from crypto.secagg.session import Round
-from crypto.secagg.wire import encode
 from sparsilo.v1 import round_pb2
 
 SEED_BYTES: Final = 32

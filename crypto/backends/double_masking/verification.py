@@ -25,11 +25,11 @@ from crypto.backends.double_masking.transcript import (
     joint_coin,
     participants_digest,
 )
+from crypto.encoding.wire import decode, encode
 from crypto.errors import PlanError, SparsiloError
 from crypto.names import Backend, Phase
 from crypto.plan import MAX_PLAN_BYTES
 from crypto.secagg.session import MAX_MESSAGE_BYTES, Round
-from crypto.secagg.wire import decode, encode
 from sparsilo.v1 import round_pb2
 
 MAX_TRANSCRIPT_BYTES: Final = MAX_PLAN_BYTES + 7 * MAX_MESSAGE_BYTES

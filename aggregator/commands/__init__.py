@@ -1,0 +1,1 @@
+"""What people type at `aggregator`, a module a group of commands."""

@@ -1,0 +1,203 @@
+"""`aggregator serve`, `aggregator plan` and `aggregator rounds`: runs over silos that dial in."""
+
+import asyncio
+import logging
+import os
+import secrets
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from crypto.errors import IdentityError, RoundAborted, TimedOut
+from silo_agent.host.terminal import (
+    FILE,
+    LOG_FORMAT,
+    ProgressBars,
+    config_options,
+    failing_as,
+    output_option,
+    print_envelope,
+    print_fields,
+)
+
+if TYPE_CHECKING:
+    from aggregator.runs.submitted import Run, Runs
+    from crypto.plan import Plan
+
+LOOK_SECONDS = 0.5
+
+
+@click.command()
+@config_options
+def serve(config: Path, settings: tuple[str, ...]) -> None:
+    """Answer silos, and carry out the runs that are submitted.
+
+    Listens on one port for gRPC over mutual TLS, and on another for /metrics, /livez and /readyz. SIGTERM ends it;
+    started again it goes on in the same round.
+    """
+    from aggregator.config import AggregatorConfig
+    from aggregator.serve import run_aggregator
+
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
+    asyncio.run(run_aggregator(AggregatorConfig.read(config, os.environ, settings)))
+
+
+@click.group()
+def plan() -> None:
+    """Check a plan, and submit it as a run."""
+
+
+@plan.command()
+@click.argument("plan_yaml", type=FILE)
+@config_options
+@output_option
+def check(plan_yaml: Path, config: Path, settings: tuple[str, ...], output: str) -> None:
+    """Check PLAN_YAML against the model and the silos that are enrolled, and say what it comes to.
+
+    Its fields are named as the options of `aggregator local`, with _ for -; docs/formats.md lists them.
+    """
+    with failing_as(output):
+        made, _ = _planned(plan_yaml, config, settings)
+    _print_plan(made, {}, output)
+
+
+@plan.command()
+@click.argument("plan_yaml", type=FILE)
+@config_options
+@output_option
+def submit(plan_yaml: Path, config: Path, settings: tuple[str, ...], output: str) -> None:
+    """Submit PLAN_YAML as a run, which `aggregator serve` carries out when those before it are over.
+
+    Every enrolled silo has to have signed the present roster.
+
+    \b
+    Example:
+      aggregator plan submit plan.yaml --config aggregator.yaml
+    """
+    from aggregator.config import AggregatorConfig
+    from aggregator.runs.submitted import Runs
+    from aggregator.silos.enrolments import Enrolments
+    from crypto.roster import fingerprint
+
+    with failing_as(output):
+        made, roster = _planned(plan_yaml, config, settings)
+        state = AggregatorConfig.read(config, os.environ, settings).state
+        missing = sorted({*roster} - {*Enrolments(state).signatures(fingerprint(roster))})
+        if missing:
+            raise IdentityError(
+                f"the roster is not signed by {', '.join(missing)}", hint="there: silo-agent roster show, then pin"
+            )
+        run = Runs(state).submit(made, plan_yaml.read_bytes(), datetime.now(UTC))
+    _print_plan(made, {"run": run}, output)
+
+
+@click.group()
+def rounds() -> None:
+    """Follow the runs and their rounds."""
+
+
+@rounds.command("list")
+@config_options
+@output_option
+def list_rounds(config: Path, settings: tuple[str, ...], output: str) -> None:
+    """List all runs, oldest first."""
+    with failing_as(output):
+        found = _runs(config, settings).all()
+    if output == "json":
+        print_envelope("done", data={"runs": [run.as_dict() for run in found]})
+        return
+    for run in found:
+        done = f"{run.done} of {run.rounds} rounds"
+        click.echo(f"{run.run}  {run.status:<8} {run.phase:<12} {done:<16} {run.release:<8} {run.submitted}")
+    click.echo(f"runs: {len(found)}")
+
+
+@rounds.command()
+@click.argument("run")
+@config_options
+@output_option
+def show(run: str, config: Path, settings: tuple[str, ...], output: str) -> None:
+    """Show one RUN, by its name or the beginning of it, and where its result lies."""
+    with failing_as(output):
+        runs = _runs(config, settings)
+        found = runs.find(run)
+    _print_run(found, runs, output)
+
+
+@rounds.command()
+@click.argument("run")
+@config_options
+@click.option("--timeout", type=click.IntRange(1), metavar="SECONDS", help="Give up after so long, with exit code 3.")
+@output_option
+def wait(run: str, config: Path, settings: tuple[str, ...], timeout: int | None, output: str) -> None:
+    """Wait until RUN is over. Exits with 0 where it is done, 1 where it failed, 3 where time ran out."""
+    with failing_as(output):
+        runs = _runs(config, settings)
+        since = monotonic()
+        with ProgressBars() as progress:
+            while not (found := runs.find(run)).is_over:
+                progress(f"rounds ({found.phase or found.status})", found.done, found.rounds)
+                if timeout is not None and monotonic() - since > timeout:
+                    where = found.phase or found.status
+                    raise TimedOut(f"{found.run}: not over after {timeout} seconds, but {where}")
+                sleep(LOOK_SECONDS)
+        if found.status == "failed":
+            raise RoundAborted(f"{found.run}: failed: {found.said}")
+    _print_run(found, runs, output)
+
+
+def _planned(plan_yaml: Path, config: Path, settings: tuple[str, ...]) -> "tuple[Plan, dict[str, bytes]]":
+    from aggregator.config import AggregatorConfig
+    from aggregator.runs.plan_file import PlanFile
+    from aggregator.runs.planning import Planner
+    from aggregator.silos.enrolments import Enrolments
+    from silo_agent.model.dense_weights import DenseWeights
+    from silo_agent.model.model_folder import model_folder
+
+    given, asked = AggregatorConfig.read(config, os.environ, settings), PlanFile.read(plan_yaml)
+    roster = Enrolments(given.state).roster()
+    weights = DenseWeights.open(model_folder(given.model))
+    planner = Planner(weights, asked.pruning(weights), asked.cohort(roster, given.suite), secrets.token_bytes)
+    return planner.pruning(), roster
+
+
+def _runs(config: Path, settings: tuple[str, ...]) -> "Runs":
+    from aggregator.config import AggregatorConfig
+    from aggregator.runs.submitted import Runs
+
+    return Runs(AggregatorConfig.read(config, os.environ, settings).state)
+
+
+def _print_plan(made: "Plan", more: dict[str, Any], output: str) -> None:
+    cohort = made.message
+    fields = {
+        **more,
+        "plan": made.digest.hex(),
+        "silos": len(made.silos),
+        "threshold": cohort.threshold,
+        "colluders": cohort.colluders,
+        "rounds": ", ".join(made.release_kind(index) for index in range(len(cohort.rounds))),
+        "weights": sum(made.block_weights),
+        "bytes up a silo": sum(
+            8 * chunk.words for index in range(len(cohort.rounds)) for chunk in made.layout(index).chunks
+        ),
+    }
+    if output == "json":
+        print_envelope("done", data={name.replace(" ", "_"): value for name, value in fields.items()})
+        return
+    print_fields(fields)
+
+
+def _print_run(found: "Run", runs: "Runs", output: str) -> None:
+    from aggregator.runs.submitted import RESULT_FOLDER
+
+    result = runs.folder(found.run) / RESULT_FOLDER
+    fields = {**found.as_dict(), "result": str(result) if result.exists() else None}
+    if output == "json":
+        print_envelope("done", data=fields)
+        return
+    print_fields({name: "-" if value in (None, "") else value for name, value in fields.items()})

@@ -1,1 +1,0 @@
-"""What each release kind's opened sum becomes."""

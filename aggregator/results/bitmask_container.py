@@ -1,0 +1,119 @@
+"""A sparse model's folder packed without its zeros, and unpacked again (docs/bitmask-container.md)."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from torch import Tensor
+
+from aggregator.results.sparse_checkpoint import BYTES, SLICE, copy_others, new_folder, write_tensors
+from crypto.errors import ModelError
+from silo_agent.model.bitmask_container import (
+    BITS_AS,
+    FORMAT,
+    KEEP_BITS,
+    PART,
+    SHAPES,
+    SUFFIX,
+    VALUES,
+    BitmaskContainer,
+    stored_bytes,
+)
+from silo_agent.model.dense_weights import DenseWeights
+
+
+@dataclass(frozen=True)
+class PackedBytes:
+    """Bytes of the weight files, before and after."""
+
+    dense: int
+    bitmask: int
+
+
+def pack(model: Path, folder: Path) -> PackedBytes:
+    """Write the container of a model folder (dense safetensors with zeros) to `folder`, which appears whole or not.
+
+    Each safetensors file becomes a `.bitmask.safetensors`; the files beside them are copied byte for byte. A tensor is
+    stored as bitmask where that is smaller. One tensor is read at a time; the same model gives the same bytes.
+    Raises ModelError where the model is damaged or cannot be stored so, OutputError if `folder` is not empty or cannot
+    be written.
+    """
+    weights = DenseWeights.open(model)
+    with new_folder(folder) as partial:
+        left = set(weights.names)
+        for index, file in enumerate(weights.files, 1):
+            part = f"{index}/{len(weights.files)}"
+            left -= _pack_file(weights, left, file, partial / f"{file.stem}{SUFFIX}", part)
+        copy_others(model, partial)
+        packed = sum(file.stat().st_size for file in partial.glob(f"*{SUFFIX}"))
+    return PackedBytes(sum(file.stat().st_size for file in weights.files), packed)
+
+
+def unpack(container: Path, folder: Path) -> None:
+    """Write the model folder that `container` was packed from to `folder`, which appears whole or not at all.
+
+    Every tensor has its dtype, shape and bits again, in a file named as before: wider elements first, then by name.
+    One tensor is in memory at a time. Raises ModelError where the container is damaged, OutputError as `pack` does.
+    """
+    packed = BitmaskContainer(container)
+    with new_folder(folder) as partial:
+        for file in packed.files:
+            tensors = [(name, packed.dtype(name), packed.shape(name)) for name in packed.names(file)]
+            dense = partial / f"{file.name.removesuffix(SUFFIX)}.safetensors"
+            write_tensors(dense, tensors, lambda name: _dense(_bits(packed[name])), packed.metadata(file))
+        copy_others(container, partial)
+
+
+def _pack_file(weights: DenseWeights, wanted: set[str], file: Path, target: Path, part: str) -> set[str]:
+    """Pack those tensors of one safetensors file that are `wanted`; returns their names."""
+    with safe_open(file, framework="pt") as reader:
+        metadata = reader.metadata() or {}
+        dtypes = {name: str(reader.get_slice(name).get_dtype()) for name in sorted(wanted & set(reader.keys()))}
+    entries: list[tuple[str, str, tuple[int, ...]]] = []
+    sources: dict[str, tuple[str, Callable[[Tensor], Iterator[memoryview]]]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, dtype in dtypes.items():
+        if dtype not in BYTES:
+            raise ModelError(f"{file}: {name} is {dtype}, which cannot be packed", hint="use an unquantised model")
+        bits, shape = _bits(weights.tensor(name)), tuple(weights.shape(name))
+        kept = int(bits.count_nonzero())
+        if stored_bytes(bits.numel(), kept, BYTES[dtype]) == bits.numel() * BYTES[dtype]:
+            entries.append((name, dtype, shape))
+            sources[name] = name, _dense
+            continue
+        shapes[name] = shape
+        entries += [(name + KEEP_BITS, "U8", ((bits.numel() + 7) // 8,)), (name + VALUES, dtype, (kept,))]
+        sources |= {name + KEEP_BITS: (name, _keep_bits), name + VALUES: (name, _values)}
+    if len(sources) < len(entries) or shapes.keys() & sources.keys():
+        raise ModelError(f"{file}: a tensor is named as another with {KEEP_BITS} or {VALUES}", hint="rename it")
+
+    def data(entry: str) -> Iterator[memoryview]:
+        name, part_of = sources[entry]
+        return part_of(_bits(weights.tensor(name)))
+
+    own = {"format": FORMAT, PART: part, SHAPES: json.dumps(shapes, sort_keys=True, separators=(",", ":"))}
+    write_tensors(target, entries, data, metadata | own)
+    return set(dtypes)
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """The elements in row-major order as integers: only +0.0 is 0."""
+    return tensor.contiguous().flatten().view(BITS_AS[tensor.element_size()])
+
+
+def _dense(bits: Tensor) -> Iterator[memoryview]:
+    yield bits.numpy().data
+
+
+def _keep_bits(bits: Tensor) -> Iterator[memoryview]:
+    for start in range(0, bits.numel(), SLICE):  # a multiple of 8
+        yield np.packbits((bits[start : start + SLICE] != 0).numpy(), bitorder="little").data
+
+
+def _values(bits: Tensor) -> Iterator[memoryview]:
+    for start in range(0, bits.numel(), SLICE):
+        piece = bits[start : start + SLICE]
+        yield piece[piece != 0].numpy().data

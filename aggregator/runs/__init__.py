@@ -1,0 +1,1 @@
+"""From what a coordinator asked for to the finished run."""

@@ -1,0 +1,1 @@
+"""Who was invited, who is enrolled, who is heard."""

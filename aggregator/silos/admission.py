@@ -1,0 +1,87 @@
+"""Who is heard. TLS has verified the caller's certificate when the connection was made; that it still holds is checked
+on every call, and while an upload lasts, so that an expired or revoked identity loses a live connection too.
+"""
+
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from aggregator.silos.enrolments import Enrolments
+from crypto.errors import IdentityError
+from crypto.identity import Peer, read_peer
+
+MOST_CERTIFICATE_AGE: Final = timedelta(days=398)
+"""Longest life of a certificate that is accepted, whoever issued it."""
+MOST_SIGNING_KEY_AGE: Final = timedelta(days=366)
+"""After this the silo enrols anew, with new keys."""
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """The clock that is used outside tests."""
+    return datetime.now(UTC)
+
+
+class NotAdmitted(IdentityError):
+    """A caller is not heard. `reason` is its word in the metrics: unknown, revoked, expired, too_old."""
+
+    def __init__(self, reason: str, message: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason: Final = reason
+
+
+Admit = Callable[[bytes], str]
+"""From a caller's certificate (PEM) to its silo. Raises NotAdmitted."""
+
+
+def known(silos: Collection[str], clock: Clock) -> Admit:
+    """Heard is who has a certificate for one of `silos`."""
+
+    def admit(pem: bytes) -> str:
+        peer = checked(pem, clock())
+        if peer.name not in silos:
+            raise NotAdmitted("unknown", f"{peer.name!r} is not a silo of this run")
+        return peer.name
+
+    return admit
+
+
+def enrolled(enrolments: Enrolments, clock: Clock) -> Admit:
+    """Heard is who has a certificate for a silo that is enrolled at this moment."""
+
+    def admit(pem: bytes) -> str:
+        now = clock()
+        peer = checked(pem, now)
+        found = next((each for each in enrolments.silos() if each.silo == peer.name), None)
+        if found is None:
+            raise NotAdmitted("unknown", f"{peer.name!r} is not enrolled", "ask the aggregator for an invitation")
+        if found.revoked is not None:
+            raise NotAdmitted("revoked", f"{peer.name} was revoked", "ask the aggregator for a new invitation")
+        if now - found.enrolled > MOST_SIGNING_KEY_AGE:
+            age = (now - found.enrolled).days
+            raise NotAdmitted("too_old", f"the signing key of {peer.name} is {age} days old", "enrol with a new one")
+        return peer.name
+
+    return admit
+
+
+def checked(pem: bytes, now: datetime, *, invitation: bool = False) -> Peer:
+    """What the certificate says. Raises NotAdmitted where it is expired, too long-lived, or (not) an invitation."""
+    try:
+        peer = read_peer(pem)
+    except IdentityError as error:
+        raise NotAdmitted("unknown", f"what the caller shows {error.message}") from None
+    if not peer.start <= now <= peer.end:
+        hint = "ask for a new invitation" if invitation else "renew it, or set the clock"
+        raise NotAdmitted("expired", f"the certificate of {peer.name!r} expired at {peer.end:%Y-%m-%d %H:%M} UTC", hint)
+    if peer.end - peer.start > MOST_CERTIFICATE_AGE:
+        days = (peer.end - peer.start).days
+        raise NotAdmitted(
+            "too_old",
+            f"the certificate of {peer.name!r} is good for {days} days",
+            f"at most {MOST_CERTIFICATE_AGE.days} are accepted",
+        )
+    if peer.invitation is not invitation:
+        raise NotAdmitted("unknown", f"{peer.name!r} {'has not enrolled yet' if peer.invitation else 'has enrolled'}")
+    return peer

@@ -1,0 +1,1 @@
+"""What may leave this silo, who said so, and what did leave."""

@@ -1,0 +1,276 @@
+"""A plan in plain words, for whoever has to approve of it: what is computed here, what would leave and how much, who
+learns what, and what is not protected. Derived from the plan alone; docs/threat-model.md says the same at length.
+"""
+
+from collections.abc import Iterator
+from math import ceil, prod
+from typing import Any, Final
+
+from crypto.names import Allocation, Backend, Pruner, ReleaseKind, Schedule
+from crypto.plan import Plan
+from silo_agent.consent.policy import model_digest
+
+WORD_BYTES: Final = 8
+AUDITORS: Final = 2
+"""Silos that recompute each chunk of a sum (docs/protocol.md, 3.7.3)."""
+
+EPSILON: Final = "unbounded: this plan adds no noise, so differential privacy bounds nothing"
+_PRUNING: Final = (ReleaseKind.VOTES, ReleaseKind.WEIGHTS, ReleaseKind.SCALES)
+_KEEP_MASKS: Final = (ReleaseKind.VOTES, ReleaseKind.WEIGHTS)
+
+_SUMS: Final = {
+    ReleaseKind.VOTES: "for every weight how many silos keep it, and for every comparison group how many weights they "
+    "keep in all",
+    ReleaseKind.WEIGHTS: "for every weight how many silos keep it and the sum of their differences from the dense "
+    "weight, and for every comparison group how many weights they keep in all",
+    ReleaseKind.SCALES: "for every weight matrix how many silos' largest difference lies in which power of two",
+    ReleaseKind.OUTLIERS: "for every block the silos' outlying weights, added up",
+    ReleaseKind.SAMPLING: "a random number that no silo chose alone",
+    ReleaseKind.EVALUATION: "for every candidate the silos' negative log-likelihoods and token counts, added up",
+}
+"""What is opened, over all survivors together."""
+
+
+def upload_bytes(plan: Plan, index: int, silos: int | None = None) -> int:
+    """Bytes of the words that a silo uploads in one round: header words and bodies. `silos`: in the round's cohort."""
+    return WORD_BYTES * plan.layout(index, silos).total_words
+
+
+def plan_in_words(plan: Plan, silo: str) -> dict[str, Any]:
+    """Everything that `silo-agent pending` shows, as its JSON document has it. `silo` is this one."""
+    message = plan.message
+    kinds = list(dict.fromkeys(plan.release_kind(index) for index in range(len(message.rounds))))
+    least = _least_survivors(plan)
+    return {
+        "plan": plan.digest.hex(),
+        "model": model_digest({tensor.name: tensor.digest for tensor in message.model}).hex(),
+        "computed_here": list(_computed(plan, silo, kinds)),
+        "rounds": len(message.rounds),
+        "leaves": [
+            {"release": str(kind), "rounds": _count(plan, kind), "what": _leaves(plan, kind), "hidden": _hidden(plan)}
+            for kind in kinds
+        ],
+        "bytes_up": {"exact": not plan.cohort_floor, "bytes": _bytes_up(plan, silo)},
+        "bytes_down_estimate": _bytes_down(plan, silo),
+        "revealed_to": {
+            "aggregator": list(_to_aggregator(plan, kinds)),
+            "each_other_silo": list(_to_silos(plan, kinds)),
+            "outsiders": ["who talks when, and how much"],
+        },
+        "silos": list(plan.silos),
+        "least_survivors": least,
+        "colluders": message.colluders,
+        "withstands": _withstands(plan),
+        "epsilon": EPSILON,
+        "not_protected": list(_not_protected(kinds, least)),
+        "preparation_seconds": message.preparation_seconds,
+        "phase_seconds": message.phase_seconds,
+    }
+
+
+def sentences(words: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What `plan_in_words` returned, a heading and a sentence at a time; the heading is empty where it is as before."""
+    yield "plan", words["plan"]
+    yield "model", words["model"]
+    yield from _under("computed here", words["computed_here"])
+    leaving = [
+        f"{each['release']}, {each['rounds']} of {words['rounds']} rounds: {each['what']}; {each['hidden']}"
+        for each in words["leaves"]
+    ]
+    yield from _under("leaves this silo", leaving)
+    up, most = words["bytes_up"], "" if words["bytes_up"]["exact"] else "at most "
+    yield "sends", f"{most}{_size(up['bytes'])} of words, and some kB of keys and signatures a round and silo"
+    yield "receives", f"about {_size(words['bytes_down_estimate'])}"
+    for who, learns in words["revealed_to"].items():
+        yield from _under(f"{who.replace('_', ' ')} learns" if who != "outsiders" else "outsiders learn", learns)
+    roster, least = words["silos"], words["least_survivors"]
+    yield "summed over", f"at least {least} of these {len(roster)} silos, this one among them: {', '.join(roster)}"
+    yield "withstands", words["withstands"]
+    yield "epsilon", words["epsilon"]
+    yield from _under("not protected", words["not_protected"])
+    preparation, phase = words["preparation_seconds"], words["phase_seconds"]
+    yield (
+        "time",
+        f"a round goes on without this silo once nothing has arrived from anybody for {_span(preparation)}, in which "
+        f"people decide and silos compute; later, for {_span(phase)}",
+    )
+
+
+def _computed(plan: Plan, silo: str, kinds: list[ReleaseKind]) -> Iterator[str]:
+    pruning, member = plan.message.pruning, plan.message.roster[plan.silos.index(silo)]
+    text = f"{pruning.samples:,} sequences of {pruning.sequence_length:,} tokens of this silo's text"
+    if ReleaseKind.OUTLIERS in kinds:
+        yield f"how many weights of each block stand out on {text}"
+    if any(kind in _PRUNING for kind in kinds):
+        ratio = member.sparsity_ratio or pruning.sparsity_ratio
+        target = f"the pattern {pruning.pattern}" if pruning.pattern else f"a sparsity ratio of {ratio}"
+        spread = ", less where a block has many outliers" if plan.allocation is Allocation.OWL else ""
+        looks_at = "without looking at text" if plan.pruner is Pruner.MAGNITUDE else f"on {text}"
+        yield f"{plan.pruner} prunes the model to {target}{spread}, {looks_at}"
+    if plan.schedule is Schedule.ITERATIVE:
+        yield "block after block, each from what all silos together made of those before it"
+    if plan.cohort_floor:
+        yield f"only in {member.capacity} of {len(plan.block_weights)} blocks, which are drawn at random"
+    for index in range(len(plan.message.rounds)):
+        if plan.release_kind(index) is ReleaseKind.EVALUATION:
+            spec = plan.message.rounds[index].evaluation
+            yield (
+                f"how well {len(spec.candidates)} candidate models predict {spec.sequences:,} further sequences of "
+                f"{pruning.sequence_length:,} tokens of this silo's text"
+            )
+    yield "the text itself stays: no message has a field for text, tokens, activations or scores"
+
+
+def _leaves(plan: Plan, kind: ReleaseKind) -> str:
+    """What this silo's own numbers are, in all rounds of a kind together."""
+    rounds = [index for index in range(len(plan.message.rounds)) if plan.release_kind(index) is kind]
+    tensors = [tensor for index in rounds for tensor in plan.tensors(index)]
+    weights = sum(prod(tensor.shape) for tensor in tensors)
+    match kind:
+        case ReleaseKind.VOTES:
+            return f"the keep masks of {weights:,} weights, one bit each, and how many it keeps a comparison group"
+        case ReleaseKind.WEIGHTS:
+            return (
+                f"the keep masks of {weights:,} weights, one bit each, by how much each kept weight differs from the "
+                "dense one, and how many it keeps a comparison group"
+            )
+        case ReleaseKind.SCALES:
+            return f"for each of {len(tensors):,} weight matrices the power of two of its largest difference"
+        case ReleaseKind.OUTLIERS:
+            return f"for each of {len(plan.block_weights):,} blocks how many weights stand out on its text"
+        case ReleaseKind.SAMPLING:
+            return "random numbers; nothing of the text"
+        case ReleaseKind.EVALUATION:
+            candidates = sum(len(plan.message.rounds[index].evaluation.candidates) for index in rounds)
+            return f"for each of {candidates:,} candidates its negative log-likelihood on held-out text, and the tokens"
+
+
+def _hidden(plan: Plan) -> str:
+    if plan.backend is Backend.INSECURE_PLAINTEXT:
+        return "in plain numbers, NOT masked"
+    return "as masked counters, which only the sum of the silos opens"
+
+
+def _to_aggregator(plan: Plan, kinds: list[ReleaseKind]) -> Iterator[str]:
+    if plan.backend is Backend.INSECURE_PLAINTEXT:
+        yield "this silo's own numbers, as they are: the backend insecure_plaintext protects nothing"
+    for kind in kinds:
+        yield f"{kind}, over all survivors: {_SUMS[kind]}"
+    yield "who took part, when, and how much was sent"
+    if any(kind in _PRUNING for kind in kinds):
+        yield "it makes the sparse model of that, which says less of the silos' text than the sums, though not nothing"
+
+
+def _to_silos(plan: Plan, kinds: list[ReleaseKind]) -> Iterator[str]:
+    yield "the plan, and who took part"
+    if candidates := _candidates(plan):
+        yield f"the {candidates} pruned models offered as candidates"
+    if plan.backend is Backend.DOUBLE_MASKING:
+        signers = _participants(plan)
+        yield (
+            f"as an auditor, the sums of the chunks that it is drawn for: 2 / k of them with k signers, about "
+            f"{AUDITORS / signers:.0%} where all {signers} sign"
+        )
+    if earlier := _started_from(plan):
+        counts = {kind: sum(plan.release_kind(index) is kind for index in earlier) for kind in kinds}
+        listed = ", ".join(f"{kind} ({count} rounds)" for kind, count in counts.items() if count)
+        yield f"all of the sums that later rounds start from: {listed}"
+
+
+def _not_protected(kinds: list[ReleaseKind], least: int) -> Iterator[str]:
+    if any(kind in _KEEP_MASKS for kind in kinds):
+        yield (
+            "Where all survivors agree on a weight, its count tells each one's choice. With few silos that is so for "
+            "most weights."
+        )
+    if ReleaseKind.WEIGHTS in kinds:
+        yield "Where one silo alone kept a weight, its difference is in the sum as it is, though not whose it is."
+    yield (
+        f"Whoever knows the parts of all other survivors subtracts them: with {least} survivors, {least - 1} silos "
+        "that work together learn this one's."
+    )
+    yield "The sums are exact statistics of the silos' text."
+    yield "Whoever made the model and the plan chose the questions: take the model from a source that you trust."
+
+
+def _withstands(plan: Plan) -> str:
+    if plan.backend is Backend.INSECURE_PLAINTEXT:
+        return "nobody: the backend insecure_plaintext is for tests"
+    if not plan.message.colluders:
+        return "a dishonest aggregator, as long as no silo works with it"
+    return f"a dishonest aggregator with up to {plan.message.colluders} silos that work with it"
+
+
+def _least_survivors(plan: Plan) -> int:
+    """Fewest silos that any sum of the plan can be over (docs/protocol.md, 2.6.3)."""
+    if not plan.cohort_floor:
+        return plan.message.least_survivors
+    return max(plan.cohort_threshold(plan.cohort_floor), plan.message.colluders + plan.honest_survivors)
+
+
+def _participants(plan: Plan) -> int:
+    """Most silos that can take part in a round about weights: of a cohort, or the whole roster."""
+    if not plan.cohort_floor:
+        return len(plan.silos)
+    return ceil(sum(plan.capacities.values()) / len(plan.block_weights))
+
+
+def _bytes_up(plan: Plan, silo: str) -> int:
+    """Over all rounds; with layer sampling of the blocks that would cost most, since which it will be is drawn."""
+    total, blocks = 0, [0] * len(plan.block_weights)
+    for index in range(len(plan.message.rounds)):
+        block = plan.block(index)
+        if block is not None and plan.is_sampled(index):
+            blocks[block] += upload_bytes(plan, index, _participants(plan))
+        else:
+            total += upload_bytes(plan, index)
+    return total + sum(sorted(blocks, reverse=True)[: plan.capacities.get(silo, 0)])
+
+
+def _bytes_down(plan: Plan, silo: str) -> int:
+    """The chunks to audit, with every survivor's words; sums of earlier rounds; candidates, if they are keep masks."""
+    signers = _participants(plan)
+    audits = 0
+    if plan.backend is Backend.DOUBLE_MASKING:
+        audits = _bytes_up(plan, silo) * AUDITORS * (signers + 1) // signers
+    sums = sum(upload_bytes(plan, index, _cohort(plan, index)) for index in _started_from(plan))
+    return audits + sums + _candidates(plan) * sum(plan.block_weights)
+
+
+def _cohort(plan: Plan, index: int) -> int | None:
+    return _participants(plan) if plan.is_sampled(index) else None
+
+
+def _started_from(plan: Plan) -> range:
+    """The rounds whose sums silos fetch: an agent begins a round with all that were opened before it."""
+    return range(len(plan.message.rounds) - 1)
+
+
+def _candidates(plan: Plan) -> int:
+    """Candidate files that silos fetch."""
+    rounds = plan.message.rounds
+    return len({each.digest for spec in rounds for each in spec.evaluation.candidates if not each.dense})
+
+
+def _count(plan: Plan, kind: ReleaseKind) -> int:
+    return sum(plan.release_kind(index) is kind for index in range(len(plan.message.rounds)))
+
+
+def _under(heading: str, texts: list[str]) -> Iterator[tuple[str, str]]:
+    for at, text in enumerate(texts):
+        yield "" if at else heading, text
+
+
+def _size(count: int) -> str:
+    """Exact, and so that one can imagine it."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count:,} bytes ({count / size:.1f} {unit})"
+    return f"{count:,} bytes"
+
+
+def _span(seconds: int) -> str:
+    for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:g} {unit}"
+    return f"{seconds} seconds"

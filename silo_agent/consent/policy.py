@@ -1,0 +1,320 @@
+"""What this silo agrees to: its policy.yaml, and how a plan is held against it before anything is computed or sent."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime, time, timedelta
+from enum import StrEnum
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from crypto.errors import ConfigError, IdentityError, PlanError, ReleaseRefused, UnexpectedMessage
+from crypto.names import ReleaseKind
+from crypto.plan import MOST_SILOS, Plan
+from crypto.pruning.sparsity import parse_ratio, spell_ratio
+from crypto.secagg.session import Round
+from silo_agent.config import AgentConfig
+from silo_agent.host.layered_config import read_mapping
+
+if TYPE_CHECKING:  # a command that shows a plan need not wait for torch
+    from silo_agent.model.dense_weights import DenseWeights
+    from silo_agent.rounds.opened_rounds import Start
+
+ANY: Final = "any"
+UNLIMITED: Final = "unlimited"
+DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+BOUNDS: Final = {
+    "least_survivors": range(2, MOST_SILOS + 1),
+    "least_cohort": range(2, MOST_SILOS + 1),
+    "least_honest_survivors": range(2, MOST_SILOS + 1),
+    "colluders": range(MOST_SILOS - 2),
+    "least_samples": range(1, 1 << 31),
+    "least_sequence_length": range(2, 1 << 31),
+    "releases": range(1, 1 << 31),
+}
+"""What the fields that are numbers can be; a bound that no plan could meet is a mistake."""
+
+_DIGEST: Final = re.compile("[0-9a-f]{64}")
+_TIME: Final = re.compile("([01][0-9]|2[0-3]):[0-5][0-9]")
+
+
+class Approval(StrEnum):
+    """Who decides on a plan that the policy covers."""
+
+    MANUAL = "manual"
+    AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Hours:
+    """When rounds may be taken part in. A window that ends before it begins ends on the next day."""
+
+    days: tuple[str, ...]
+    """The days on which it begins."""
+    begin: time
+    end: time
+    timezone: ZoneInfo
+
+    def contains(self, now: datetime) -> bool:
+        """Whether `now`, with a time zone, is within."""
+        local = now.astimezone(self.timezone)
+        today, yesterday = DAYS[local.weekday()] in self.days, DAYS[local.weekday() - 1] in self.days
+        if self.begin < self.end:
+            return today and self.begin <= local.time() < self.end
+        return (today and local.time() >= self.begin) or (yesterday and local.time() < self.end)
+
+    def opens(self, now: datetime) -> datetime:
+        """The next moment, to the minute, that is within; `now` where it is."""
+        moment = now
+        while not self.contains(moment):
+            moment = moment.replace(second=0, microsecond=0) + timedelta(minutes=1)
+        return moment
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What an institution decided. A plan that it does not cover is refused."""
+
+    approval: Approval
+    models: frozenset[str] | None
+    """Digests (hex) of the models that may be pruned; None: any that this silo holds."""
+    release_kinds: frozenset[ReleaseKind] = frozenset(ReleaseKind)
+    least_survivors: int = 3
+    """Fewest silos that a sum may be opened over."""
+    least_cohort: int = 3
+    """Smallest roster; with layer sampling also the smallest cohort."""
+    least_honest_survivors: int = 3
+    """Survivors beyond the plan's colluders that a sum must hide this silo among, itself included."""
+    colluders: int = 0
+    """Dishonest silos that a plan must withstand at least, beside the aggregator."""
+    least_samples: int = 1
+    least_sequence_length: int = 2
+    releases: int = 100
+    """Rounds in which the same text may leave in masked words."""
+    epsilon: float | None = None
+    """Differential-privacy budget; None: unlimited."""
+    delta: float | None = None
+    hours: Hours | None = None
+
+    @classmethod
+    def read(cls, file: Path) -> "Policy":
+        """Raises ConfigError naming file and field."""
+        given = dict(read_mapping(file))
+        budget = _mapping(file, "budget", given.pop("budget", {}))
+        known = {each.name for each in fields(cls)} - {"releases", "epsilon", "delta"}
+        for name in given:
+            _require(name in known, f"{file}: {name}: unknown field", f"known: {', '.join(sorted({*known, 'budget'}))}")
+        for name in ("models", "approval"):
+            _require(name in given, f"{file}: {name}: is missing")
+        for name in budget:
+            _require(name in ("releases", "epsilon", "delta"), f"{file}: budget: {name}: unknown field")
+        values: dict[str, Any] = {
+            "approval": _choice(file, "approval", given.pop("approval"), {str(each): each for each in Approval}),
+            "models": _models(file, given.pop("models")),
+            "releases": _number(f"{file}: budget", "releases", budget.get("releases", cls.releases)),
+            "epsilon": _epsilon(file, budget.get("epsilon", UNLIMITED)),
+            "delta": _delta(file, budget.get("delta")),
+        }
+        if "release_kinds" in given:
+            values["release_kinds"] = _kinds(file, given.pop("release_kinds"))
+        if "hours" in given:
+            values["hours"] = _hours(file, given.pop("hours"))
+        values |= {name: _number(file, name, value) for name, value in given.items()}
+        return cls(**values)
+
+
+def _require(is_so: bool, problem: str, hint: str = "") -> None:
+    if not is_so:
+        raise ConfigError(problem, hint=hint)
+
+
+def _mapping(file: Path, name: str, value: object) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{file}: {name}: must hold `field: value` lines")
+    return value
+
+
+def _number(where: Path | str, name: str, value: object) -> int:
+    bounds = BOUNDS[name]
+    if type(value) is not int or value not in bounds:  # a truth value is an int to Python
+        raise ConfigError(f"{where}: {name}: must be a whole number, from {bounds.start} to {bounds.stop - 1}")
+    return value
+
+
+def _choice(file: Path, name: str, value: object, choices: Mapping[str, Any]) -> Any:
+    _require(isinstance(value, str) and value in choices, f"{file}: {name}: {value!r} is none of {', '.join(choices)}")
+    return choices[str(value)]
+
+
+def _models(file: Path, value: object) -> frozenset[str] | None:
+    if value == ANY:
+        return None
+    is_list = isinstance(value, list) and all(isinstance(each, str) and _DIGEST.fullmatch(each) for each in value)
+    hint = "silo-agent preflight prints the digest of the model in the config; `any` trusts whatever lies there"
+    _require(is_list and bool(value), f"{file}: models: must list model digests of 64 hex digits, in quotes", hint)
+    return frozenset(value) if isinstance(value, list) else None
+
+
+def _kinds(file: Path, value: object) -> frozenset[ReleaseKind]:
+    if not isinstance(value, list) or not value:
+        raise ConfigError(f"{file}: release_kinds: must list release kinds")
+    return frozenset(_choice(file, "release_kinds", each, {str(kind): kind for kind in ReleaseKind}) for each in value)
+
+
+def _epsilon(file: Path, value: object) -> float | None:
+    if value == UNLIMITED:
+        return None
+    if type(value) not in (int, float) or not 0 < float(str(value)) < float("inf"):
+        raise ConfigError(f"{file}: budget: epsilon: must be a number above 0, or {UNLIMITED}")
+    return float(str(value))
+
+
+def _delta(file: Path, value: object) -> float | None:
+    if value is None:
+        return None
+    if type(value) is not float or not 0 < value < 1:
+        raise ConfigError(f"{file}: budget: delta: must be a number between 0 and 1, such as 0.000001")
+    return value
+
+
+def _hours(file: Path, value: object) -> Hours:
+    given = _mapping(file, "hours", value)
+    for name in given:
+        _require(name in ("days", "from", "to", "timezone"), f"{file}: hours: {name}: unknown field")
+    days = given.get("days", list(DAYS))
+    are_days = isinstance(days, list) and bool(days) and all(day in DAYS for day in days)
+    _require(are_days, f"{file}: hours: days: must list some of {', '.join(DAYS)}")
+    times = []
+    for name in ("from", "to"):
+        text = given.get(name)
+        is_time = isinstance(text, str) and bool(_TIME.fullmatch(text))
+        _require(is_time, f"{file}: hours: {name}: must be a time such as '08:00', in quotes")
+        times.append(time.fromisoformat(str(text)))
+    _require(times[0] != times[1], f"{file}: hours: to: is the same time as from", "leave out hours to mean always")
+    try:
+        timezone = ZoneInfo(str(given.get("timezone", "UTC")))
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        zone = given.get("timezone")
+        raise ConfigError(f"{file}: hours: timezone: {zone!r} is unknown", hint="such as Europe/Berlin") from None
+    return Hours(tuple(days) if isinstance(days, list) else DAYS, times[0], times[1], timezone)
+
+
+def model_digest(tensors: Mapping[str, bytes]) -> bytes:
+    """SHA-256 that stands for a model: over its tensors' names and digests, ascending (docs/formats.md, section 2)."""
+    listed = b"".join(sha256(name.encode()).digest() + tensors[name] for name in sorted(tensors))
+    return sha256(b"sparsilo/1 model" + listed).digest()
+
+
+def trusted_digest(weights: "DenseWeights") -> bytes:
+    """The model digest of a folder. Reads all of it."""
+    return model_digest(weights.digest())
+
+
+def check_policy(plan: Plan, policy: Policy) -> None:
+    """Raises PlanError saying what this silo's policy does not cover (2.3.4, 2.3.7)."""
+    message = plan.message
+    digest = model_digest({tensor.name: tensor.digest for tensor in message.model}).hex()
+    if policy.models is not None and digest not in policy.models:
+        raise PlanError(f"the plan's model {digest} is not one that this silo trusts", hint="models in the policy")
+    for index in range(len(message.rounds)):
+        if plan.release_kind(index) not in policy.release_kinds:
+            raise PlanError(
+                f"the plan has a round of {plan.release_kind(index)}, which this silo does not release",
+                hint="release_kinds in the policy",
+            )
+    if message.colluders < policy.colluders:
+        raise PlanError(
+            f"the plan withstands {message.colluders} colluders and this silo asks for {policy.colluders}",
+            hint="colluders in the policy",
+        )
+    honest, survivors = message.least_survivors - message.colluders, message.least_survivors
+    if plan.cohort_floor:  # which the cohort's size decides (2.6.3)
+        honest = plan.honest_survivors
+        survivors = max(plan.cohort_threshold(plan.cohort_floor), message.colluders + honest)
+    for what, planned, least, name in (
+        ("opens sums over {} honest survivors", honest, policy.least_honest_survivors, "least_honest_survivors"),
+        ("opens sums over {} survivors", survivors, policy.least_survivors, "least_survivors"),
+        ("is over a cohort of {} silos", plan.cohort_floor or len(plan.silos), policy.least_cohort, "least_cohort"),
+        ("uses {} samples", message.pruning.samples, policy.least_samples, "least_samples"),
+        (
+            "uses sequences of {} tokens",
+            message.pruning.sequence_length,
+            policy.least_sequence_length,
+            "least_sequence_length",
+        ),
+    ):
+        if planned < least:
+            raise PlanError(
+                f"the plan {what.format(planned)} and this silo asks for {least}", hint=f"{name} in the policy"
+            )
+    if policy.epsilon is not None:
+        raise PlanError(
+            f"the plan adds no noise, and this silo's privacy budget is epsilon {policy.epsilon:g}",
+            hint="this version has no differential privacy: epsilon in the policy can only be unlimited",
+        )
+
+
+def check_budget(policy: Policy, made: int, wanted: int) -> None:
+    """Raises ReleaseRefused where `wanted` rounds more, beside those `made` over the same text, exceed the budget."""
+    left = max(0, policy.releases - made)
+    if wanted > left:
+        raise ReleaseRefused(
+            f"{wanted} rounds are to come, and this text has {left} of {policy.releases} left",
+            hint="calibrate on other text, or decide on a larger budget: releases in the policy",
+        )
+
+
+def check_plan(
+    plan: Plan, config: AgentConfig, roster: dict[str, bytes], weights: "DenseWeights", digests: dict[str, bytes]
+) -> None:
+    """Raises PlanError or IdentityError where the plan is not about what this silo has. `digests`: of `weights`."""
+    if plan.backend is not config.backend:
+        raise PlanError(
+            f"the plan uses the backend {plan.backend} and this silo accepts {config.backend}",
+            hint="a backend is chosen by name in the agent's config",
+        )
+    if plan.suite is not config.suite:
+        raise PlanError(
+            f"the plan uses the suite {plan.suite} and this silo accepts {config.suite}",
+            hint="a suite is chosen by name in the agent's config",
+        )
+    cohort = plan.message
+    plan.check_roster(roster)
+    if config.silo not in roster:
+        raise IdentityError(f"silo {config.silo} is not in the roster")
+    planned = {tensor.name: tensor.digest for tensor in plan.message.model}
+    if planned != digests:
+        differing = sorted(name for name in {*planned, *digests} if planned.get(name) != digests.get(name))
+        raise PlanError(f"the plan's model is not the one in {weights.folder}: {differing[0]} differs")
+    member = cohort.roster[plan.silos.index(config.silo)]
+    ratio = config.sparsity_ratio and spell_ratio(parse_ratio(config.sparsity_ratio))
+    for field, planned_here, own in (
+        ("capacity", member.capacity, config.capacity),
+        ("sparsity_ratio", member.sparsity_ratio, ratio),
+    ):
+        if own and planned_here and planned_here != own:
+            raise PlanError(f"the plan has a {field} of {planned_here} for this silo, whose own is {own}")
+    blocks = {name: (block.index, weights.input_first(name)) for block in weights.blocks for name in block.prunable}
+    if {tensor.name: (tensor.block, tensor.input_first) for tensor in plan.prunable} != blocks:
+        raise PlanError(f"the plan prunes other tensors than those of {weights.folder}'s decoder blocks")
+    for tensor in plan.message.model:
+        if tuple(tensor.shape) != tuple(weights.shape(tensor.name)):
+            raise PlanError(f"the plan's shape of {tensor.name} is not the model's")
+
+
+def check_start(round_: Round, start: "Start", silo: str) -> None:
+    """A round must start from what the rounds before it opened, with the cohort that follows from them (2.2.3, 2.6).
+
+    Raises UnexpectedMessage.
+    """
+    honest = start.round
+    for field, offered, due in (
+        ("input", round_.input_digest, honest.input_digest),
+        ("cohort", round_.cohort, honest.cohort),
+    ):
+        if offered != due:
+            raise UnexpectedMessage(f"offers round {round_.index} with another {field}", party="aggregator")
+    if silo not in honest.silos:
+        raise UnexpectedMessage(f"offers round {round_.index} to a silo that is not in its cohort", party="aggregator")

@@ -1,0 +1,123 @@
+"""A config file and what overrides it: a flag beats the environment, that beats the file, that beats the default.
+
+Read once, checked field by field; every mistake is named with where it was made.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, Protocol, TypeVar, get_args, get_origin
+
+import yaml
+
+from crypto.errors import ConfigError, SparsiloError
+from crypto.names import Suite
+from crypto.pruning.sparsity import parse_ratio
+
+PREFIX: Final = "SPARSILO_"
+NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+_WHOLE: Final = re.compile(r"[0-9]{1,18}")
+
+
+class _Config(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+_Kind = TypeVar("_Kind", bound=_Config)
+
+
+def read_config(
+    kind: type[_Kind], file: Path, environment: Mapping[str, str], flags: Sequence[str]
+) -> tuple[_Kind, dict[str, str]]:
+    """`file` as a `kind` (a dataclass), with `flags` of the form FIELD=VALUE; and where each field's value comes from.
+
+    Paths in the file are relative to its folder, others to the current one. Raises ConfigError naming file and field.
+    """
+    known = {field.name: field for field in fields(kind)}
+    origins = {name: "default" for name, field in known.items() if {field.default, field.default_factory} != {MISSING}}
+    values: dict[str, Any] = {}
+    for flag in flags:
+        if "=" not in flag:
+            raise ConfigError(f"--set {flag}: is not FIELD=VALUE")
+
+    def take(name: str, value: object, folder: Path, origin: str, where: str) -> None:
+        if name not in known:
+            raise ConfigError(f"{where}: unknown field", hint=f"known: {', '.join(known)}")
+        values[name] = _typed(where, known[name].type, value, folder)
+        origins[name] = origin
+
+    for name, value in read_mapping(file).items():
+        take(name, value, file.parent, str(file), f"{file}: {name}")
+    for name, field in known.items():
+        if text := environment.get(PREFIX + name.upper()):
+            take(name, _parsed(field.type, text), Path(), *2 * (PREFIX + name.upper(),))
+    for flag in flags:
+        name, _, text = flag.partition("=")
+        kind_of = known[name].type if name in known else str
+        take(name, _parsed(kind_of, text), Path(), "--set", f"--set {name}")
+    for name in known:
+        if name not in origins:
+            raise ConfigError(f"{file}: {name}: is missing")
+    return kind(**values), origins
+
+
+def _parsed(kind: object, text: object) -> object:
+    """What YAML would make of a number or truth value; anything else stays a text."""
+    if kind is int and _WHOLE.fullmatch(str(text)):
+        return int(str(text))
+    if kind is bool and text in ("true", "false"):
+        return text == "true"
+    return text
+
+
+def _typed(where: str, kind: Any, value: object, folder: Path) -> object:
+    if kind in (bool, int):
+        if type(value) is not kind:  # a truth value is an int to Python
+            raise ConfigError(f"{where}: must be {'true or false' if kind is bool else 'a whole number'}")
+        return value
+    if kind == Decimal | None:
+        try:
+            return parse_ratio(str(value))
+        except SparsiloError as error:
+            raise ConfigError(f"{where}: {error.message}", hint=error.hint) from None
+    if get_origin(kind) is Mapping:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: must hold `silo: number` lines")
+        [_, each] = get_args(kind)
+        return {str(name): _typed(f"{where}: {name}", each, number, folder) for name, number in value.items()}
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{where}: must be a text")
+    return _text(where, kind, value, folder)
+
+
+def _text(where: str, kind: Any, value: str, folder: Path) -> object:
+    if kind == Path | str:
+        return folder / value if (folder / value).is_dir() else value
+    if kind in (Path, Path | None):
+        return folder / value
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        choices = {each.profile if isinstance(each, Suite) else each.value: each for each in kind}
+        if value not in choices:
+            raise ConfigError(f"{where}: {value!r} is unknown", hint=f"known: {', '.join(choices)}")
+        return choices[value]
+    return value
+
+
+def read_mapping(file: Path) -> Mapping[str, object]:
+    """A YAML file that holds one mapping with text keys."""
+    try:
+        given = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file}: is not UTF-8 text") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that is none
+        mark = getattr(error, "problem_mark", None)
+        raise ConfigError(f"{file}: line {mark.line + 1 if mark else '?'}: is not YAML") from None
+    if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
+        raise ConfigError(f"{file}: must hold `field: value` lines")
+    return given

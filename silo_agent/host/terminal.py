@@ -1,0 +1,166 @@
+"""What both command lines are made of: one-line errors with exit codes, JSON documents, progress bars, options."""
+
+import getpass
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Final, TypeVar
+
+import click
+from click.shell_completion import get_completion_class
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from crypto.errors import SparsiloError
+from crypto.names import Pruner, Suite
+from silo_agent.host.freed_memory import keep_freed_memory
+
+USAGE_EXIT: Final = 4
+ENVELOPE_VERSION: Final = 1
+LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
+FILE: Final = click.Path(path_type=Path)
+
+_Command = TypeVar("_Command", bound=Callable[..., object])
+
+output_option = click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+suite_option = click.option(
+    "--suite",
+    type=click.Choice([suite.profile for suite in Suite]),
+    default=Suite.DEFAULT.profile,
+    show_default=True,
+    help="Cryptographic algorithms; fips takes approved ones only.",
+)
+
+
+def config_options(command: _Command) -> _Command:
+    """`--config`, and `--set` for single fields: the parameters `config` and `settings`."""
+    config = click.option(
+        "--config", required=True, type=FILE, envvar="SPARSILO_CONFIG", help="YAML config file.  [env: SPARSILO_CONFIG]"
+    )
+    settings = click.option(
+        "--set", "settings", multiple=True, metavar="FIELD=VALUE", help="A field of the config, whatever the file says."
+    )
+    return config(settings(command))
+
+
+def named(kind: type[StrEnum]) -> click.Choice[str]:
+    """A choice among an enumeration's values; click's own would offer its members' names."""
+    return click.Choice([member.value for member in kind])
+
+
+pruner_option = click.option("--pruner", type=named(Pruner), default=Pruner.WANDA.value, show_default=True)
+ratio_option = click.option("--sparsity-ratio", help="Fraction of weights set to zero, in [0, 1).  [default: 0.5]")
+pattern_option = click.option(
+    "--pattern", metavar="N:M", help="Instead of a ratio: of every m inputs in a row, n are kept, as in 2:4."
+)
+
+
+def completion_command(program: str, group: click.Group) -> click.Command:
+    """`completion SHELL` of a program."""
+
+    @click.command()
+    @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+    def completion(shell: str) -> None:
+        """Print what makes SHELL complete this program's commands and options."""
+        kind = get_completion_class(shell)
+        if kind is None:
+            raise AssertionError(f"click completes {shell}")
+        click.echo(kind(group, {}, program, f"_{program.replace('-', '_').upper()}_COMPLETE").source())
+
+    completion.help = f"Print a shell's completion script.\n\nSuch as: source <({program} completion bash)"
+    return completion
+
+
+def user() -> str:
+    """Who runs this: the system's name for it, or its number where a container gives it none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+def run_command(command: click.Command) -> None:
+    """The process edge: every error is one line on stderr, with the exit code that the contract gives it."""
+    keep_freed_memory()
+    try:
+        # click returns the exit code itself where it printed --help or the like.
+        code = command.main(standalone_mode=False, auto_envvar_prefix="SPARSILO")
+    except SparsiloError as error:
+        fail(str(error), error.exit_code)
+    except click.ClickException as error:
+        fail(error.format_message(), USAGE_EXIT)
+    except (click.Abort, KeyboardInterrupt):
+        fail("interrupted", 1)
+    except OSError as error:  # a full disk, a folder without permission: nobody's bug
+        fail(f"{error.filename or 'the system'}: {error.strerror}", 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def fail(message: str, code: int) -> None:
+    """Says what is wrong on one line of stderr and ends the process."""
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+class ProgressBars(AbstractContextManager["ProgressBars"]):
+    """A bar a task on stderr, on a terminal only; elsewhere nothing."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "ProgressBars":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, task: str, done: int, total: int) -> None:
+        """`task` stands at `done` of `total`."""
+        if task not in self._tasks:
+            self._tasks[task] = self._progress.add_task(task, total=total)
+        self._progress.update(self._tasks[task], completed=done, total=total)
+
+
+def print_envelope(status: str, **content: object) -> None:
+    """What `--output json` puts on stdout: one document a command, whatever became of it."""
+    click.echo(json.dumps({"schema_version": ENVELOPE_VERSION, "status": status, **content}, indent=2))
+
+
+@contextmanager
+def failing_as(output: str) -> Iterator[None]:
+    """An error is the document too where `output` is json; it then ends the process as ever."""
+    try:
+        yield
+    except SparsiloError as error:
+        if output == "json":
+            print_envelope("failed", error=described(error))
+        raise
+
+
+def print_fields(fields: Mapping[str, object]) -> None:
+    """A field a line, values aligned."""
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        click.echo(f"{name:<{width}}  {value}")
+
+
+def described(error: SparsiloError) -> dict[str, str]:
+    """An error as a JSON document has it."""
+    return {"code": error.code, "message": error.message, "hint": error.hint}

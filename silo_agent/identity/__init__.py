@@ -1,0 +1,1 @@
+"""Who this silo is, and whom it agrees to be summed with."""

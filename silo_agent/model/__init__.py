@@ -1,0 +1,1 @@
+"""The dense model, the calibration text, and running one on the other."""

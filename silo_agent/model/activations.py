@@ -1,0 +1,362 @@
+"""A model run block by block over calibration sequences, with at most one block's weights in memory.
+
+All blocks of the skeleton are replaced by pass-throughs. One run of the rest of the model over the sequences leaves
+what each block is called with (hidden states for the first; masks and positions for all); after that each block is
+loaded, run on these and released. For the logits the pass-throughs hand the last block's outputs to the rest of the
+model. No family's names or call signature are known here.
+
+With several GPUs each has a copy of the current block, and the batches take turns: work is queued on a GPU and not
+waited for, so that they compute at the same time.
+"""
+
+import copy
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from ctypes import CDLL
+from functools import partial
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as trees
+
+from crypto.errors import ConfigError, ModelError, OutputError
+from silo_agent.model.dense_weights import Block, DenseWeights
+
+TOKENS_PER_BATCH: Final = 2048
+"""On the CPU, where larger batches only leave its caches."""
+
+TOKENS_PER_GPU_BATCH: Final = 16384
+"""At most: matrix products gain nothing beyond. A quarter of the free memory is the other bound."""
+
+VECTORS_PER_TOKEN: Final = 64
+"""Hidden states' worth of memory that a block takes for each token while it runs: 20 to 40 in the usual families."""
+
+ROWS_SQUARED: Final = 2048
+"""Tokens whose activations are squared at a time."""
+
+IN_MEMORY: Final = 8 << 30
+"""Bytes of hidden states kept in the computer's memory. More goes to a file."""
+
+LOGITS: Final = 1 << 27
+"""At most, at a time, unless one sequence has more."""
+
+
+class _PassThrough(nn.Module):
+    """Stands in for a block: keeps what it is called with, and returns the hidden states in the block's own way."""
+
+    def __init__(self, block: nn.Module, extras: list[tuple[None, ...] | None]) -> None:
+        super().__init__()
+        self.__dict__["block"] = block  # not as a submodule: its weights are not the rest of the model's
+        self.called: tuple[Any, ...] = ()
+        self.given: Tensor | None = None
+        self.extras = extras  # shared by all blocks of a walk; empty until the first call of the first block
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["block"], name)  # some models read attributes of their blocks
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not self.extras:  # does this family return hidden states alone, or first in a tuple?
+            output = self.block(hidden_states, *args, **kwargs)
+            self.extras.append((None,) * (len(output) - 1) if isinstance(output, tuple) else None)
+        self.called = hidden_states, args, kwargs
+        if self.given is not None:
+            hidden_states = self.given
+        return hidden_states if self.extras[0] is None else (hidden_states, *self.extras[0])
+
+
+class _ExpertInputs(TorchFunctionMode):
+    """While active, shows what each expert's matrices are multiplied with; they are slices, which hooks cannot see."""
+
+    def __init__(self, names: dict[int, list[str]], see: Callable[[list[str], Tensor], None]) -> None:
+        super().__init__()
+        self._names, self._see = names, see  # names by the address of the expert's first weight
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is functional.linear and (names := self._names.get(args[1].data_ptr())):
+            self._see(names, args[0])
+        return func(*args, **(kwargs or {}))
+
+
+class BlockWalk:
+    """Sequences on their way through the model's blocks: int64 [samples, L], or a list of int64 [L_i].
+
+    Iterating yields the blocks in order, each loaded while it is the current one: `energies` and `grams` look at what
+    its weights see, `advance`, once a block, makes the next block's inputs. Compute dtype: float32 on the CPU, the
+    stored dtype elsewhere. Sequences of one length share batches; nothing is padded. Hidden states stay on the GPUs
+    while they take at most a quarter of the free memory, else in memory up to `IN_MEMORY`, else in a file that is gone
+    when the walk is. `cuda` means all GPUs, `cuda:1` one. ConfigError: sequences longer than the model's positions.
+    ModelError: blocks that see more of the text than hidden states. OutputError: no room for that file.
+    """
+
+    tokens: dict[str, int]
+    """How many tokens reached each prunable of the current block, once `energies` or `grams` has looked."""
+
+    def __init__(self, weights: DenseWeights, sequences: Tensor | Sequence[Tensor], *, device: torch.device) -> None:
+        length, limit = max(map(len, sequences)), getattr(weights.config, "max_position_embeddings", None)
+        if limit is not None and length > limit:
+            raise ConfigError(
+                f"--sequence-length {length} is above the {limit} positions of {weights.folder}",
+                hint=f"give --sequence-length {limit} or lower",
+            )
+        self._weights = weights
+        self._devices = _devices(device)
+        self._dtype = torch.float32 if device.type == "cpu" else weights.dtype(weights.prunable[0])
+        self._model = weights.skeleton()
+        slots = self._model.get_submodule(weights.blocks[0].prefix.rpartition(".")[0])
+        self._blocks: list[nn.Module] = list(slots)
+        extras: list[tuple[None, ...] | None] = []
+        self._pass_throughs = [_PassThrough(block, extras) for block in self._blocks]
+        for block in weights.blocks:
+            slots[block.index] = self._pass_throughs[block.index]
+        self._calls: dict[torch.Size, list[tuple[Any, ...]]] = {}  # by shape of batch, by block
+        self._enter(sequences)
+
+    @torch.no_grad()
+    def _enter(self, sequences: Tensor | Sequence[Tensor]) -> None:
+        """Run everything but the blocks, for the first block's inputs and what else each block is called with."""
+        first, base = self._weights.blocks[0], self._model.base_model
+        prefix = "" if base is self._model else self._model.base_model_prefix
+        self._weights.load(base, prefix, self._devices[0], self._dtype)
+        self._weights.load(self._blocks[0], first.prefix, self._devices[0], self._dtype)
+        base(input_ids=sequences[0][None, :1].to(self._devices[0]), use_cache=False)  # the pass-through's look at it
+        self._weights.release(self._blocks[0])
+        width = self._pass_throughs[0].called[0].shape[-1]
+        self._batches = list(_batches(sequences, self._tokens_per_batch(width)))
+        self._hidden = list(self._room(width))
+        for ids, hidden in zip(self._batches, self._hidden, strict=True):
+            base(input_ids=ids.to(self._devices[0]), use_cache=False)
+            hidden.copy_(self._pass_throughs[0].called[0])
+            self._remember_calls(ids.shape)
+        self._weights.release(base)
+
+    def _remember_calls(self, shape: torch.Size) -> None:
+        """Keep what the blocks were just called with: once for all batches of a shape, which it must not depend on."""
+        calls = [each.called[1:] for each in self._pass_throughs]
+        for each in self._pass_throughs:
+            each.called = ()  # the hidden states
+        known = self._calls.setdefault(shape, calls)
+        if known is not calls and not _equal(known, calls):
+            raise ModelError(
+                f"{self._weights.folder}: the blocks are given more of each text than hidden states",
+                hint="this kind of model is not supported",
+            )
+
+    def _tokens_per_batch(self, width: int) -> int:
+        if self._devices[0].type != "cuda":
+            return TOKENS_PER_BATCH
+        free = min(torch.cuda.mem_get_info(device)[0] for device in self._devices)
+        return min(TOKENS_PER_GPU_BATCH, free // 4 // (VECTORS_PER_TOKEN * width * self._dtype.itemsize))
+
+    def _room(self, width: int) -> Iterator[Tensor]:
+        """Room for each batch's hidden states: [batch, L, width], overwritten block after block."""
+        sizes = [batch.numel() * width for batch in self._batches]
+        size = sum(sizes) * self._dtype.itemsize
+        if (
+            self._devices[0].type == "cuda"
+            and size <= sum(torch.cuda.mem_get_info(each)[0] for each in self._devices) // 4
+        ):
+            for index, batch in enumerate(self._batches):
+                yield torch.empty(
+                    *batch.shape, width, dtype=self._dtype, device=self._devices[index % len(self._devices)]
+                )
+        elif size <= IN_MEMORY:
+            for batch in self._batches:
+                yield torch.empty(*batch.shape, width, dtype=self._dtype)
+        else:
+            folder = tempfile.gettempdir()
+            if shutil.disk_usage(folder).free < size:
+                raise OutputError(
+                    f"{folder}: no room for {size >> 30} GiB of hidden states",
+                    hint="set TMPDIR to a folder on a larger disk, or give fewer --samples",
+                )
+            with tempfile.NamedTemporaryFile(prefix="hidden-states-") as file:  # the map outlives the name
+                whole = torch.from_file(file.name, shared=True, size=sum(sizes), dtype=self._dtype)
+            for batch, part in zip(self._batches, whole.split_with_sizes(sizes), strict=True):
+                yield part.view(*batch.shape, width)
+
+    def __iter__(self) -> Iterator[Block]:
+        for block in self._weights.blocks:
+            self._block = block
+            original = self._blocks[block.index]
+            self._copies = [original, *(copy.deepcopy(original) for _ in self._devices[1:])]
+            for module, device in zip(self._copies, self._devices, strict=True):
+                self._weights.load(module, block.prefix, device, self._dtype)
+            yield block
+            self._copies.clear()
+            self._weights.release(original)
+            _return_freed_memory()
+
+    def energies(self) -> dict[str, Tensor]:
+        """Sum of squares of each input feature over the tokens that reach each prunable, by name: float32 [d_in].
+
+        Summed in float32 over `ROWS_SQUARED` tokens, in float64 beyond.
+        """
+
+        def add(total: Tensor, rows: Tensor) -> None:
+            for some in torch.split(rows, ROWS_SQUARED):
+                total += some.float().square().sum(0)
+
+        return self._sum_up(lambda d_in: torch.zeros(d_in, dtype=torch.float64), add)
+
+    def grams(self) -> dict[str, Tensor]:
+        """X^T X over the tokens X [tokens, d_in] that reach each prunable, by name: float32 [d_in, d_in].
+
+        Prunables with the same input share one tensor. Products and sums are float32's or better.
+        """
+
+        def add(total: Tensor, rows: Tensor) -> None:
+            if rows.dtype == torch.float32:
+                total.addmm_(rows.T, rows)
+            else:  # products of 16-bit floats are exact, at the speed of 16-bit floats
+                total += torch.mm(rows.T, rows, out_dtype=torch.float32)
+
+        return self._sum_up(lambda d_in: torch.zeros(d_in, d_in), add)
+
+    @torch.no_grad()
+    def _sum_up(self, zeros: Callable[[int], Tensor], add: Callable[[Tensor, Tensor], None]) -> dict[str, Tensor]:
+        """Run the current block and `add` the rows [tokens, d_in] that reach each prunable to its total.
+
+        Layers called one after the other with the same input (q, k and v) share a total. It is zero for experts that no
+        token reaches. ModelError: experts that are not called as linear layers.
+        """
+        totals: dict[tuple[str, int], Tensor] = {}  # by the first of those who share it, and by copy of the block
+        tokens: Counter[str] = Counter()
+        shares: dict[str, str] = {}  # the first of those who share its total
+        last: tuple[Tensor | None, str] = (None, "")
+
+        def see(names: Sequence[str], copied: int, inputs: Tensor) -> None:
+            nonlocal last
+            if inputs is not last[0]:
+                last = inputs, names[0]
+                rows = inputs.flatten(0, -2)
+                if (names[0], copied) not in totals:
+                    totals[names[0], copied] = zeros(rows.shape[1]).to(rows.device)
+                add(totals[names[0], copied], rows)
+                tokens[names[0]] += len(rows)
+            shares.update(dict.fromkeys(names, last[1]))
+
+        with ExitStack() as hooks:
+            shows = [self._watch(copied, see, hooks) for copied in range(len(self._copies))]
+            for index in range(len(self._batches)):
+                with shows[index % len(shows)]:
+                    self._run(index)
+        summed: dict[str, Tensor] = {}
+        for (name, _), total in totals.items():
+            there = total.to(self._devices[0])
+            summed[name] = summed[name] + there if name in summed else there
+        summed = {name: total.float() for name, total in summed.items()}
+        experts = [name for name in self._block.prunable if self._weights.place(name).expert is not None]
+        if experts and shares.keys().isdisjoint(experts):
+            raise ModelError(
+                f"{self._weights.folder}: what {experts[0]} and the like are multiplied with cannot be seen",
+                hint="this kind of model is not supported",
+            )
+        self.tokens = {name: tokens[shares[name]] if name in shares else 0 for name in self._block.prunable}
+        return {name: summed[shares[name]] if name in shares else self._nothing(name, zeros) for name in self.tokens}
+
+    def _nothing(self, name: str, zeros: Callable[[int], Tensor]) -> Tensor:
+        """The sum over no tokens."""
+        d_in = self._weights.shape(name)[0 if self._weights.input_first(name) else 1]
+        return zeros(d_in).float().to(self._devices[0])
+
+    def _watch(
+        self, copied: int, see: Callable[[Sequence[str], int, Tensor], None], hooks: ExitStack
+    ) -> AbstractContextManager[Any]:
+        """Have `see` told of the inputs of a copy's prunables: of linear layers until `hooks` closes, of experts in the
+        returned context."""
+        module = self._copies[copied]
+        experts: dict[int, list[str]] = {}
+        for name in self._block.prunable:
+            place = self._weights.place(name)
+            inside = place.parameter.removeprefix(f"{self._block.prefix}.")
+            if place.expert is None:
+                layer = module.get_submodule(inside.rpartition(".")[0])
+                hook = partial(lambda names, _, inputs: see(names, copied, inputs[0]), [name])
+                hooks.callback(layer.register_forward_pre_hook(hook).remove)
+            else:
+                weight = module.get_parameter(inside)[place.expert]
+                experts.setdefault(weight.data_ptr(), []).append(name)
+        return _ExpertInputs(experts, lambda names, inputs: see(names, copied, inputs)) if experts else nullcontext()
+
+    @torch.no_grad()
+    def advance(self, changed: Mapping[str, Tensor]) -> None:
+        """Run the current block with changed weights, for the next block's inputs.
+
+        `changed` is by name, in the stored shape: a bool tensor is a keep mask, a floating one the new weight. Names
+        without stay dense.
+        """
+        for name in self._block.prunable:
+            if name in changed:
+                change = changed[name]
+                for module in self._copies:
+                    weight = self._weights.loaded(module, self._block.prefix, name)
+                    if change.dtype == torch.bool:
+                        weight.masked_fill_(~change.to(weight.device), 0)
+                    else:
+                        weight.copy_(change)
+        for index, hidden in enumerate(self._hidden):
+            output = self._run(index)
+            hidden.copy_(output[0] if isinstance(output, tuple) else output)
+
+    @torch.no_grad()
+    def logits(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """After the last block: ids, int64 [some, L], and logits [some, L, vocabulary] of all sequences."""
+        self._weights.load(self._model, "", self._devices[0], self._dtype)
+        vocabulary = self._model.get_output_embeddings().weight.shape[0]
+        for batch, hidden in zip(self._batches, self._hidden, strict=True):
+            most = max(1, LOGITS // vocabulary // batch.shape[1])
+            for ids, given in zip(torch.split(batch, most), torch.split(hidden, most), strict=True):
+                for pass_through in self._pass_throughs:
+                    pass_through.given = given.to(self._devices[0])
+                there = ids.to(self._devices[0])
+                yield there, self._model(input_ids=there, use_cache=False).logits
+
+    def _run(self, index: int) -> Any:
+        """Run the current block on a batch; the batches take turns with the block's copies."""
+        copied = index % len(self._copies)
+        device = self._devices[copied]
+        call = self._calls[self._batches[index].shape][self._block.index]
+        args, kwargs = trees.tree_map_only(Tensor, lambda each: each.to(device), call)
+        return self._copies[copied](self._hidden[index].to(device), *args, **kwargs)
+
+
+def _return_freed_memory() -> None:
+    """Have malloc give back what is free, where it is glibc's: what blocks leave between their buffers adds up."""
+    libc = CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+def _devices(device: torch.device) -> list[torch.device]:
+    if device == torch.device("cuda"):
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [device]
+
+
+def _batches(sequences: Tensor | Sequence[Tensor], tokens: int) -> Iterator[Tensor]:
+    """Batch sequences of equal length, in order, about `tokens` to a batch: int64 [batch, L]."""
+    by_length: dict[int, list[Tensor]] = {}
+    for sequence in sequences:
+        by_length.setdefault(len(sequence), []).append(sequence)
+    for length, equal in by_length.items():
+        size = max(1, tokens // length)
+        for start in range(0, len(equal), size):
+            yield torch.stack(equal[start : start + size])
+
+
+def _equal(left: Any, right: Any) -> bool:
+    """Whether two nests of tuples, lists and dicts hold equal tensors and values."""
+
+    def same(a: Any, b: Any) -> bool:
+        return type(a) is type(b) and (torch.equal(a, b) if isinstance(a, Tensor) else bool(a == b))
+
+    leaves = trees.tree_leaves(left), trees.tree_leaves(right)
+    return len(leaves[0]) == len(leaves[1]) and all(map(same, *leaves))

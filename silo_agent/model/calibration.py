@@ -1,0 +1,102 @@
+"""Calibration text to sequences of token ids: what the model is run on to see which weights matter.
+
+`.txt` is one record; `.jsonl` holds a record a line, `{"text": ..., "unit": ...}` (`unit` names the person it belongs
+to, optional). Records are tokenised with the model's tokenizer as it adds special tokens, concatenated in file order
+and cut into consecutive sequences. Files are read as bytes, so a file gives the same sequences on every machine.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crypto.errors import CalibrationError, ConfigError
+from silo_agent.model.pruned_file import file_digest
+
+
+def usual_length(config: Any, asked: int | None) -> int:
+    """Tokens a sequence: what was asked for, else 2048 or as many as the model has positions, whichever is less.
+
+    Raises ConfigError where more is asked for than the model has positions.
+    """
+    most = getattr(config, "max_position_embeddings", None)
+    if asked is None:
+        return min(2048, most or 2048)
+    if most is not None and asked > most:
+        raise ConfigError(f"--sequence-length: {asked} tokens, the model has {most} positions", hint=f"at most {most}")
+    return asked
+
+
+def read_sequences(
+    file: Path, tokenizer: Any, *, samples: int, sequence_length: int, held_out: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Return the first `samples` whole sequences and the next `held_out`: int64 [samples, L] and [held_out, L].
+
+    Reads no further than needed. CalibrationError names the file, and the line where one is at fault.
+    """
+    needed = samples + held_out
+    tokens: list[int] = []
+    for record in records(file):
+        tokens += tokenizer(record, verbose=False)["input_ids"]  # verbose would warn about every long record
+        if len(tokens) >= needed * sequence_length:
+            break
+    if not tokens:
+        raise CalibrationError(f"{file}: has no text", hint="give a file with text in it")
+    whole = len(tokens) // sequence_length
+    if whole < needed:
+        asked = f"{samples} + {held_out} held out" if held_out else f"{samples}"
+        raise CalibrationError(
+            f"{file}: has {whole} whole sequences of {sequence_length} tokens; {asked} are needed",
+            hint="give more text, or lower --samples or --sequence-length",
+        )
+    sequences = torch.tensor(tokens[: needed * sequence_length]).view(needed, sequence_length)
+    return sequences[:samples], sequences[samples:]
+
+
+def data_digest(file: Path) -> bytes:
+    """SHA-256 of the file: what the release ledger knows its text by. Raises CalibrationError naming it."""
+    try:
+        return file_digest(file)
+    except OSError as error:
+        raise CalibrationError(f"{file}: {error.strerror}", hint="name a file that can be read") from None
+
+
+def records(file: Path) -> Iterator[str]:
+    """Every record's text. CalibrationError names the file, and the line where one is at fault."""
+    if file.suffix not in (".txt", ".jsonl"):
+        raise CalibrationError(f"{file}: is neither .txt nor .jsonl", hint="name the file by its format")
+    try:
+        with file.open("rb") as lines:
+            if file.suffix == ".txt":
+                yield _decode(file, lines.read(), 1)
+            else:
+                for number, line in enumerate(lines, 1):
+                    if line.strip():
+                        yield _text(file, _decode(file, line, number), number)
+    except OSError as error:
+        raise CalibrationError(f"{file}: {error.strerror}", hint="name a file that can be read") from error
+
+
+def _decode(file: Path, content: bytes, first_line: int) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = first_line + content.count(b"\n", 0, error.start)
+        raise CalibrationError(f"{file}: line {line}: not UTF-8", hint="save the file as UTF-8") from None
+
+
+def _text(file: Path, line: str, number: int) -> str:
+    """Return a JSON line's `text`. Messages carry nothing of the line itself, which is private."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        raise CalibrationError(f"{file}: line {number}: not valid JSON", hint="write one JSON object a line") from None
+    text = record.get("text") if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        raise CalibrationError(f"{file}: line {number}: no `text` string", hint='write {"text": "..."} a line')
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise CalibrationError(f"{file}: line {number}: `text` has a lone surrogate", hint="write valid Unicode")
+    return text

@@ -1,0 +1,261 @@
+"""The agent's edge: one mTLS gRPC channel, dialled out. Bytes in, bytes out; what they mean is the session's business.
+
+Every call may be repeated with the same bytes, so a lost connection is answered by calling again. A call waits for
+the aggregator for at most POLL_SECONDS before it asks anew: a connection that died silently is noticed, and no proxy
+on the way sees an idle stream.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from threading import Event
+from time import monotonic
+from typing import Any, Final, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
+from crypto.errors import ConnectionFailed, IdentityError, ProtocolError, RoundAborted, SparsiloError
+from crypto.identity import Certified
+from silo_agent.config import AgentConfig, proxy_setting, read_tls
+from silo_agent.host.metrics import SiloMetrics, unseen
+from silo_agent.network.proxy import Proxy, chosen_proxy, dialling
+from silo_agent.rounds.one_round import Advance, Call, Committed, Upload
+from sparsilo.v1 import identity_pb2, round_pb2, words_pb2
+
+POLL_SECONDS: Final = 30.0
+FIRST_DELAY: Final = 0.2
+COMMAND_SECONDS: Final = 5.0
+"""How long a command that a person waits for tries to connect."""
+
+OPTIONS: Final = (
+    ("grpc.max_send_message_length", MESSAGE_LIMIT),
+    ("grpc.max_receive_message_length", MESSAGE_LIMIT),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
+ROUNDS: Final = round_pb2.DESCRIPTOR.services_by_name["Rounds"].full_name
+IDENTITY: Final = identity_pb2.DESCRIPTOR.services_by_name["Identity"].full_name
+WORDS: Final = words_pb2.DESCRIPTOR.services_by_name["Words"].full_name
+
+_Result = TypeVar("_Result")
+_Reply = TypeVar("_Reply", bound=Message)
+_log = logging.getLogger(__name__)
+
+
+class Transport:
+    """Close it when done. Methods raise ConnectionFailed, IdentityError, or what the aggregator answered."""
+
+    def __init__(
+        self,
+        target: str,
+        own: Certified,
+        authority: bytes,
+        metrics: SiloMetrics,
+        *,
+        proxy: Proxy | None = None,
+        reconnect_seconds: float = 60.0,
+    ) -> None:
+        self._target, self._metrics, self._proxy = target, metrics, proxy
+        self._reconnect_seconds = reconnect_seconds
+        self._stopped = Event()
+        self._lost_at: float | None = None
+        self._channel = self._dialled(own, authority)
+
+    def _dialled(self, own: Certified, authority: bytes) -> grpc.Channel:
+        credentials = grpc.ssl_channel_credentials(authority, own.private_key, own.certificate)
+        address, options = dialling(self._target, self._proxy)
+        return grpc.secure_channel(address, credentials, (*OPTIONS, *options))
+
+    def certify(self, own: Certified, authority: bytes) -> None:
+        """Go on with another certificate; between calls only."""
+        self._channel.close()
+        self._channel = self._dialled(own, authority)
+
+    # No (de)serialisers: bytes go to crypto/encoding/wire, which refuses what protobuf's own parser would let pass.
+
+    def _simple(self, service: str, method: str) -> Any:
+        return self._channel.unary_unary(f"/{service}/{method}")
+
+    def close(self) -> None:
+        """End the connection; a call under way fails."""
+        self._stopped.set()
+        self._channel.close()
+
+    def next(self) -> round_pb2.Offer | None:
+        """A round that needs this silo, or the end of everything; None where there is neither for POLL_SECONDS."""
+        call, message = self._simple(ROUNDS, "Next"), encode(round_pb2.NextRequest())
+        found = self._retried(lambda: call(self._sent(message), timeout=POLL_SECONDS), is_poll=True)
+        return None if found is None else decode(round_pb2.Offer, self._received(found), MESSAGE_LIMIT)
+
+    def decline(self, round_digest: bytes, reason: str) -> None:
+        """Tell the aggregator not to wait for this silo in a round."""
+        request = round_pb2.DeclineRequest(round=round_digest, reason=reason)
+        self._unary(self._simple(ROUNDS, "Decline"), encode(request))
+
+    def identify(self, method: str, request: Message, reply: type[_Reply]) -> _Reply:
+        """One call of the Identity service."""
+        return decode(reply, self._unary(self._simple(IDENTITY, method), encode(request)), MESSAGE_LIMIT)
+
+    def perform(self, call: Call) -> bytes | None:
+        """Carries one call of a round; the aggregator's answer where there is one."""
+        match call:
+            case Advance(message):
+                return self._unary(self._simple(ROUNDS, "Advance"), message)
+            case Upload(chunks):
+                self._upload_all(chunks)
+            case Committed(request, take):
+                committed: Any = self._channel.unary_stream(f"/{WORDS}/Committed")
+                self._retried(lambda: take(map(self._received, committed(self._sent(request)))))
+        return None
+
+    def _upload_all(self, chunks: Callable[[], Iterator[bytes]]) -> None:
+        own_errors: list[SparsiloError] = []
+        upload: Any = self._channel.stream_unary(f"/{WORDS}/Upload")
+
+        def watched() -> Iterator[bytes]:
+            try:
+                yield from chunks()
+            except SparsiloError as error:  # in the library's thread, which would say only that the stream broke
+                own_errors.append(error)
+                raise
+
+        def attempt() -> bytes:
+            try:
+                receipt: bytes = upload(self._counted(watched()))
+            except grpc.RpcError:
+                if own_errors:
+                    raise own_errors[0] from None
+                raise
+            return receipt
+
+        if (receipt := self._retried(attempt)) is not None:
+            self._received(receipt)
+
+    def candidate(self, digest: bytes, file: Path) -> None:
+        """Downloads a candidate and checks it against its SHA-256; nothing is left where it does not match."""
+        part = file.with_suffix(".part")
+        self.download(words_pb2.FileRequest(candidate=digest), part)
+        with part.open("rb") as downloaded:
+            found = hashlib.file_digest(downloaded, "sha256").digest()
+        if found != digest:
+            part.unlink()
+            raise ProtocolError("the candidate is not the one that was announced", party="aggregator")
+        part.replace(file)
+
+    def download(self, request: words_pb2.FileRequest, file: Path) -> None:
+        """A file as the aggregator serves it: whether it is the right one is for the caller to check."""
+
+        served: Any = self._channel.unary_stream(f"/{WORDS}/File")
+
+        def attempt() -> None:
+            with file.open("wb") as out:
+                for piece in served(self._sent(encode(request))):
+                    out.write(decode(words_pb2.FilePiece, self._received(piece), MESSAGE_LIMIT).data)
+
+        self._retried(attempt)
+
+    def _unary(self, call: Callable[..., bytes], message: bytes) -> bytes:
+        answer = self._retried(lambda: call(self._sent(message), timeout=POLL_SECONDS))
+        if answer is None:
+            raise AssertionError("only polls come to nothing")
+        return self._received(answer)
+
+    def _counted(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        for index, chunk in enumerate(chunks):
+            if index:  # the library asks for a second one only when the first is on its way
+                self._lost_at = None
+            yield self._sent(chunk)
+
+    def _sent(self, data: bytes) -> bytes:
+        self._metrics.sent_bytes.inc(len(data))
+        return data
+
+    def _received(self, data: bytes) -> bytes:
+        self._metrics.received_bytes.inc(len(data))
+        return data
+
+    def _retried(self, attempt: Callable[[], _Result], *, is_poll: bool = False) -> _Result | None:
+        """The result of an attempt that came through; None where the aggregator has nothing to say to a poll."""
+        self._lost_at = None
+        delay = FIRST_DELAY
+        while True:
+            try:
+                result = attempt()
+            except grpc.RpcError as error:
+                code = error.code()
+                if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    self._lost_at, delay = None, FIRST_DELAY  # the aggregator is there and has nothing to say yet
+                    self._metrics.connected.set(1)
+                    if is_poll:
+                        return None
+                    continue
+                self._metrics.connected.set(0)
+                if code is not grpc.StatusCode.UNAVAILABLE:
+                    raise _meaning(code, error.details() or "") from None
+                lost_at = self._lost_at  # an upload's thread may forget it at any time
+                if lost_at is None:
+                    lost_at = self._lost_at = monotonic()
+                    delay = FIRST_DELAY
+                if monotonic() - lost_at > self._reconnect_seconds or _distrusted(error.details() or ""):
+                    where = f"{self._target}, through the proxy {self._proxy}" if self._proxy else self._target
+                    raise _unreachable(where, error.details() or "") from None
+                _log.warning("connection to %s lost; trying again", self._target)
+                if self._stopped.wait(delay):
+                    raise ConnectionFailed("stopped while reconnecting") from None
+                delay = min(2 * delay, 5.0)
+            else:
+                self._metrics.connected.set(1)
+                return result
+
+
+@contextmanager
+def dialled(target: str, own: Certified, authority: bytes, proxy: str = "") -> Iterator[Transport]:
+    """A transport for one short command, with less patience. Raises ConfigError where the proxy is none."""
+    chosen = chosen_proxy(proxy, target, os.environ)
+    transport = Transport(target, own, authority, unseen(), proxy=chosen, reconnect_seconds=COMMAND_SECONDS)
+    try:
+        yield transport
+    finally:
+        transport.close()
+
+
+@contextmanager
+def connected(config: AgentConfig, now: datetime) -> Iterator[Transport]:
+    """The same, as an agent's config has it. Raises ConfigError or IdentityError naming the file."""
+    own, authority = read_tls(config, now)
+    with dialled(config.aggregator, own, authority, proxy_setting(config.proxy, config.proxy_file)) as transport:
+        yield transport
+
+
+def _meaning(code: grpc.StatusCode, details: str) -> SparsiloError:
+    match code:
+        case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
+            return IdentityError(f"the aggregator refuses this silo: {details}")
+        case grpc.StatusCode.FAILED_PRECONDITION | grpc.StatusCode.INVALID_ARGUMENT:
+            return ProtocolError(f"the aggregator refuses the message: {details}")
+        case grpc.StatusCode.ABORTED:
+            return RoundAborted(details)
+        case _:
+            return ConnectionFailed(f"the aggregator answered {code.name}: {details}")
+
+
+def _distrusted(details: str) -> bool:
+    return "CERTIFICATE_VERIFY_FAILED" in details or "Hostname Verification" in details
+
+
+def _unreachable(target: str, details: str) -> SparsiloError:
+    if _distrusted(details):
+        return IdentityError(
+            f"{target}: the certificate shown there is not to be trusted",
+            hint="check the address, and authority in the config",
+        )
+    return ConnectionFailed(
+        f"{target}: cannot be reached",
+        hint="check the address, the network, that the aggregator runs, and that it accepts this silo's certificate",
+    )

@@ -1,0 +1,216 @@
+"""A silo's own pruning, block by block: keep masks, and new weights where the pruner changes them."""
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from crypto.errors import ModelError, OutputError, PlanError
+from crypto.names import Pruner
+from crypto.pruning.sparsity import Sparsity
+from silo_agent.model.activations import BlockWalk
+from silo_agent.model.dense_weights import Block, DenseWeights
+from silo_agent.pruning.pruners import method
+
+FEW_TOKENS: Final = 128
+"""An expert that fewer calibration tokens reached is named in a warning: its statistics say little."""
+
+SAFETENSORS_NAMES: Final = {
+    torch.bool: "BOOL",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What became of a prunable weight, in the shape in which it is stored, on the CPU."""
+
+    name: str
+    keep: Tensor
+    """Keep mask, bool."""
+    weight: Tensor | None
+    """The new weight in the stored dtype, zero where not kept; None where the pruner leaves kept weights alone."""
+
+    @property
+    def changed(self) -> Tensor:
+        """As `BlockWalk.advance` takes it."""
+        return self.keep if self.weight is None else self.weight
+
+
+def prune_weight(
+    weights: DenseWeights, name: str, statistic: Tensor | None, pruner: Pruner, sparsity: Sparsity, device: torch.device
+) -> Pruned:
+    """Prune one stored weight by the `statistic` of its inputs that the pruner's `STATISTIC` says.
+
+    Raises ModelError: NaN or infinity in the weight, the statistic or the new weight in the stored dtype, or a Gram
+    matrix that is not positive definite. PlanError: a pattern that does not divide d_in.
+    """
+    stored = weights.tensor(name).to(device)
+    weight = stored.T if weights.input_first(name) else stored
+    if not (stored.isfinite().all() and (statistic is None or statistic.isfinite().all())):
+        raise ModelError(
+            f"{weights.folder}: {name}: weights or activations are not finite",
+            hint="use a bfloat16 or float32 copy of the model",
+        )
+    try:
+        keep, new = method(pruner).prune(weight, statistic, sparsity)
+    except PlanError as error:
+        raise PlanError(f"{weights.folder}: {name}: {error.message}", hint="choose a pattern that fits") from None
+    except ValueError as error:
+        raise ModelError(
+            f"{weights.folder}: {name}: {error}", hint="calibrate on more text, or use another pruner"
+        ) from error
+    if weights.input_first(name):
+        keep, new = keep.T, None if new is None else new.T
+    if new is not None:
+        new = new.to(stored.dtype).contiguous().cpu()
+        if not new.isfinite().all():
+            raise ModelError(
+                f"{weights.folder}: {name}: the new weight does not fit {stored.dtype}",
+                hint="use a bfloat16 or float32 copy of the model",
+            )
+    return Pruned(name, keep.contiguous().cpu(), new)
+
+
+def prune_block(
+    walk: BlockWalk | None,
+    block: Block,
+    weights: DenseWeights,
+    pruner: Pruner,
+    sparsity: Sparsity,
+    device: torch.device,
+) -> Iterator[Pruned]:
+    """Yield the prunable weights of the walk's current block, pruned by the statistics of what comes in.
+
+    The walk does not advance; a pruner without a statistic needs none. Experts that few tokens reached are named in a
+    warning: without any token all pruners rank by magnitude. Raises as `prune_weight`.
+    """
+    statistics: Mapping[str, Tensor] = {}
+    if walk is not None:
+        match method(pruner).STATISTIC:
+            case "energies":
+                statistics = walk.energies()
+            case "grams":
+                statistics = walk.grams()
+        if statistics:
+            _warn_of_few_tokens(walk.tokens)
+    for name in block.prunable:
+        yield prune_weight(weights, name, statistics.get(name), pruner, sparsity, device)
+
+
+def prune_blocks(
+    weights: DenseWeights,
+    sequences: Tensor | Sequence[Tensor],
+    *,
+    pruner: Pruner,
+    sparsity: Callable[[Block], Sparsity | None],
+    device: torch.device,
+    progress: Callable[[int, int], None],
+) -> Iterator[Pruned]:
+    """Yield each prunable weight, pruned, in the model's order. A block without a `sparsity` stays dense.
+
+    A block's statistics come from the dense block on the outputs of the already pruned blocks before it. `sequences`
+    is int64 [samples, L] or a list of int64 [L_i]; a pruner without a statistic does not look at it, and runs no model.
+    `progress` is called with (blocks done, blocks). Raises as `prune_weight`, and ConfigError: sequences longer than
+    the model's positions.
+    """
+    walk = BlockWalk(weights, sequences, device=device) if method(pruner).STATISTIC else None
+    for block in weights.blocks if walk is None else walk:
+        changed = {}
+        if (asked := sparsity(block)) is not None:
+            for pruned in prune_block(walk, block, weights, pruner, asked, device):
+                changed[pruned.name] = pruned.changed
+                yield pruned
+        progress(block.index + 1, len(weights.blocks))
+        if walk is not None and block is not weights.blocks[-1]:
+            walk.advance(changed)
+
+
+def _warn_of_few_tokens(tokens: Mapping[str, int]) -> None:
+    usual = max(tokens.values())
+    few = {name.rsplit(".", 2)[0]: count for name, count in tokens.items() if count < min(FEW_TOKENS, usual)}
+    if few:
+        said = ", ".join(f"{expert} ({count})" for expert, count in few.items())
+        logger.warning("%d experts saw fewer than %d of %d calibration tokens: %s", len(few), FEW_TOKENS, usual, said)
+
+
+def with_weights(pruned: Iterable[Pruned], weights: DenseWeights) -> Iterator[Pruned]:
+    """The same, with the dense weight zeroed where not kept as the weight of those that have no new one."""
+    for each in pruned:
+        masked = weights.tensor(each.name).masked_fill(~each.keep, 0) if each.weight is None else each.weight
+        yield Pruned(each.name, each.keep, masked)
+
+
+def write_pruned(keep_masks: Path, weights: Path, pruned: Iterable[Pruned]) -> None:
+    """Write keep masks and new weights, each as a safetensors file, one tensor in memory at a time.
+
+    Each appears whole or not at all, `weights` first (over what an interrupted call may have left) and only where there
+    are new weights. OutputError: `keep_masks` exists (found before the first tensor is asked for), or a folder cannot
+    be written.
+    """
+    _check_new(keep_masks)
+    with ExitStack() as files:
+        add_keep_mask = files.enter_context(_tensor_file(keep_masks))
+        add_weight: Callable[[str, Tensor], None] | None = None
+        for each in pruned:
+            add_keep_mask(each.name, each.keep)
+            if each.weight is not None:
+                add_weight = add_weight or files.enter_context(_tensor_file(weights))
+                add_weight(each.name, each.weight)
+
+
+def write_keep_masks(path: Path, masks: Iterable[tuple[str, Tensor]]) -> None:
+    """Write bool tensors as a safetensors file, one in memory at a time; `path` appears whole or not at all.
+
+    OutputError: `path` exists (found before the first mask is asked for), or its folder cannot be written.
+    """
+    _check_new(path)
+    with _tensor_file(path) as add:
+        for name, mask in masks:
+            add(name, mask)
+
+
+def _check_new(path: Path) -> None:
+    if path.exists():
+        raise OutputError(f"{path}: exists", hint="remove it or choose another name")
+
+
+@contextmanager
+def _tensor_file(path: Path) -> Iterator[Callable[[str, Tensor], None]]:
+    """A safetensors file to which tensors are added one by one; `path` appears whole at the end, or not at all."""
+    header: dict[str, dict[str, object]] = {}
+    try:
+        # The header, which comes first, is known last: the tensors wait in a file of their own.
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".pruned-") as folder:
+            whole = Path(folder, path.name)
+            with tempfile.TemporaryFile(dir=folder) as data, whole.open("wb") as out:
+
+                def add(name: str, tensor: Tensor) -> None:
+                    start = data.tell()
+                    data.write(tensor.contiguous().view(torch.uint8).numpy().data)
+                    offsets = [start, data.tell()]
+                    dtype = SAFETENSORS_NAMES[tensor.dtype]
+                    header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": offsets}
+
+                yield add
+                text = json.dumps(header).encode()
+                text += b" " * (-len(text) % 8)  # aligns the tensors
+                out.write(len(text).to_bytes(8, "little") + text)
+                data.seek(0)
+                shutil.copyfileobj(data, out)
+            whole.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}", hint="choose another place") from error

@@ -1,0 +1,1 @@
+"""How a silo takes part in rounds, and what it checks of them."""

@@ -1,0 +1,87 @@
+"""One round of one silo as a sequence of calls to the aggregator, without making any of them.
+
+`one_round` says what to send next and is told what came back; a transport, or a test's simulated network, carries it.
+Whatever must be on disk before something leaves is on disk before its call is named.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from crypto.encoding.layout import Chunk, pack_chunk
+from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
+from crypto.names import Phase
+from crypto.secagg.session import SiloSession
+from silo_agent.consent.ledger import Release
+from silo_agent.consent.state_store import StateStore
+from silo_agent.host.ahead import ahead
+from sparsilo.v1 import words_pb2
+
+
+class SiloRelease(Protocol):
+    """One release kind on the silo's side."""
+
+    def lanes(self, chunk: Chunk) -> NDArray[Any]:
+        """The values of one chunk's lanes."""
+
+
+@dataclass(frozen=True)
+class Advance:
+    """Rounds.Advance with `message`; send back the answer."""
+
+    message: bytes
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Words.Upload of `chunks()`, encoded WordChunks; every call gives the same bytes. Send back None."""
+
+    chunks: Callable[[], Iterator[bytes]]
+
+
+@dataclass(frozen=True)
+class Committed:
+    """Words.Committed with `request`; hand `take` the encoded CommittedChunks, anew on a retry. Send back None."""
+
+    request: bytes
+    take: Callable[[Iterable[bytes]], None]
+
+
+Call = Advance | Upload | Committed
+
+
+def one_round(
+    session: SiloSession, prepare: Callable[[], SiloRelease], release: Release, store: StateStore, threads: int
+) -> Generator[Call, Any, None]:
+    """From PLAN to DONE; `prepare` computes what to release. Raises what the session, the store or `prepare` raises,
+    and the round is then over for this silo.
+    """
+    round_ = session.round
+    store.begin(release)
+    values = prepare()
+
+    def masked(chunk: Chunk) -> bytes:
+        words = session.masked(chunk.index, pack_chunk(chunk, values.lanes(chunk)))
+        return encode(words_pb2.WordChunk(round=round_.digest, index=chunk.index, words=words))
+
+    def audit(index: int) -> Callable[[Iterable[bytes]], None]:
+        return lambda pieces: session.audit(
+            index, (decode(words_pb2.CommittedChunk, piece, MESSAGE_LIMIT, party="aggregator") for piece in pieces)
+        )
+
+    while session.phase is not Phase.DONE:
+        match session.phase:
+            case Phase.UPLOAD:
+                store.release(release)
+                yield Upload(lambda: ahead(masked, round_.layout.chunks, threads))
+            case Phase.CONSISTENCY:
+                store.survive(release, session.survivors)
+            case Phase.AUDIT:
+                for index in session.assigned:
+                    request = words_pb2.CommittedRequest(round=round_.digest, index=index)
+                    yield Committed(encode(request), audit(index))
+        message = session.message()
+        store.say(round_.digest, session.phase, message)
+        session.receive((yield Advance(message)))

@@ -1,0 +1,135 @@
+"""`silo-agent verify`: a round checked afterwards from a transcript folder (docs/formats.md, section 9)."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from crypto.backends.double_masking.transcript import AGGREGATOR
+from crypto.backends.double_masking.verification import MAX_TRANSCRIPT_BYTES, Verified, step, verify_transcript
+from crypto.encoding.wire import decode
+from crypto.errors import BadAudit, InputError
+from crypto.names import Backend
+from crypto.secagg.session import Round
+from silo_agent.host.ahead import ahead
+from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE, WORD_BYTES, WORDS_SUFFIX, CommittedWords
+from silo_agent.rounds.opened_rounds import OpenedRound
+from sparsilo.v1 import round_pb2
+
+
+def verify_opened(round_: Round, words: Path, transcript: Path, roster: Mapping[str, bytes]) -> OpenedRound:
+    """An earlier round of a run as the aggregator serves it, proven by its transcript: what a later round starts from.
+
+    Where the backend signs nothing, the words are taken as they are. Raises what `verify_transcript` raises, and
+    BadAudit where the transcript or the words are of something else.
+    """
+    verified = None
+    if round_.plan.backend is Backend.DOUBLE_MASKING:
+        verified = verify_transcript(_read(transcript), roster)
+        if verified.round != round_:
+            raise BadAudit(f"the transcript is of another round than {round_.digest.hex()[:16]}", party=AGGREGATOR)
+    with _readable(words):
+        if words.stat().st_size != WORD_BYTES * round_.layout.total_words:
+            raise BadAudit("the opened sum has another length than the round's", party=AGGREGATOR)
+        root = CommittedWords(words, round_.layout, "").tree.root
+        with words.open("rb") as opened:
+            survivors = int.from_bytes(opened.read(WORD_BYTES), "little")  # the header word counts them
+    if verified is not None and root != verified.roots[""]:
+        raise BadAudit("the opened sum is not the one that was signed", party=AGGREGATOR)
+    return OpenedRound(round_, survivors if verified is None else len(verified.survivors), root, words)
+
+
+Progress = Callable[[str, int, int], None]
+
+
+def verify_folder(
+    folder: Path, roster: Mapping[str, bytes], own: Path | None, words: bool, progress: Progress
+) -> dict[str, Any]:
+    """What the folder proves under the pinned `roster`; with `own`, that a silo saw the same round.
+
+    Without `words` only the signed messages are looked at. Raises the error of the first step that fails: the step, the
+    party and what is wrong.
+    """
+    encoded = _read(folder / TRANSCRIPT_FILE)
+    verified = verify_transcript(encoded, roster)
+    if own is not None:
+        with step("9, own transcript"):
+            _check_own(own, encoded)
+    chunks = len(verified.round.layout.chunks)
+    if words:
+        with step("10, words"):
+            committed = _open_words(folder, verified, progress)
+        with step("11, sum"):
+            _recompute(verified, committed, progress)
+    plan = verified.round.plan
+    return {
+        "round": verified.round.digest.hex(),
+        "plan": plan.digest.hex(),
+        "release": str(plan.release_kind(verified.round.index)),
+        "input": verified.round.input_digest.hex(),
+        "cohort": list(verified.round.cohort),
+        "survivors": list(verified.survivors),
+        "dropped": list(verified.dropped),
+        "signed": {
+            "acceptance": list(verified.participants),
+            "upload": list(verified.survivors),
+            "survivors": list(verified.signed_survivors),
+            "opening": list(verified.signed_opening),
+            "verdict": list(verified.signed_verdict),
+        },
+        "same_as_own": own is not None,
+        "chunks": chunks,
+        "recomputed": chunks if words else 0,
+        "sum_root": verified.roots[""].hex(),
+    }
+
+
+def _check_own(file: Path, encoded: bytes) -> None:
+    """Whoever comes to DONE was sent every answer that the aggregator kept, so honest transcripts are equal bytes."""
+    own = _read(file)
+    if own == encoded:
+        return
+    mine = decode(round_pb2.Transcript, own, MAX_TRANSCRIPT_BYTES, party=str(file))
+    theirs = decode(round_pb2.Transcript, encoded, MAX_TRANSCRIPT_BYTES)
+    differing = [name for name in mine.DESCRIPTOR.fields_by_name if getattr(mine, name) != getattr(theirs, name)]
+    raise BadAudit(f"the transcript is not the one in {file}: another {differing[0]}", party=AGGREGATOR)
+
+
+def _open_words(folder: Path, verified: Verified, progress: Progress) -> list[CommittedWords]:
+    """The survivors' words and last the sum, each what its signed root commits to. Raises BadAudit or InputError."""
+    words = []
+    for done, (silo, root) in enumerate(verified.roots.items()):
+        progress("reading words", done, len(verified.roots))
+        file = folder / (f"{silo}{WORDS_SUFFIX}" if silo else SUM_FILE)
+        with _readable(file):
+            words.append(CommittedWords(file, verified.round.layout, silo))
+        if words[-1].tree.root != root:  # found here, where it is known whose words they are
+            signer = f"{silo} signed" if silo else "the survivors signed in the opening"
+            raise BadAudit(f"{file}: is not what {signer}", party=AGGREGATOR)
+    progress("reading words", len(words), len(words))
+    return words
+
+
+def _recompute(verified: Verified, words: list[CommittedWords], progress: Progress) -> None:
+    """Every chunk of the sum. Raises BadAudit naming the first that is not what the words add up to."""
+
+    def recompute(index: int) -> None:
+        verified.replay.chunk(index, (each.chunk(index) for each in words))
+
+    chunks = len(verified.round.layout.chunks)
+    for done, _ in enumerate(ahead(recompute, range(chunks), len(os.sched_getaffinity(0))), 1):
+        progress("recomputing chunks", done, chunks)
+
+
+def _read(file: Path) -> bytes:
+    with _readable(file):
+        return file.read_bytes()
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from None

@@ -1,0 +1,194 @@
+"""An aggregator that is killed: from whatever was on disk just then, the next one gives the same answers and sum."""
+
+import asyncio
+import shutil
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from aggregator.metrics import AggregatorMetrics
+from aggregator.rounds.journal import Journal
+from aggregator.rounds.round_driver import RoundDriver
+from aggregator.rounds.spool import Spool
+from crypto.encoding.wire import MESSAGE_LIMIT, decode
+from crypto.errors import InputError, UnexpectedMessage
+from crypto.names import Backend, Phase
+from crypto.secagg.session import Round
+from scenarios.world import World, plain_sum
+from silo_agent.rounds.committed_words import SUM_FILE
+from silo_agent.rounds.one_round import Advance, Call, Committed, Upload
+from sparsilo.v1 import words_pb2
+from support.driven import Driven, iterate, listed, plan
+from support.plans import signing_keys
+
+A, B, C, D = (f"silo-{index:03d}" for index in range(4))
+
+
+def begun(round_: Round, folder: Path) -> tuple[RoundDriver, asyncio.Task[Any]]:
+    driver = RoundDriver(AggregatorMetrics(CollectorRegistry()), lambda *_: None)
+    return driver, asyncio.create_task(driver.run(round_, folder))
+
+
+class Recorded(Driven):
+    """A round in which D is lost in UPLOAD; its folder is copied each time that something new is on disk."""
+
+    def __init__(self, backend: Backend, folder: Path) -> None:
+        super().__init__(plan(4, threshold=3, backend=backend), folder / "round")
+        self.done: dict[str, list[tuple[Call, list[bytes]]]] = defaultdict(list)
+        """Each silo's finished calls and what they carried: an answer, uploaded chunks, or committed ones."""
+        self.killed: list[tuple[Path, dict[str, int]]] = []
+        """What was on disk, and how many of each silo's calls had come back."""
+
+    def copying(self, write: Callable[..., None]) -> Callable[..., None]:
+        def write_and_copy(*arguments: object) -> None:
+            write(*arguments)
+            folder = self.folder.with_name(f"killed-{len(self.killed)}")
+            shutil.copytree(self.folder, folder, ignore=lambda *_: ["agents"])
+            for file in folder.glob("*.words"):
+                if file.stat().st_size < 8 * self.round.layout.total_words:
+                    file.write_bytes(file.read_bytes() + b"torn")  # of the chunk that was being written
+            self.killed.append((folder, {silo: len(calls) for silo, calls in self.done.items()}))
+
+        return write_and_copy
+
+    async def perform(self, silo: str, call: Call) -> bytes | None:
+        match call:
+            case Upload(chunks):
+                data = list(chunks())
+                answer = await super().perform(silo, call)
+            case Advance():
+                answer = await super().perform(silo, call)
+                data = [answer or b""]
+            case Committed(request, take):
+                data = await committed(self.driver, silo, request)
+                answer = take(data)
+        self.done[silo].append((call, data))
+        return answer
+
+    async def lost_in_upload(self) -> None:
+        async def two(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+            yield next(chunks)
+            yield next(chunks)
+            raise ConnectionError
+
+        await self.take_part(D, Phase.UPLOAD)
+        with suppress(ConnectionError):
+            await self.driver.upload(D, two(self.chunks(D)))
+        await self.driver.gone(D)
+
+    async def repeat(self, folder: Path, came_back: dict[str, int]) -> None:
+        """The same silos before a new aggregator on what the killed one left, whom they call while it starts."""
+        driver = RoundDriver(AggregatorMetrics(CollectorRegistry()), lambda *_: None)
+
+        async def once_more(silo: str) -> None:
+            for at, (call, data) in enumerate(self.done[silo]):
+                match call:
+                    case Advance(message):  # also what was answered: the answer may have been lost on its way
+                        assert await driver.advance(silo, message) == data[0]
+                    case Upload() if at >= came_back.get(silo, 0):
+                        await driver.upload(silo, iterate(iter(data)))
+                    case Committed(request) if at >= came_back.get(silo, 0):
+                        assert await committed(driver, silo, request) == data
+            if silo == D:
+                await driver.gone(D)
+
+        async with asyncio.timeout(20):
+            calling = asyncio.gather(*map(once_more, self.silos))
+            await asyncio.sleep(0)
+            session = (await driver.run(self.round, folder)).session
+            await calling
+        assert session.survivors == (A, B, C)
+        assert session.transcript == self.driver._session.transcript  # type: ignore[union-attr]
+        assert (folder / SUM_FILE).read_bytes() == (self.folder / SUM_FILE).read_bytes()
+
+
+async def committed(driver: RoundDriver, silo: str, request: bytes) -> list[bytes]:
+    asked = decode(words_pb2.CommittedRequest, request, MESSAGE_LIMIT)
+    return await listed(driver.committed(silo, asked.round, asked.index))
+
+
+@pytest.mark.parametrize("backend", list(Backend))
+def test_a_round_goes_on_from_wherever_the_aggregator_was_killed(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        recorded = Recorded(backend, tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "note", recorded.copying(Journal.note))
+            patch.setattr(Spool, "take", recorded.copying(Spool.take))
+            running = asyncio.create_task(recorded.driver.run(recorded.round, recorded.folder))
+            await asyncio.gather(*map(recorded.take_part, (A, B, C)), recorded.lost_in_upload())
+        sections: dict[str, list[int]] = defaultdict(list)
+        for chunk, values in (await running).opened.chunks():
+            sections[chunk.section.name] += values.tolist()
+        assert sections == plain_sum(recorded.lanes, (A, B, C))
+        before, after = (3, 6) if backend is Backend.DOUBLE_MASKING else (1, 1)  # UPLOAD, which is one of the later
+        words = 3 * len(recorded.round.layout.chunks) + 2
+        assert len(recorded.killed) == 1 + before * (4 + 1) + words + 3 + after * (3 + 1)
+        middle = recorded.killed.pop(len(recorded.killed) // 2)
+        await recorded.repeat(*middle)
+        await recorded.repeat(middle[0], {silo: len(calls) for silo, calls in recorded.done.items()})  # killed again
+        monkeypatch.setattr(Journal, "note", lambda *_: None)  # which takes its time, and is not read any more
+        for moment in recorded.killed:
+            await recorded.repeat(*moment)
+
+    asyncio.run(asyncio.wait_for(work(), 120))
+
+
+def test_a_silo_is_held_to_what_it_told_the_killed_aggregator(tmp_path: Path) -> None:
+    async def work() -> None:
+        agreed = Round(plan(3), 0, b"")
+        honest, other = (World(agreed.plan, signing_keys(3)).silos[A] for _ in range(2))
+        driver, running = begun(agreed, tmp_path)
+        await driver.next(A)
+        said = asyncio.create_task(driver.advance(A, honest.message()))
+        while not (driver._session and driver._session.arrived):
+            await asyncio.sleep(0)
+        again, resumed = begun(agreed, tmp_path)  # the first one is stuck from now on, as if it were killed
+        await again.next(B)
+        with pytest.raises(UnexpectedMessage, match=r"^silo-000: spoke twice in phase plan, differently"):
+            await again.advance(A, other.message())
+        for task in (said, running, resumed):
+            task.cancel()
+
+    asyncio.run(asyncio.wait_for(work(), 120))
+
+
+@pytest.mark.parametrize("call", ["advance", "upload", "committed"])
+def test_who_waits_for_a_round_that_never_begins_is_told(call: str) -> None:
+    async def work() -> None:
+        driver = RoundDriver(AggregatorMetrics(CollectorRegistry()), lambda *_: None)
+        calls = {
+            "advance": lambda: driver.advance(A, b""),
+            "upload": lambda: driver.upload(A, iterate(iter([]))),
+            "committed": lambda: listed(driver.committed(A, bytes(32), 0)),
+        }
+        waiting = asyncio.ensure_future(calls[call]())
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await driver.finish()
+        with pytest.raises(UnexpectedMessage, match=f"{A}: no round has begun"):
+            await waiting
+
+    asyncio.run(asyncio.wait_for(work(), 20))
+
+
+def test_a_folder_with_another_rounds_journal_is_refused_and_left_alone(tmp_path: Path) -> None:
+    async def work() -> None:
+        _, first = begun(Round(plan(3), 0, b""), tmp_path)
+        await asyncio.sleep(0.1)
+        first.cancel()
+        await asyncio.wait([first])
+        before = (tmp_path / "journal.sqlite").read_bytes()
+        for other in (Round(plan(3, run=b"another run of 3"), 0, b""), Round(plan(3), 0, bytes(32))):
+            _, refused = begun(other, tmp_path)
+            with pytest.raises(InputError, match=r"journal\.sqlite: is the journal of another round"):
+                await refused
+        assert (tmp_path / "journal.sqlite").read_bytes() == before
+
+    asyncio.run(asyncio.wait_for(work(), 120))

@@ -1,0 +1,87 @@
+"""Who is heard, by certificate and moment."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from aggregator.silos.admission import NotAdmitted, checked, enrolled, known
+from aggregator.silos.enrolments import Enrolments
+from crypto.identity import Authority
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+AUTHORITY = Authority("ours", NOW, 4000 * DAY)
+PEM = AUTHORITY.issue("a", lifetime=30 * DAY).certificate
+
+Moment = Callable[[datetime], None]
+
+
+@pytest.fixture
+def enrolments(tmp_path: Path) -> Enrolments:
+    made = Enrolments(tmp_path)
+    made.invite("a", 7)
+    made.enroll("a", 7, b"k", b"r", b"c", NOW)
+    return made
+
+
+def refused(reason: str, admit: Callable[[bytes], str], pem: bytes) -> str:
+    with pytest.raises(NotAdmitted) as error:
+        admit(pem)
+    assert error.value.reason == reason
+    return error.value.message
+
+
+def test_an_enrolled_silo_is_heard_for_as_long_as_its_certificate_holds(enrolments: Enrolments) -> None:
+    for now in (NOW - timedelta(minutes=5), NOW, NOW + 30 * DAY):
+        assert enrolled(enrolments, lambda now=now: now)(PEM) == "a"  # type: ignore[misc]
+    for now in (NOW - timedelta(minutes=5, seconds=1), NOW + 30 * DAY + timedelta(seconds=1)):
+        refused("expired", enrolled(enrolments, lambda now=now: now), PEM)  # type: ignore[misc]
+
+
+def test_a_revoked_silo_is_not_heard_though_its_certificate_holds(enrolments: Enrolments) -> None:
+    admit = enrolled(enrolments, lambda: NOW)
+    assert admit(PEM) == "a"
+    enrolments.revoke("a", NOW)
+    assert "a was revoked" in refused("revoked", admit, PEM)
+
+
+def test_a_name_that_never_enrolled(enrolments: Enrolments) -> None:
+    pem = AUTHORITY.issue("b", lifetime=DAY).certificate
+    assert "'b' is not enrolled" in refused("unknown", enrolled(enrolments, lambda: NOW), pem)
+    assert "'b' is not a silo" in refused("unknown", known({"a"}, lambda: NOW), pem)
+
+
+def test_a_signing_key_has_to_be_replaced_after_a_year(enrolments: Enrolments) -> None:
+    later = NOW + 366 * DAY
+    pem = AUTHORITY.issue("a", now=later, lifetime=DAY).certificate
+    assert enrolled(enrolments, lambda: later)(pem) == "a"
+    message = refused("too_old", enrolled(enrolments, lambda: later + timedelta(hours=1)), pem)
+    assert "366 days old" in message
+
+
+@pytest.mark.parametrize(("days", "is_heard"), [(397, True), (398, False), (4000, False)])
+def test_a_certificate_that_is_good_for_too_long(days: int, is_heard: bool) -> None:
+    """Five minutes before its issue belong to it."""
+    pem = AUTHORITY.issue("a", lifetime=days * DAY).certificate
+    admit = known({"a"}, lambda: NOW)
+    if is_heard:
+        assert admit(pem) == "a"
+    else:
+        refused("too_old", admit, pem)
+
+
+def test_an_invitation_is_for_enrolling_and_nothing_else() -> None:
+    pem = AUTHORITY.issue("a", lifetime=DAY, invitation=True).certificate
+    assert "has not enrolled yet" in refused("unknown", known({"a"}, lambda: NOW), pem)
+    assert checked(pem, NOW, invitation=True).name == "a"
+    with pytest.raises(NotAdmitted, match="has enrolled"):
+        checked(PEM, NOW, invitation=True)
+    with pytest.raises(NotAdmitted, match="expired"):
+        checked(pem, NOW + 2 * DAY, invitation=True)
+
+
+@pytest.mark.parametrize("pem", [b"", b"-----BEGIN CERTIFICATE-----\n", b"\xff"])
+def test_no_certificate_at_all(pem: bytes) -> None:
+    refused("unknown", known({"a"}, lambda: NOW), pem)

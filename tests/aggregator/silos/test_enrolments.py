@@ -1,0 +1,92 @@
+"""An invitation is good for one enrolment, whoever has it and however often it is tried."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from aggregator.silos.enrolments import Enrolments
+from crypto.errors import IdentityError, InputError
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+KEY, OTHER = b"k" * 32, b"o" * 32
+
+
+@pytest.fixture
+def enrolments(tmp_path: Path) -> Enrolments:
+    made = Enrolments(tmp_path / "state")
+    made.invite("a", 7)
+    return made
+
+
+def enroll(enrolments: Enrolments, silo: str = "a", serial: int = 7, key: bytes = KEY, request: bytes = b"r") -> bytes:
+    return enrolments.enroll(silo, serial, key, request, b"certificate of " + request, NOW)
+
+
+def test_an_enrolled_silo_is_in_the_roster_for_every_process(enrolments: Enrolments, tmp_path: Path) -> None:
+    assert enrolments.roster() == {}
+    assert enroll(enrolments) == b"certificate of r"
+    again = Enrolments(tmp_path / "state")
+    assert again.roster() == {"a": KEY}
+    assert [(each.silo, each.enrolled, each.revoked) for each in again.silos()] == [("a", NOW, None)]
+
+
+def test_a_lost_answer_is_given_again_and_no_other(enrolments: Enrolments) -> None:
+    enroll(enrolments)
+    assert enrolments.enroll("a", 7, KEY, b"r", b"made anew", NOW) == b"certificate of r"
+    for changed in ({"request": b"another"}, {"key": OTHER, "request": b"another"}):
+        with pytest.raises(IdentityError, match="was used before"):
+            enroll(enrolments, **changed)  # type: ignore[arg-type]
+    assert enrolments.roster() == {"a": KEY}
+
+
+@pytest.mark.parametrize(("silo", "serial"), [("a", 8), ("b", 7)])
+def test_an_invitation_that_was_not_given_out(silo: str, serial: int, enrolments: Enrolments) -> None:
+    with pytest.raises(IdentityError, match="did not give out"):
+        enroll(enrolments, silo, serial)
+    assert enrolments.roster() == {}
+
+
+def test_a_second_invitation_voids_the_first_and_neither_replaces_a_key(enrolments: Enrolments) -> None:
+    enrolments.invite("a", 8)
+    with pytest.raises(IdentityError, match="did not give out"):
+        enroll(enrolments, serial=7)
+    enroll(enrolments, serial=8)
+    with pytest.raises(InputError, match="a is enrolled"):
+        enrolments.invite("a", 9)
+
+
+def test_two_silos_do_not_share_a_key(enrolments: Enrolments) -> None:
+    enroll(enrolments)
+    enrolments.invite("b", 9)
+    with pytest.raises(IdentityError, match="another silo's"):
+        enroll(enrolments, "b", 9)
+    assert enrolments.roster() == {"a": KEY}
+
+
+def test_a_revoked_silo_is_out_until_it_enrols_with_new_keys(enrolments: Enrolments) -> None:
+    enroll(enrolments)
+    enrolments.revoke("a", NOW + timedelta(hours=1))
+    assert enrolments.roster() == {}
+    assert enrolments.silos()[0].revoked == NOW + timedelta(hours=1)
+    with pytest.raises(InputError, match="revoked before"):
+        enrolments.revoke("a", NOW)
+    enrolments.invite("a", 10)
+    enroll(enrolments, serial=10, key=OTHER)
+    assert enrolments.roster() == {"a": OTHER}
+
+
+def test_nobody_revokes_a_silo_that_is_not_there(enrolments: Enrolments) -> None:
+    with pytest.raises(InputError, match="not enrolled"):
+        enrolments.revoke("a", NOW)
+
+
+def test_signatures_are_kept_by_roster(enrolments: Enrolments) -> None:
+    enrolments.sign_roster(b"f", "a", b"1")
+    enrolments.sign_roster(b"f", "a", b"2")
+    enrolments.sign_roster(b"g", "b", b"3")
+    assert (enrolments.signatures(b"f"), enrolments.signatures(b"g"), enrolments.signatures(b"h")) == (
+        {"a": b"2"},
+        {"b": b"3"},
+        {},
+    )

@@ -1,0 +1,194 @@
+"""The three rings, by the imports that are written: pure core, drivers, edges; and what pyproject.toml declares."""
+
+import ast
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("crypto", "silo_agent", "aggregator")
+FILES = {
+    file.relative_to(ROOT).as_posix(): file.read_text()
+    for package in PACKAGES
+    for file in sorted((ROOT / package).rglob("*.py"))
+}
+
+IMPURE = {
+    *("socket", "ssl", "time", "logging", "os", "random", "secrets", "asyncio", "threading", "subprocess"),
+    *("pathlib", "io", "shutil", "tempfile", "multiprocessing", "concurrent", "uuid", "importlib", "sys"),
+}
+"""Standard modules by which a clock, a disk, a network, a thread, a log or randomness could enter the core."""
+
+CORE = {"numpy", "google.protobuf", "cryptography", "sparsilo.v1", "crypto"}
+
+MODULES = {  # what each distribution is imported as
+    "click": "click",
+    "cryptography": "cryptography",
+    "grpcio": "grpc",
+    "huggingface-hub": "huggingface_hub",
+    "numpy": "numpy",
+    "prometheus-client": "prometheus_client",
+    "protobuf": "google",
+    "pyyaml": "yaml",
+    "rich": "rich",
+    "safetensors": "safetensors",
+    "tokenizers": "tokenizers",
+    "torch": "torch",
+    "transformers": "transformers",
+}
+
+EDGES: dict[str, set[str]] = {
+    "grpc": {"silo_agent/network/transport.py", "aggregator/rounds/servicer.py"},
+    "click": {
+        *(
+            "silo_agent/host/terminal.py",
+            "silo_agent/cli.py",
+            "silo_agent/commands/approval.py",
+            "silo_agent/commands/configuration.py",
+        ),
+        *(
+            "silo_agent/commands/identity.py",
+            "aggregator/cli.py",
+            "aggregator/commands/runs.py",
+            "aggregator/commands/silos.py",
+        ),
+    },
+    "rich": {"silo_agent/host/terminal.py", "aggregator/cli.py", "aggregator/results/report.py"},
+    "prometheus_client": {
+        "silo_agent/host/metrics.py",
+        "silo_agent/host/health.py",
+        "silo_agent/cli.py",
+        "aggregator/metrics.py",
+    }
+    | {"aggregator/local.py", "aggregator/serve.py"},
+}
+"""Edge libraries, and the only files that may import each."""
+
+
+def imports(source: str) -> Iterator[str]:
+    """Dotted names of everything that `source` imports, wherever in it; a relative import begins with a dot."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Name) and node.id == "__import__":
+            yield node.id
+
+
+def within(name: str, packages: set[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def offences(file: str, source: str) -> list[str]:
+    """Every import of `file` that its ring forbids."""
+    names, package = list(imports(source)), file.partition("/")[0]
+    found = [name for name in names if name.startswith((".", "__import__")) or within(name, {"proto", "tests"})]
+    if package == "crypto":
+        standard = set(sys.stdlib_module_names) - IMPURE
+        found += [name for name in names if not within(name, CORE | standard)]
+    if package == "silo_agent":
+        found += [name for name in names if within(name, {"aggregator"})]
+    found += [name for edge, files in EDGES.items() if file not in files for name in names if within(name, {edge})]
+    return found
+
+
+def test_there_are_files_in_every_ring() -> None:
+    assert {file.split("/")[0] for file in FILES} == set(PACKAGES)
+    assert {"crypto/plan.py", *EDGES["grpc"], *EDGES["click"]} <= set(FILES)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_imports_stay_in_their_ring(file: str) -> None:
+    assert offences(file, FILES[file]) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("crypto/x.py", "import torch"),
+        ("crypto/x.py", "from torch import Tensor"),
+        ("crypto/x.py", "def f():\n    import grpc"),
+        ("crypto/x.py", "from prometheus_client import Counter"),
+        ("crypto/x.py", "import numpy as np, click"),
+        ("crypto/x.py", "try:\n    import rich.console\nexcept ImportError:\n    pass"),
+        ("crypto/x.py", "import os.path"),
+        ("crypto/x.py", "from os import urandom"),
+        ("crypto/x.py", "from time import monotonic"),
+        ("crypto/x.py", "if TYPE_CHECKING:\n    import logging"),
+        ("crypto/x.py", "__import__('socket')"),
+        ("crypto/x.py", "from importlib import import_module"),
+        ("crypto/x.py", "from google.cloud import storage"),
+        ("crypto/x.py", "from silo_agent.config import AgentConfig"),
+        ("crypto/x.py", "from . import plan"),
+        ("silo_agent/x.py", "from aggregator.rounds.spool import Spool"),
+        ("silo_agent/x.py", "import aggregator"),
+        ("silo_agent/x.py", "import grpc"),
+        ("silo_agent/rounds/round_driver.py", "import grpc.aio"),
+        ("silo_agent/network/transport.py", "import click"),
+        ("aggregator/rounds/servicer.py", "import rich"),
+        ("aggregator/results/report.py", "import click"),
+        ("aggregator/results/report.py", "from prometheus_client import Counter"),
+        ("aggregator/x.py", "from proto.sparsilo.v1 import plan_pb2"),
+        ("aggregator/x.py", "from tests.plans import plan"),
+        ("aggregator/x.py", "from ..crypto import plan"),
+    ],
+)
+def test_an_import_out_of_its_ring_is_found(file: str, source: str) -> None:
+    assert offences(file, source)
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("crypto/x.py", "from datetime import datetime, timedelta\nimport numpy as np\nfrom crypto.plan import Plan"),
+        ("crypto/x.py", "from google.protobuf.message import Message\nfrom sparsilo.v1 import plan_pb2"),
+        ("silo_agent/network/transport.py", "import grpc\nfrom crypto import plan"),
+        ("aggregator/x.py", "import os\nfrom silo_agent.pruning.keep_mask import keep_top"),
+    ],
+)
+def test_an_import_within_its_ring_is_left_alone(file: str, source: str) -> None:
+    assert offences(file, source) == []
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("crypto/")])
+def test_the_core_reads_no_clock_opens_no_file_and_prints_nothing(file: str) -> None:
+    for node in ast.walk(ast.parse(FILES[file])):
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in {"now", "utcnow", "today", "default_rng"}, f"{file}:{node.lineno}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in {"open", "print", "input", "exec", "eval"}, f"{file}:{node.lineno}"
+
+
+def test_proto_is_never_a_package() -> None:
+    assert not (ROOT / "proto" / "__init__.py").exists()
+    assert (ROOT / "proto" / "sparsilo" / "v1" / "__init__.py").exists()
+
+
+def test_packages_have_an_init_file_without_code() -> None:
+    folders = {(ROOT / file).parent for file in FILES} | {ROOT / "proto/sparsilo", ROOT / "proto/sparsilo/v1"}
+    folders.remove(ROOT / "silo_agent/pruning/pruners")  # what all the files beside it are, and finding one by its name
+    for folder in folders:
+        for node in ast.parse((folder / "__init__.py").read_text()).body:  # nothing, or a docstring
+            assert isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant), folder
+
+
+def third_party() -> set[str]:
+    own = {*PACKAGES, "sparsilo", *sys.stdlib_module_names}
+    stubs = (file.read_text() for file in (ROOT / "proto").rglob("*_pb2.py"))
+    return {name.split(".")[0] for source in (*FILES.values(), *stubs) for name in imports(source)} - own
+
+
+def declared() -> set[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {entry.split("[")[0].split(">")[0].split("=")[0].split("<")[0] for entry in project["dependencies"]}
+    return {name.strip().lower().replace("_", "-") for name in names}
+
+
+def test_every_import_is_declared_and_every_declaration_is_imported() -> None:
+    assert declared() <= set(MODULES), "say here what it is imported as"
+    assert {MODULES[name] for name in declared()} == third_party()

@@ -1,0 +1,105 @@
+"""`silo-agent ledger`: what was released, and taking one release out of the ledger."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from crypto.errors import ReleaseRefused
+from crypto.names import Phase
+from silo_agent.cli import cli
+from silo_agent.consent.ledger import Release
+from silo_agent.consent.state_store import STATE_FILE, StateStore
+from support.commands import Ran, run
+
+COHORT = ("ward-1", "ward-2", "ward-3", "ward-4")
+FIRST = Release(b"\x01" * 32, b"\x02" * 32, "votes", b"\x03" * 32, COHORT)
+SECOND = replace(FIRST, round=b"\x04" * 32, question=b"\x05" * 32, kind="evaluation")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> StateStore:
+    """FIRST was released over three survivors; SECOND did not come to survivors."""
+    store = StateStore(tmp_path / "state" / STATE_FILE)
+    for release in (FIRST, SECOND):
+        store.begin(release)
+        store.say(release.round, Phase.PLAN, b"acceptance")
+        store.release(release)
+    store.survive(FIRST, COHORT[:3])
+    return store
+
+
+def ledger(folder: Path, capsys: pytest.CaptureFixture[str], *more: object) -> Ran:
+    paths = ("model", "calibration", "signing_key", "roster", "certificate", "private_key", "authority", "policy")
+    config = {"silo": "ward-1", "aggregator": "host:1", "state": "state", **dict.fromkeys(paths, "none")}
+    (folder / "agent.yaml").write_text(yaml.safe_dump(config))
+    return run(cli, ["ledger", "--config", folder / "agent.yaml", *more], capsys)
+
+
+def test_releases_are_listed(store: StateStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = ledger(tmp_path, capsys, "--output", "json")
+    assert (ran.code, ran.err) == (0, "")
+    first = {
+        "round": "01" * 32,
+        "kind": "votes",
+        "question": "02" * 32,
+        "data": "03" * 32,
+        "roster": list(COHORT),
+        "survivors": list(COHORT[:3]),
+    }
+    second = {**first, "round": "04" * 32, "question": "05" * 32, "kind": "evaluation", "survivors": []}
+    assert ran.data == {"releases": [first, second]}
+
+
+def test_releases_are_listed_for_a_person(
+    store: StateStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = ledger(tmp_path, capsys)
+    assert ran.code == 0
+    first, second, count, _ = (block.split("\n") for block in (*ran.out.split("\n\n"), ""))
+    fields = [dict(line.split(maxsplit=1) for line in block) for block in (first, second)]
+    assert [field["round"] for field in fields] == ["01" * 32, "04" * 32]
+    assert [field["roster"] for field in fields] == ["4 silos", "4 silos"]
+    assert [field["survivors"] for field in fields] == ["ward-1, ward-2, ward-3", "none that this silo signed"]
+    assert count[0] == "releases: 2"
+
+
+def test_a_forgotten_release_is_said_to_be_a_risk_and_no_longer_refuses(
+    store: StateStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = replace(FIRST, round=b"\x06" * 32)
+    with pytest.raises(ReleaseRefused):
+        store.begin(again)
+    ran = ledger(tmp_path, capsys, "--forget", "01" * 32)
+    assert (ran.code, ran.err) == (0, "")
+    assert "differ from it by one silo" in ran.out
+    assert store.releases() == [SECOND]
+    store.begin(again)
+    with pytest.raises(ReleaseRefused):
+        store.begin(FIRST)  # the round itself is one in which this silo has spoken
+
+
+def test_forgetting_in_json(store: StateStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ledger(tmp_path, capsys, "--forget", "04" * 32, "--output", "json").data
+    assert data["forgotten"] == "04" * 32
+    assert "differ from it by one silo" in data["risk"]
+    assert [release["round"] for release in data["releases"]] == ["01" * 32]
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [("07" * 32, f"has no release in round {'07' * 32}"), ("0", "not a round"), ("", "no release")],
+)
+def test_what_is_not_in_the_ledger_cannot_be_forgotten(
+    given: str, problem: str, store: StateStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = ledger(tmp_path, capsys, "--forget", given, "--output", "json")
+    assert (ran.code, ran.err.count("\n")) == (4, 1)
+    assert problem in ran.err
+    assert '"status": "failed"' in ran.out
+    assert store.releases() == [replace(FIRST, survivors=COHORT[:3]), SECOND]
+
+
+def test_an_agent_that_released_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ledger(tmp_path, capsys).out == "releases: 0\n"

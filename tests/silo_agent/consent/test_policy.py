@@ -1,0 +1,598 @@
+"""What a silo refuses in a plan that is sound in itself but not this silo's (docs/protocol.md, 2.3), and the
+policy.yaml that says so.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, date, datetime, time, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from crypto.errors import ConfigError, IdentityError, PlanError, ReleaseRefused, SparsiloError, UnexpectedMessage
+from crypto.names import Backend, ReleaseKind, Suite
+from crypto.plan import Plan
+from crypto.primitives.signing import SigningKey
+from crypto.secagg.session import Round
+from silo_agent.config import AgentConfig
+from silo_agent.consent.policy import (
+    DAYS,
+    Approval,
+    Hours,
+    Policy,
+    check_budget,
+    check_plan,
+    check_policy,
+    check_start,
+    model_digest,
+    trusted_digest,
+)
+from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.rounds.opened_rounds import Start
+from sparsilo.v1 import plan_pb2
+from support.models import tiny_llama
+from support.opened import Tensors, opened, planned
+from support.plans import llama_tensors, plan_message, signing_keys
+
+ROSTER = {silo: key.public_bytes for silo, key in signing_keys(4).items()}
+X = Path()
+CONFIG = AgentConfig("silo-002", "localhost:1", X, X, X, X, X, X, X, X, X)
+POLICY = Policy(Approval.MANUAL, None)
+LAYER = "model.layers.1.mlp.down_proj.weight"
+NORM = "model.norm.weight"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("model") / "dense")
+
+
+@pytest.fixture(scope="module")
+def weights(folder: Path) -> DenseWeights:
+    return DenseWeights.open(folder)
+
+
+@pytest.fixture
+def message(weights: DenseWeights) -> plan_pb2.Plan:
+    """The plan that this silo accepts."""
+    message = plan_message(4)
+    del message.model[:]
+    message.model.extend(llama_tensors(weights))
+    return message
+
+
+def check(message: plan_pb2.Plan, weights: DenseWeights, config: AgentConfig = CONFIG, policy: Policy = POLICY) -> None:
+    check_plan(Plan.of(message), config, ROSTER, weights, weights.digest())
+    check_policy(Plan.of(message), policy)
+
+
+def tensor(message: plan_pb2.Plan, name: str) -> plan_pb2.Tensor:
+    return next(tensor for tensor in message.model if tensor.name == name)
+
+
+def test_an_honest_plan_passes(message: plan_pb2.Plan, weights: DenseWeights) -> None:
+    check(message, weights)
+    message.backend = Backend.INSECURE_PLAINTEXT
+    check(message, weights, replace(CONFIG, backend=Backend.INSECURE_PLAINTEXT))
+
+
+def one_silo_less(message: plan_pb2.Plan) -> None:
+    del message.roster[3]
+    message.threshold, message.least_survivors = 2, 3
+
+
+def one_silo_more(message: plan_pb2.Plan) -> None:
+    message.roster.add(silo="silo-004", signing_key=SigningKey.from_bytes(bytes(32), Suite.DEFAULT).public_bytes)
+
+
+def other_key(message: plan_pb2.Plan) -> None:
+    message.roster[1].signing_key = SigningKey.from_bytes(bytes(32), Suite.DEFAULT).public_bytes
+
+
+def other_name(message: plan_pb2.Plan) -> None:
+    message.roster[0].silo = "silo-000-b"
+
+
+def other_backend(message: plan_pb2.Plan) -> None:
+    message.backend = Backend.INSECURE_PLAINTEXT
+
+
+def one_tensor_less(message: plan_pb2.Plan) -> None:
+    message.model.remove(tensor(message, NORM))
+
+
+def one_tensor_more(message: plan_pb2.Plan) -> None:
+    message.model.add(name="z.weight", digest=bytes(32), shape=[1])
+
+
+def not_pruned(message: plan_pb2.Plan) -> None:
+    tensor(message, LAYER).prunable, tensor(message, LAYER).block = False, 0
+
+
+def in_another_block(message: plan_pb2.Plan) -> None:
+    tensor(message, LAYER).block = 0
+
+
+def turned(message: plan_pb2.Plan) -> None:
+    tensor(message, LAYER).input_first = True
+
+
+def pruned_too(message: plan_pb2.Plan) -> None:
+    tensor(message, "model.embed_tokens.weight").prunable = True
+
+
+def transposed(message: plan_pb2.Plan) -> None:
+    tensor(message, LAYER).shape[:] = reversed(tensor(message, LAYER).shape)
+
+
+def norm_of_another_shape(message: plan_pb2.Plan) -> None:
+    tensor(message, NORM).shape[:] = [33]
+
+
+@pytest.mark.clause("2.3.1")
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (other_backend, PlanError, ["backend insecure_plaintext", "accepts double_masking"]),
+        (one_silo_less, IdentityError, ["roster", "at silo-003"]),
+        (one_silo_more, IdentityError, ["roster", "at silo-004"]),
+        (other_key, IdentityError, ["roster", "at silo-001"]),
+        (other_name, IdentityError, ["roster", "at silo-000, silo-000-b"]),
+        (one_tensor_less, PlanError, ["model", f"{NORM} differs"]),
+        (one_tensor_more, PlanError, ["model", "z.weight differs"]),
+        (not_pruned, PlanError, ["prunes other tensors"]),
+        (pruned_too, PlanError, ["prunes other tensors"]),
+        (in_another_block, PlanError, ["prunes other tensors"]),
+        (turned, PlanError, ["prunes other tensors"]),
+        (transposed, PlanError, ["shape", LAYER]),
+        (norm_of_another_shape, PlanError, ["shape", NORM]),
+    ],
+)
+def test_refused(
+    change: Callable[[plan_pb2.Plan], None],
+    error: type[SparsiloError],
+    words: list[str],
+    message: plan_pb2.Plan,
+    weights: DenseWeights,
+) -> None:
+    change(message)
+    with pytest.raises(error) as refused:
+        check(message, weights)
+    assert type(refused.value) is error
+    assert all(word in refused.value.message for word in words), refused.value.message
+    assert "\n" not in str(refused.value)
+
+
+def test_a_silo_that_accepts_plaintext_refuses_another_backend(message: plan_pb2.Plan, weights: DenseWeights) -> None:
+    with pytest.raises(PlanError, match="accepts insecure_plaintext"):
+        check(message, weights, replace(CONFIG, backend=Backend.INSECURE_PLAINTEXT))
+
+
+@pytest.mark.clause("2.3.3")
+@pytest.mark.parametrize(("planned", "accepted"), [(Suite.DEFAULT, Suite.FIPS), (Suite.FIPS, Suite.DEFAULT)])
+def test_another_suite(planned: Suite, accepted: Suite, message: plan_pb2.Plan, weights: DenseWeights) -> None:
+    message.suite = planned
+    for member, key in zip(message.roster, signing_keys(4, planned).values(), strict=True):
+        member.signing_key = key.public_bytes
+    with pytest.raises(PlanError, match=f"the suite {planned} and this silo accepts {accepted}"):
+        check(message, weights, replace(CONFIG, suite=accepted))
+
+
+@pytest.mark.clause("2.3.4")
+@pytest.mark.parametrize("honest", [2, 3, 4])
+@pytest.mark.parametrize("colluders", [0, 1, 2])
+def test_as_many_colluders_and_honest_survivors_as_this_silo_asks_for(
+    colluders: int, honest: int, message: plan_pb2.Plan, weights: DenseWeights
+) -> None:
+    """The plan withstands one colluder of four and opens sums over all four: three of them are honest."""
+    message.colluders, message.least_survivors = 1, 4
+    policy = replace(POLICY, colluders=colluders, least_honest_survivors=honest)
+    if colluders > 1:
+        with pytest.raises(PlanError, match="withstands 1 colluders and this silo asks for 2"):
+            check(message, weights, policy=policy)
+    elif honest > 3:
+        with pytest.raises(PlanError, match="over 3 honest survivors and this silo asks for 4"):
+            check(message, weights, policy=policy)
+    else:
+        check(message, weights, policy=policy)
+
+
+def test_two_honest_survivors_are_too_few_for_a_silo_that_says_nothing_of_them(
+    message: plan_pb2.Plan, weights: DenseWeights
+) -> None:
+    message.colluders, message.threshold, message.least_survivors, message.two_honest_survivors = 2, 4, 4, True
+    with pytest.raises(PlanError, match="over 2 honest survivors and this silo asks for 3"):
+        check(message, weights)
+    check(message, weights, policy=replace(POLICY, least_honest_survivors=2))
+
+
+def test_a_silo_outside_its_own_roster(message: plan_pb2.Plan, weights: DenseWeights) -> None:
+    with pytest.raises(IdentityError, match="silo-009 is not in the roster"):
+        check(message, weights, replace(CONFIG, silo="silo-009"))
+
+
+@pytest.mark.parametrize("altered", [LAYER, NORM, "model.embed_tokens.weight"])
+def test_one_bit_of_one_tensor(
+    altered: str, message: plan_pb2.Plan, folder: Path, weights: DenseWeights, tmp_path: Path
+) -> None:
+    """Whether the silo holds the altered model or is offered it."""
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(folder / "model.safetensors")
+    tensors[altered].view(torch.int32).flatten()[-1] ^= 1
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    theirs = DenseWeights.open(tmp_path)
+    with pytest.raises(PlanError, match=f"{altered} differs"):
+        check(message, theirs)
+    tensor(message, altered).digest = theirs.digest()[altered]
+    with pytest.raises(PlanError, match=f"{altered} differs"):
+        check(message, weights)
+
+
+# Layer sampling and ratios of its own.
+
+
+def sampled(message: plan_pb2.Plan) -> plan_pb2.Plan:
+    """Two blocks, of which silo-000 prunes one."""
+    message.pruning.cohort_floor = 3
+    for member, capacity in zip(message.roster, (1, 2, 2, 2), strict=True):
+        member.capacity = capacity
+    message.rounds[0].sampling.SetInParent()
+    for block in range(2):
+        message.rounds.add(block=block).votes.SetInParent()
+    return message
+
+
+@pytest.mark.clause("2.3.6")
+@pytest.mark.parametrize("capacity", [0, 1, 2, 3])
+def test_as_many_blocks_as_this_silo_declares(capacity: int, message: plan_pb2.Plan, weights: DenseWeights) -> None:
+    config = replace(CONFIG, capacity=capacity)
+    check(message, weights, config)  # without layer sampling
+    sampled(message)
+    if capacity in (0, 2):
+        check(message, weights, config)
+    else:
+        with pytest.raises(PlanError, match=f"a capacity of 2 for this silo, whose own is {capacity}"):
+            check(message, weights, config)
+    check(message, weights, replace(config, silo="silo-000", capacity=1))
+
+
+@pytest.mark.clause("2.3.6")
+@pytest.mark.parametrize("ratio", ["", "0.3", "0.5", "0.31"])
+def test_the_sparsity_ratio_of_this_silo(ratio: str, message: plan_pb2.Plan, weights: DenseWeights) -> None:
+    config = replace(CONFIG, sparsity_ratio=ratio)
+    check(message, weights, config)  # the plan has none for this silo
+    message.roster[2].sparsity_ratio = "0.3"
+    if ratio in ("", "0.3"):
+        check(message, weights, config)
+    else:
+        with pytest.raises(PlanError, match=f"a sparsity_ratio of 0.3 for this silo, whose own is {ratio}"):
+            check(message, weights, config)
+    check(message, weights, replace(config, silo="silo-001"))
+
+
+@pytest.mark.clause("2.3.4")
+@pytest.mark.parametrize(("two", "asked"), [(False, 3), (False, 4), (True, 2), (True, 3)])
+def test_a_cohort_may_be_as_small_as_its_honest_survivors(
+    two: bool, asked: int, message: plan_pb2.Plan, weights: DenseWeights
+) -> None:
+    """However many of the whole roster must survive."""
+    message.least_survivors, message.two_honest_survivors = 4, two
+    policy, honest = replace(POLICY, least_honest_survivors=asked, least_survivors=2), 2 if two else 3
+    check(message, weights, policy=policy)
+    sampled(message)
+    if asked <= honest:
+        check(message, weights, policy=policy)
+    else:
+        with pytest.raises(PlanError, match=f"over {honest} honest survivors and this silo asks for {asked}"):
+            check(message, weights, policy=policy)
+
+
+# What a round starts from.
+
+BLOCKS: Tensors = {f"blocks.{block}.weight": (block, (2, 3), False) for block in range(4)}
+
+
+def started(folder: Path) -> Start:
+    """After the coin was opened; the next round is block 0's."""
+    plan = planned(BLOCKS, cohort_floor=3, capacities=(3, 2, 3, 2, 2))
+    return Start(plan, [opened(Start(plan).round, {"coin": [1, 2, 3, 4]}, 5, folder, bytes([7] * 32))])
+
+
+@pytest.mark.clause("2.2.3", "2.2.4", "2.6.2")
+def test_a_round_starts_from_what_was_opened_and_with_the_cohort_that_was_drawn(tmp_path: Path) -> None:
+    start = started(tmp_path)
+    honest = start.round
+    drawn, others = honest.cohort, [silo for silo in start.plan.silos if silo not in honest.cohort]
+    assert (len(drawn), len(others)) == (3, 2)
+    for silo in drawn:
+        check_start(honest, start, silo)
+    for silo in others:
+        with pytest.raises(UnexpectedMessage, match=r"^aggregator: offers round 1 to a silo that is not in its cohort"):
+            check_start(honest, start, silo)
+    for input_ in (bytes(32), honest.input_digest[::-1], b""):
+        with pytest.raises(UnexpectedMessage, match=r"^aggregator: offers round 1 with another input"):
+            check_start(replace(honest, input_digest=input_), start, drawn[0])
+    for cohort in ((*drawn, others[0]), (*drawn[:2], others[1]), drawn[:2], drawn[::-1], ()):
+        for silo in {*drawn, *cohort}:
+            with pytest.raises(UnexpectedMessage, match=r"^aggregator: offers round 1 with another cohort"):
+                check_start(replace(honest, cohort=cohort), start, silo)
+
+
+@pytest.mark.clause("2.2.3")
+def test_a_first_round_starts_from_nothing_and_is_for_all() -> None:
+    start = Start(planned(BLOCKS, cohort_floor=3, capacities=(3, 2, 3, 2, 2)))
+    for silo in start.plan.silos:
+        check_start(start.round, start, silo)
+    with pytest.raises(UnexpectedMessage, match="another input"):
+        check_start(Round(start.plan, 0, bytes(32)), start, "silo-000")
+    with pytest.raises(UnexpectedMessage, match="another cohort"):
+        check_start(Round(start.plan, 0, b"", start.plan.silos), start, "silo-000")
+
+
+# What the policy covers.
+
+
+@pytest.mark.clause("2.3.7")
+def test_only_a_trusted_model(message: plan_pb2.Plan, weights: DenseWeights) -> None:
+    trusted = trusted_digest(weights).hex()
+    check(message, weights, policy=replace(POLICY, models=frozenset({"0" * 64, trusted})))
+    with pytest.raises(PlanError, match=f"the plan's model {trusted} is not one that this silo trusts"):
+        check(message, weights, policy=replace(POLICY, models=frozenset({"0" * 64})))
+
+
+def test_the_digest_of_a_model_by_hand(message: plan_pb2.Plan, weights: DenseWeights) -> None:
+    """Section 2 of docs/formats.md; from a plan and from a folder it is the same."""
+    state = sha256(b"sparsilo/1 model")
+    for each in message.model:  # ascending already
+        state.update(sha256(each.name.encode()).digest() + each.digest)
+    assert trusted_digest(weights) == state.digest()
+    digests = {each.name: each.digest for each in reversed(message.model)}
+    assert model_digest(digests) == state.digest()
+    for name, digest in digests.items():
+        others = {each: digests[each] for each in digests if each != name}
+        changes = (others, {**others, f"{name}x": digest}, {**others, name: digest[::-1]})
+        assert all(model_digest(change) != state.digest() for change in changes)
+
+
+def rounds_of_every_kind(message: plan_pb2.Plan) -> list[plan_pb2.Plan]:
+    """Two plans that have them all."""
+    message.rounds.add(evaluation=plan_pb2.Evaluation(sequences=1, candidates=[plan_pb2.Candidate(dense=True)]))
+    other = sampled(plan_pb2.Plan.FromString(message.SerializeToString()))
+    other.pruning.pruner, other.pruning.comparison_group, other.pruning.allocation = "sparsegpt", "layer", "owl"
+    del other.rounds[:]
+    other.rounds.add().sampling.SetInParent()
+    other.rounds.add().outliers.SetInParent()
+    for block in range(2):
+        other.rounds.add(block=block).scales.SetInParent()
+        other.rounds.add(block=block).weights.SetInParent()
+    return [message, other]
+
+
+@pytest.mark.clause("2.3.7")
+@pytest.mark.parametrize("kind", ReleaseKind)
+def test_every_rounds_release_kind(kind: ReleaseKind, message: plan_pb2.Plan, weights: DenseWeights) -> None:
+    policy, refused = replace(POLICY, release_kinds=frozenset(ReleaseKind) - {kind}), 0
+    for offered in rounds_of_every_kind(message):
+        check(offered, weights)
+        if kind in {each.WhichOneof("release") for each in offered.rounds}:
+            refused += 1
+            with pytest.raises(PlanError, match=f"a round of {kind}, which this silo does not release"):
+                check(offered, weights, policy=policy)
+        else:
+            check(offered, weights, policy=policy)
+    assert refused == 1
+
+
+@pytest.mark.clause("2.3.7")
+@pytest.mark.parametrize(
+    ("field", "planned", "said"),
+    [
+        ("least_survivors", 3, "opens sums over 3 survivors"),
+        ("least_cohort", 4, "is over a cohort of 4 silos"),
+        ("least_samples", 4, "uses 4 samples"),
+        ("least_sequence_length", 16, "uses sequences of 16 tokens"),
+    ],
+)
+def test_no_less_than_the_policy_asks_for(
+    field: str, planned: int, said: str, message: plan_pb2.Plan, weights: DenseWeights
+) -> None:
+    fields: dict[str, Any] = {field: planned}
+    check(message, weights, policy=replace(POLICY, **fields))
+    with pytest.raises(PlanError, match=f"^the plan {said} and this silo asks for {planned + 1} ") as refused:
+        check(message, weights, policy=replace(POLICY, **{field: planned + 1}))
+    assert refused.value.hint == f"{field} in the policy"
+
+
+@pytest.mark.clause("2.3.7")
+@pytest.mark.parametrize("colluders", [0, 1])
+def test_with_layer_sampling_a_cohort_counts_and_its_survivors(
+    colluders: int, message: plan_pb2.Plan, weights: DenseWeights
+) -> None:
+    """Of 4 silos at least floor, and of those at least the larger of a threshold and colluders + 3 (2.6.3)."""
+    message.least_survivors, message.threshold, message.colluders = 4, 4, colluders
+    sampled(message)
+    message.pruning.cohort_floor = 3 + colluders
+    message.roster[0].capacity = 2
+    floor = survivors = 3 + colluders
+    check(message, weights, policy=replace(POLICY, least_cohort=floor, least_survivors=survivors))
+    with pytest.raises(PlanError, match=f"over a cohort of {floor} silos and this silo asks for {floor + 1}"):
+        check(message, weights, policy=replace(POLICY, least_cohort=floor + 1))
+    with pytest.raises(PlanError, match=f"sums over {survivors} survivors and this silo asks for {survivors + 1}"):
+        check(message, weights, policy=replace(POLICY, least_survivors=survivors + 1))
+
+
+def test_a_privacy_budget_refuses_every_plan(message: plan_pb2.Plan, weights: DenseWeights) -> None:
+    with pytest.raises(PlanError, match="adds no noise, and this silo's privacy budget is epsilon 8") as refused:
+        check(message, weights, policy=replace(POLICY, epsilon=8.0))
+    assert "no differential privacy" in refused.value.hint
+
+
+@pytest.mark.clause("2.3.7")
+def test_rounds_to_come_must_be_left_in_the_budget() -> None:
+    policy = replace(POLICY, releases=5)
+    for made, wanted in ((0, 5), (4, 1), (5, 0)):
+        check_budget(policy, made, wanted)
+    for made, wanted, left in ((0, 6, 5), (4, 2, 1), (5, 1, 0), (9, 1, 0)):
+        with pytest.raises(ReleaseRefused, match=f"{wanted} rounds are to come, and this text has {left} of 5 left"):
+            check_budget(policy, made, wanted)
+
+
+# policy.yaml.
+
+WHOLE: dict[str, Any] = {
+    "models": ["0a" * 32, "ff" * 32],
+    "release_kinds": ["votes", "evaluation"],
+    "least_survivors": 4,
+    "least_cohort": 5,
+    "least_honest_survivors": 2,
+    "colluders": 1,
+    "least_samples": 8,
+    "least_sequence_length": 64,
+    "budget": {"releases": 7, "epsilon": 0.5, "delta": 0.00001},
+    "approval": "auto",
+    "hours": {"days": ["mon", "fri"], "from": "22:30", "to": "06:00", "timezone": "Europe/Berlin"},
+}
+
+
+def read(folder: Path, content: object) -> Policy:
+    (folder / "policy.yaml").write_text(yaml.safe_dump(content))
+    return Policy.read(folder / "policy.yaml")
+
+
+def test_a_policy_with_every_field(tmp_path: Path) -> None:
+    assert read(tmp_path, WHOLE) == Policy(
+        approval=Approval.AUTO,
+        models=frozenset({"0a" * 32, "ff" * 32}),
+        release_kinds=frozenset({ReleaseKind.VOTES, ReleaseKind.EVALUATION}),
+        least_survivors=4,
+        least_cohort=5,
+        least_honest_survivors=2,
+        colluders=1,
+        least_samples=8,
+        least_sequence_length=64,
+        releases=7,
+        epsilon=0.5,
+        delta=0.00001,
+        hours=Hours(("mon", "fri"), time(22, 30), time(6), ZoneInfo("Europe/Berlin")),
+    )
+
+
+def test_what_a_policy_does_not_say(tmp_path: Path) -> None:
+    """The defaults of docs/formats.md, section 12."""
+    found = read(tmp_path, {"models": "any", "approval": "manual"})
+    assert found == Policy(Approval.MANUAL, None, frozenset(ReleaseKind), 3, 3, 3, 0, 1, 2, 100, None, None, None)
+    assert read(tmp_path, {"models": "any", "approval": "manual", "budget": {"epsilon": "unlimited"}}) == found
+
+
+@pytest.mark.parametrize("missing", ["models", "approval"])
+def test_what_a_policy_must_say(missing: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"policy\.yaml: {missing}: is missing"):
+        read(tmp_path, {name: value for name, value in WHOLE.items() if name != missing})
+
+
+WRONG: list[tuple[str, list[object]]] = [
+    ("models", ["none", [], ["0a" * 31], ["0A" * 32], [1], {"any": True}, None]),
+    ("release_kinds", ["votes", [], ["text"], [["votes"]], None]),
+    *((name, [1, 201, 3.0, True, "3", None]) for name in ("least_survivors", "least_cohort", "least_honest_survivors")),
+    ("colluders", [-1, 198, 0.0, False, "0"]),
+    ("least_samples", [0, 2**31, 1.0]),
+    ("least_sequence_length", [1, 2**31, "2"]),
+    ("approval", ["yes", True, None, ["manual"]]),
+    ("budget", [None, 5, []]),
+    ("hours", [None, "always", []]),
+    ("budget: releases", [0, -1, 1.5, "100", True]),
+    ("budget: epsilon", [0, -1, float("nan"), float("inf"), "infinite", True, None]),
+    ("budget: delta", [0, 1, 0.0, 1.0, "0.1", float("nan"), True]),
+    ("budget: rounds", [1]),
+    ("hours: days", [[], "mon", ["monday"], [["mon"]], [1], None]),
+    ("hours: from", ["8:00", "24:00", "08:60", 800, None, "06:00"]),
+    ("hours: to", ["8:00", "24:00", 1080, None, "22:30"]),
+    ("hours: timezone", ["Berlin", "", 1, "../UTC", "/etc/localtime", None]),
+    ("hours: until", ["08:00"]),
+    ("epsilon", [1.0]),
+    ("releases", [1]),
+    ("least_colluders", [1]),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WRONG for value in values])
+def test_a_wrong_field_is_named_with_its_file(field: str, value: object, tmp_path: Path) -> None:
+    group, _, name = field.rpartition(": ")
+    changed = {**WHOLE, group: {**WHOLE[group], name: value}} if group else {**WHOLE, name: value}
+    named = "to" if (field, value) == ("hours: from", "06:00") else name  # the same as the other end
+    with pytest.raises(ConfigError) as refused:
+        read(tmp_path, changed)
+    where = f"{tmp_path / 'policy.yaml'}: {group + ': ' if group else ''}{named}: "
+    assert refused.value.message.startswith(where), refused.value.message
+    assert "\n" not in str(refused.value)
+
+
+# Hours.
+
+zones = st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Pacific/Apia"]).map(ZoneInfo)
+minutes = st.integers(0, 24 * 60 - 1)
+days = st.sets(st.sampled_from(DAYS), min_size=1).map(lambda chosen: tuple(sorted(chosen, key=DAYS.index)))
+moments = st.datetimes(datetime(2026, 1, 1), datetime(2027, 12, 31), timezones=st.just(UTC))
+
+
+def windows(hours: Hours, around: date) -> list[tuple[datetime, datetime]]:
+    """As a wall clock would be read, without a time zone: where each begins and ends."""
+    found = []
+    for offset in range(-8, 9):
+        day = around + timedelta(offset)
+        if day.strftime("%a").lower() in hours.days:
+            begin, end = (datetime.combine(day, at) for at in (hours.begin, hours.end))
+            found.append((begin, end if end > begin else end + timedelta(1)))
+    return found
+
+
+@given(days, minutes, minutes, zones, moments)
+def test_a_moment_is_within_hours_when_the_wall_clock_says_so(
+    chosen: tuple[str, ...], begin: int, end: int, zone: ZoneInfo, now: datetime
+) -> None:
+    hours = Hours(chosen, time(*divmod(begin, 60)), time(*divmod((begin + 1 + end) % 1440, 60)), zone)
+    if hours.begin == hours.end:
+        return
+    local = now.astimezone(zone).replace(tzinfo=None)
+    assert hours.contains(now) == any(a <= local < b for a, b in windows(hours, local.date()))
+
+
+@settings(max_examples=40)
+@given(days, minutes, minutes, moments)
+def test_hours_open_at_the_next_moment_that_is_within(
+    chosen: tuple[str, ...], begin: int, end: int, now: datetime
+) -> None:
+    hours = Hours(chosen, time(*divmod(begin, 60)), time(*divmod((begin + 1 + end) % 1440, 60)), ZoneInfo("UTC"))
+    if hours.begin == hours.end:
+        return
+    plain = now.replace(tzinfo=None)
+    expected = min(max(a, plain) for a, b in windows(hours, plain.date()) if b > plain)
+    assert hours.opens(now) == expected.replace(tzinfo=UTC)
+
+
+def test_a_working_day_to_the_second() -> None:
+    """It begins with its first moment and ends before its last."""
+    hours = Hours(("wed",), time(8), time(18), ZoneInfo("UTC"))
+    for moment, is_within in (("07:59:59.999", False), ("08:00", True), ("17:59:59.999", True), ("18:00", False)):
+        assert hours.contains(datetime.fromisoformat(f"2026-01-07T{moment}+00:00")) is is_within
+
+
+def test_a_night_shift_from_friday_to_saturday() -> None:
+    """On a clock in Berlin, an hour ahead of UTC in winter."""
+    night = Hours(("fri",), time(22), time(6), ZoneInfo("Europe/Berlin"))
+    friday = datetime(2026, 1, 2, 20, 59, 59, tzinfo=UTC)
+    assert not night.contains(friday)
+    assert night.opens(friday) == datetime(2026, 1, 2, 21, tzinfo=UTC)
+    assert night.contains(datetime(2026, 1, 3, 4, 59, 59, tzinfo=UTC))  # Saturday morning
+    assert not night.contains(datetime(2026, 1, 3, 5, tzinfo=UTC))
+    assert not night.contains(datetime(2026, 1, 2, 4, tzinfo=UTC))  # Friday morning is Thursday's night
+    assert night.opens(datetime(2026, 1, 3, 5, tzinfo=UTC)) == datetime(2026, 1, 9, 21, tzinfo=UTC)

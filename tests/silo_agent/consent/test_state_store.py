@@ -1,0 +1,248 @@
+"""What an agent remembers after it was killed, and that two agents on one folder keep one promise."""
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crypto.errors import InputError, ReleaseRefused
+from crypto.names import Phase, ReleaseKind
+from silo_agent.consent import state_store
+from silo_agent.consent.ledger import Release, check_release
+from silo_agent.consent.state_store import Decision, OfferedPlan, StateStore
+
+ROSTER = ("a", "b", "c", "d")
+FIRST = Release(b"1" * 32, b"q" * 32, ReleaseKind.VOTES, b"d" * 32, ROSTER)
+NEXT = replace(FIRST, round=b"2" * 32, question=b"r" * 32)
+SAME_QUESTION = replace(NEXT, question=FIRST.question)
+
+PLAN, OTHER = b"p" * 32, b"o" * 32
+NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
+LATER = (NOW + timedelta(minutes=90)).astimezone(timezone(timedelta(hours=2)))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "agent.sqlite"
+
+
+def test_the_folder_is_made_and_nobody_elses(file: Path) -> None:
+    assert StateStore(file).releases() == []
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.clause("4.3")
+def test_in_a_phase_of_a_round_one_thing_is_said(file: Path) -> None:
+    for round_, phase in product((b"1" * 32, b"2" * 32), (Phase.PLAN, Phase.KEYS)):
+        said = round_ + phase.encode()
+        for _ in range(2):  # also by the next process
+            StateStore(file).say(round_, phase, said)
+            with pytest.raises(ReleaseRefused, match=f"said something else in phase {phase}"):
+                StateStore(file).say(round_, phase, said + b"x")
+
+
+@pytest.mark.clause("4.10")
+def test_whoever_spoke_in_a_round_does_not_begin_it_again(file: Path) -> None:
+    StateStore(file).begin(FIRST)
+    StateStore(file).begin(FIRST)  # it has said nothing yet
+    StateStore(file).say(FIRST.round, Phase.PLAN, b"acceptance")
+    with pytest.raises(ReleaseRefused, match="already took part in round 3131313131313131"):
+        StateStore(file).begin(FIRST)
+    StateStore(file).begin(SAME_QUESTION)  # nothing was released
+
+
+@pytest.mark.clause("2.5.2", "2.5.3")
+def test_a_release_is_never_forgotten(file: Path) -> None:
+    store = StateStore(file)
+    store.release(FIRST)
+    store.release(FIRST)  # a retry of the upload
+    assert StateStore(file).releases() == [FIRST]
+    for refuse in (StateStore(file).begin, StateStore(file).release):
+        with pytest.raises(ReleaseRefused, match="the same was asked"):
+            refuse(SAME_QUESTION)
+    store.release(replace(NEXT, colluders=2))
+    assert StateStore(file).releases() == [FIRST, replace(NEXT, colluders=2)]
+
+
+@pytest.mark.clause("2.5.5")
+def test_survivors_are_noted_or_refused(file: Path) -> None:
+    store = StateStore(file)
+    store.release(FIRST)
+    store.survive(FIRST, ROSTER)
+    store.release(FIRST)  # takes nothing back
+    store.release(NEXT)
+    with pytest.raises(ReleaseRefused, match="the survivors differ by one"):
+        StateStore(file).survive(NEXT, ROSTER[:3])
+    assert StateStore(file).releases() == [replace(FIRST, survivors=ROSTER), NEXT]
+    StateStore(file).survive(NEXT, ROSTER[:2])
+    assert StateStore(file).releases()[1].survivors == ROSTER[:2]
+
+
+def test_a_release_can_be_taken_out_by_hand_but_not_what_was_said(file: Path) -> None:
+    store = StateStore(file)
+    store.say(FIRST.round, Phase.PLAN, b"acceptance")
+    store.release(FIRST)
+    with pytest.raises(InputError, match=f"no release in round {NEXT.round.hex()}"):
+        store.forget(NEXT.round)
+    store.forget(FIRST.round)
+    assert StateStore(file).releases() == []
+    StateStore(file).release(SAME_QUESTION)
+    with pytest.raises(ReleaseRefused, match="already took part"):
+        StateStore(file).begin(FIRST)
+
+
+def test_two_agents_that_share_a_folder_release_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    StateStore(file)
+
+    def slowly(*arguments: Any) -> None:
+        check_release(*arguments)
+        time.sleep(0.05)  # time enough for another one to look into the same ledger
+
+    monkeypatch.setattr(state_store, "check_release", slowly)
+
+    def released(number: int) -> bool:
+        try:
+            StateStore(file).release(replace(FIRST, round=bytes([number] * 32)))
+        except ReleaseRefused:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(released, range(8))) == 1
+    assert len(StateStore(file).releases()) == 1
+
+
+@pytest.mark.clause("2.5.2", "2.5.5")
+def test_a_ledger_from_before_there_were_blocks_still_counts(file: Path) -> None:
+    file.parent.mkdir()
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute(
+            """CREATE TABLE releases (round BLOB PRIMARY KEY, question BLOB NOT NULL, kind TEXT NOT NULL,
+            data BLOB NOT NULL, roster TEXT NOT NULL, survivors TEXT NOT NULL, colluders INTEGER NOT NULL) STRICT"""
+        )
+        row = (FIRST.round, FIRST.question, "votes", FIRST.data, ",".join(ROSTER), ",".join(ROSTER[:3]), 1)
+        database.execute("INSERT INTO releases VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    earlier, of_a_block = replace(FIRST, survivors=ROSTER[:3], colluders=1), replace(NEXT, block=3)
+    for _ in range(2):  # the second time nothing is left to change
+        assert StateStore(file).releases() == [earlier]
+    StateStore(file).release(of_a_block)
+    assert StateStore(file).releases() == [earlier, of_a_block]
+    with pytest.raises(ReleaseRefused, match="the same was asked"):
+        StateStore(file).begin(SAME_QUESTION)
+    with pytest.raises(ReleaseRefused, match="the survivors differ"):
+        StateStore(file).survive(of_a_block, ROSTER)
+
+
+def test_a_block_is_remembered(file: Path) -> None:
+    """0 is a block too, and not all of them."""
+    of_blocks = [
+        replace(FIRST, round=bytes([n] * 32), question=bytes([n] * 32), block=block)
+        for n, block in enumerate((None, 0, 1))
+    ]
+    for release in of_blocks:
+        StateStore(file).release(release)
+    assert StateStore(file).releases() == of_blocks
+    StateStore(file).survive(of_blocks[1], ROSTER)
+    StateStore(file).survive(of_blocks[2], ROSTER[:3])
+    with pytest.raises(ReleaseRefused, match="the survivors differ by one"):
+        StateStore(file).survive(of_blocks[0], ROSTER)
+
+
+def test_what_a_killed_process_noted_is_there(file: Path) -> None:
+    killed = f"""
+import os, signal
+from pathlib import Path
+from crypto.names import Phase
+from silo_agent.consent.ledger import Release
+from silo_agent.consent.state_store import StateStore
+store = StateStore(Path({str(file)!r}))
+store.say(b"1" * 32, Phase.PLAN, b"acceptance")
+store.release(Release(b"1" * 32, b"q" * 32, "votes", b"d" * 32, ("a", "b", "c", "d")))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    ran = subprocess.run([sys.executable, "-c", killed], cwd=Path(__file__).parents[3], check=False)
+    assert ran.returncode == -signal.SIGKILL
+    assert StateStore(file).releases() == [FIRST]
+    with pytest.raises(ReleaseRefused, match="already took part"):
+        StateStore(file).begin(FIRST)
+
+
+def test_a_file_that_is_no_store_is_named(file: Path) -> None:
+    file.parent.mkdir()
+    file.write_bytes(b"not a database " * 100)
+    with pytest.raises(InputError, match=r"agent\.sqlite: file is not a database"):
+        StateStore(file)
+
+
+# Offered plans and what was decided on them.
+
+
+def test_an_offered_plan_waits_for_a_decision(file: Path) -> None:
+    assert StateStore(file).offer(PLAN, b"plan", NOW)
+    assert not StateStore(file).offer(PLAN, b"plan", LATER)  # it still is
+    assert StateStore(file).offer(OTHER, b"other", LATER)
+    first = OfferedPlan(PLAN, b"plan", "2026-11-28T12:00:00+00:00", "2026-11-28T13:30:00+00:00", *[None] * 4)
+    second = OfferedPlan(OTHER, b"other", "2026-11-28T13:30:00+00:00", "2026-11-28T13:30:00+00:00", *[None] * 4)
+    assert StateStore(file).offers() == [first, second]
+    assert StateStore(file).undecided(datetime.min.replace(tzinfo=UTC)) == 2
+    assert StateStore(file).decision(PLAN) is StateStore(file).decision(b"never") is None
+
+
+@pytest.mark.parametrize("decision", Decision)
+def test_a_decision_is_final(decision: Decision, file: Path) -> None:
+    [contrary] = {*Decision} - {decision}
+    for plan in (PLAN, OTHER):
+        StateStore(file).offer(plan, b"plan", NOW)
+    StateStore(file).decide(PLAN, decision, "doe", NOW, "because")
+    decided = ("doe", "because", "2026-11-28T12:00:00+00:00")
+    for _ in range(2):
+        assert StateStore(file).decision(PLAN) is decision
+        assert StateStore(file).undecided(datetime.min.replace(tzinfo=UTC)) == 1
+        found, other = StateStore(file).offers()
+        assert (found.decision, found.by, found.reason, found.decided) == (decision, *decided)
+        assert other.decision is None
+        StateStore(file).decide(PLAN, decision, "roe", LATER)  # the same again
+        with pytest.raises(InputError, match=f"plan {PLAN.hex()[:16]}: was {decision} by doe before"):
+            StateStore(file).decide(PLAN, contrary, "roe", LATER)
+        StateStore(file).offer(PLAN, b"plan", LATER)  # takes nothing back
+    StateStore(file).decide(OTHER, contrary, "roe", LATER)
+    assert [each.decision for each in StateStore(file).offers()] == [decision, contrary]
+
+
+def test_what_was_never_offered_cannot_be_decided_on(file: Path) -> None:
+    with pytest.raises(InputError, match="was never offered"):
+        StateStore(file).decide(PLAN, Decision.APPROVED, "doe", NOW)
+    assert StateStore(file).offers() == []
+
+
+def test_of_contrary_decisions_at_once_one_counts(file: Path) -> None:
+    StateStore(file).offer(PLAN, b"plan", NOW)
+
+    def decided(number: int) -> Decision | None:
+        decision = list(Decision)[number % 2]
+        try:
+            StateStore(file).decide(PLAN, decision, f"person {number}", NOW)
+        except InputError:
+            return None
+        return decision
+
+    with ThreadPoolExecutor(8) as pool:
+        made = set(pool.map(decided, range(8))) - {None}
+    assert made == {StateStore(file).decision(PLAN)}
+
+
+def test_the_audit_logs_head(file: Path) -> None:
+    assert StateStore(file).audit_head() is None
+    for head in ((1, "a" * 64), (2, "b" * 64)):
+        StateStore(file).note_audit_head(*head)
+        assert StateStore(file).audit_head() == head

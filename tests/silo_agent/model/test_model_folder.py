@@ -1,0 +1,96 @@
+"""A model's name: a folder, or a hub id found in the hub's cache. No network."""
+
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import HTTPError
+
+from crypto.errors import ModelError
+from silo_agent.model import model_folder as module
+from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.model.model_folder import model_folder
+from support.models import tiny_llama
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A hub cache that has `owner/tiny`, branch main and tag v1, on a machine that is offline."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # where no folder has the names used here
+    repository = tmp_path / "models--owner--tiny"
+    tiny_llama(repository / "snapshots" / COMMIT, blocks=1)
+    (repository / "refs").mkdir()
+    for revision in ("main", "v1"):
+        (repository / "refs" / revision).write_text(COMMIT)
+    return repository / "snapshots" / COMMIT
+
+
+@pytest.mark.parametrize("name", ["owner/tiny", "owner/tiny@v1", "owner/tiny@main", f"owner/tiny@{COMMIT}"])
+def test_a_hub_id_is_its_snapshot(cache: Path, name: str) -> None:
+    assert model_folder(name) == cache
+    assert DenseWeights.open(model_folder(name)).tokenizer
+
+
+def test_a_folder_is_itself_even_where_it_looks_like_an_id(cache: Path) -> None:
+    assert model_folder(cache) == model_folder(str(cache)) == cache
+    Path("owner/tiny").mkdir(parents=True)
+    assert model_folder("owner/tiny") == Path("owner/tiny")
+
+
+@pytest.mark.parametrize("name", ["nowhere", "a/b/c", "/owner/tiny", "../tiny", "owner/tiny@", "owner/", Path("/x")])
+def test_neither_folder_nor_id(cache: Path, name: str | Path) -> None:
+    with pytest.raises(ModelError, match="no such folder") as raised:
+        model_folder(name)
+    assert "hub id" in raised.value.hint
+
+
+@pytest.mark.parametrize("name", ["owner/other", "owner/tiny@v2", "owner/ti..ny"])
+def test_not_in_the_cache(cache: Path, name: str) -> None:
+    with pytest.raises(ModelError, match=rf"^{name}: no such folder, and not to be had from the hub: \w+Error: "):
+        model_folder(name)
+
+
+@pytest.mark.parametrize("error", [HTTPError("connection\nlost"), OSError(28, "No space left"), ValueError("odd")])
+def test_what_goes_wrong_on_the_way_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def download(*_: object, **__: object) -> str:
+        raise error
+
+    monkeypatch.setattr(module, "snapshot_download", download)
+    with pytest.raises(ModelError) as raised:
+        model_folder("owner/tiny")
+    assert raised.value.__cause__ is error and "\\n" not in str(raised.value) and len(str(raised.value)) < 500
+
+
+def test_weights_config_and_tokenizer_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        "config.json": True,
+        "model.safetensors": True,
+        "model-00001-of-00002.safetensors": True,
+        "model.safetensors.index.json": True,
+        "tokenizer.json": True,
+        "tokenizer.model": True,
+        "merges.txt": True,
+        "chat_template.jinja": True,
+        "pytorch_model.bin": False,
+        "modeling_tiny.py": False,
+        "consolidated.safetensors": False,
+        "original/params.json": False,
+        "onnx/model.safetensors": False,
+        "model.gguf": False,
+    }
+    asked: list[tuple[str, dict[str, object]]] = []
+
+    def download(repository: str, **options: object) -> str:
+        asked.append((repository, options))
+        return "there"
+
+    monkeypatch.setattr(module, "snapshot_download", download)
+    assert model_folder("owner/tiny@v1") == Path("there")
+    ((repository, options),) = asked
+    assert repository == "owner/tiny" and options.pop("revision") == "v1"
+    found = huggingface_hub.utils.filter_repo_objects(files, **options)  # type: ignore[arg-type]
+    assert set(found) == {file for file, wanted in files.items() if wanted}
