@@ -40,7 +40,8 @@ from silo_agent.model.self_text import self_sequences
 from silo_agent.pruning.mask_expansion import expand
 from silo_agent.pruning.prune import prune_blocks
 from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE
-from silo_agent.rounds.opened_rounds import OpenedRound, Start
+from silo_agent.rounds.opened_rounds import Start
+from silo_agent.rounds.opened_sum import OpenedRound
 
 RATIOS = ("0.5", "0.6", "0.7", "0.8")
 OWN, SHIFTED = "own domain", "domain shift"

@@ -54,9 +54,10 @@ from silo_agent.consent.ledger import Release
 from silo_agent.consent.state_store import StateStore
 from silo_agent.host.freed_memory import keep_freed_memory
 from silo_agent.host.metrics import SiloMetrics
+from silo_agent.network.calls import Upload
 from silo_agent.network.transport import Transport
 from silo_agent.rounds.committed_words import SUM_FILE
-from silo_agent.rounds.one_round import Upload, one_round
+from silo_agent.rounds.one_round import one_round
 
 SILOS, SURVIVORS = 10, 6
 SIZES = (7 * 10**8, 21 * 10**8, 7 * 10**9)

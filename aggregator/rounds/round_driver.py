@@ -30,7 +30,7 @@ from crypto.names import Backend, Phase
 from crypto.primitives import merkle
 from crypto.secagg.session import AggregatorSession, Round
 from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE, WORDS_SUFFIX, CommittedWords
-from silo_agent.rounds.opened_rounds import OpenedRound
+from silo_agent.rounds.opened_sum import OpenedRound
 from sparsilo.v1 import round_pb2, words_pb2
 
 Watch = Callable[[str, int, int], None]

@@ -18,7 +18,7 @@ from aggregator.silos.identity_service import IdentityService
 from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
 from crypto.errors import ConfigError, IdentityError, MalformedMessage, ProtocolError, RoundAborted, SparsiloError
 from crypto.identity import Certified
-from silo_agent.network.transport import IDENTITY, OPTIONS, ROUNDS, WORDS
+from silo_agent.network.services import IDENTITY, OPTIONS, ROUNDS, WORDS
 from sparsilo.v1 import round_pb2, words_pb2
 
 Context = grpc.aio.ServicerContext[bytes, bytes]

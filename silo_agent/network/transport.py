@@ -24,24 +24,15 @@ from crypto.errors import ConnectionFailed, IdentityError, ProtocolError, RoundA
 from crypto.identity import Certified
 from silo_agent.config import AgentConfig, proxy_setting, read_tls
 from silo_agent.host.metrics import SiloMetrics, unseen
+from silo_agent.network.calls import Advance, Call, Committed, Upload
 from silo_agent.network.proxy import Proxy, chosen_proxy, dialling
-from silo_agent.rounds.one_round import Advance, Call, Committed, Upload
-from sparsilo.v1 import identity_pb2, round_pb2, words_pb2
+from silo_agent.network.services import IDENTITY, OPTIONS, ROUNDS, WORDS
+from sparsilo.v1 import round_pb2, words_pb2
 
 POLL_SECONDS: Final = 30.0
 FIRST_DELAY: Final = 0.2
 COMMAND_SECONDS: Final = 5.0
 """How long a command that a person waits for tries to connect."""
-
-OPTIONS: Final = (
-    ("grpc.max_send_message_length", MESSAGE_LIMIT),
-    ("grpc.max_receive_message_length", MESSAGE_LIMIT),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-)
-ROUNDS: Final = round_pb2.DESCRIPTOR.services_by_name["Rounds"].full_name
-IDENTITY: Final = identity_pb2.DESCRIPTOR.services_by_name["Identity"].full_name
-WORDS: Final = words_pb2.DESCRIPTOR.services_by_name["Words"].full_name
 
 _Result = TypeVar("_Result")
 _Reply = TypeVar("_Reply", bound=Message)

@@ -4,8 +4,7 @@
 Whatever must be on disk before something leaves is on disk before its call is named.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from crypto.secagg.session import SiloSession
 from silo_agent.consent.ledger import Release
 from silo_agent.consent.state_store import StateStore
 from silo_agent.host.ahead import ahead
+from silo_agent.network.calls import Advance, Call, Committed, Upload
 from sparsilo.v1 import words_pb2
 
 
@@ -25,31 +25,6 @@ class SiloRelease(Protocol):
 
     def lanes(self, chunk: Chunk) -> NDArray[Any]:
         """The values of one chunk's lanes."""
-
-
-@dataclass(frozen=True)
-class Advance:
-    """Rounds.Advance with `message`; send back the answer."""
-
-    message: bytes
-
-
-@dataclass(frozen=True)
-class Upload:
-    """Words.Upload of `chunks()`, encoded WordChunks; every call gives the same bytes. Send back None."""
-
-    chunks: Callable[[], Iterator[bytes]]
-
-
-@dataclass(frozen=True)
-class Committed:
-    """Words.Committed with `request`; hand `take` the encoded CommittedChunks, anew on a retry. Send back None."""
-
-    request: bytes
-    take: Callable[[Iterable[bytes]], None]
-
-
-Call = Advance | Upload | Committed
 
 
 def one_round(

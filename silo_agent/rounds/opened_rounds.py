@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crypto.encoding.fixed_point import decode_average
-from crypto.encoding.layout import Chunk, Layout, open_chunk
 from crypto.errors import CorruptSum
 from crypto.names import Allocation, ReleaseKind
 from crypto.plan import (
@@ -38,39 +36,10 @@ from silo_agent.pruning.allocation import owl_ratios
 from silo_agent.pruning.keep_mask import as_groups
 from silo_agent.pruning.mask_expansion import expand
 from silo_agent.pruning.relative_importance import relative_importance
-from silo_agent.rounds.committed_words import read_chunks
+from silo_agent.rounds.opened_sum import OpenedChunk, OpenedRound
 from sparsilo.v1 import plan_pb2
 
-OpenedChunk = tuple[Chunk, NDArray[np.uint64]]
-
 COIN: Final = b"sparsilo/1 sampling coin"
-
-
-def opened_chunks(layout: Layout, file: Path, survivors: int) -> Iterator[OpenedChunk]:
-    """Each chunk of an opened sum with its summed lanes, in order."""
-    for chunk, data in zip(layout.chunks, read_chunks(file, layout), strict=True):
-        yield chunk, open_chunk(chunk, np.frombuffer(data, "<u8").astype(np.uint64), survivors)
-
-
-@dataclass(frozen=True)
-class OpenedRound:
-    """A round that is over: its sum lies in `file`, and its Merkle root is what the silos signed."""
-
-    round: Round
-    survivors: int
-    sum_root: bytes
-    file: Path
-
-    def chunks(self) -> Iterator[OpenedChunk]:
-        """The opened chunks, in order."""
-        return opened_chunks(self.round.layout, self.file, self.survivors)
-
-    def small_sections(self) -> dict[str, NDArray[np.uint64]]:
-        """All lanes by section: for rounds that sum a few numbers."""
-        lanes: dict[str, list[NDArray[np.uint64]]] = {}
-        for chunk, values in self.chunks():
-            lanes.setdefault(chunk.section.name, []).append(values)
-        return {name: np.concatenate(pieces) for name, pieces in lanes.items()}
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ from silo_agent.model.device import named_device
 from silo_agent.model.model_folder import model_folder
 from silo_agent.model.perplexity import negative_log_likelihood
 from silo_agent.model.pruned_file import PrunedFile
+from silo_agent.network.calls import Call, Upload
 from silo_agent.network.transport import Transport
 from silo_agent.pruning.allocation import outlier_counts
 from silo_agent.releases.evaluation import EvaluationRelease
@@ -50,8 +51,9 @@ from silo_agent.releases.sampling import SamplingRelease
 from silo_agent.releases.votes import VotesRelease
 from silo_agent.releases.weights import ScalesRelease, WeightsRelease
 from silo_agent.rounds.committed_words import WORDS_SUFFIX
-from silo_agent.rounds.one_round import Call, SiloRelease, Upload, one_round
-from silo_agent.rounds.opened_rounds import OpenedRound, Start
+from silo_agent.rounds.one_round import SiloRelease, one_round
+from silo_agent.rounds.opened_rounds import Start
+from silo_agent.rounds.opened_sum import OpenedRound
 from silo_agent.rounds.run_pruning import RunPruning
 from silo_agent.rounds.verify import verify_opened
 from sparsilo.v1 import plan_pb2, round_pb2, words_pb2

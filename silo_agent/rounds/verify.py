@@ -14,7 +14,7 @@ from crypto.names import Backend
 from crypto.secagg.session import Round
 from silo_agent.host.ahead import ahead
 from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE, WORD_BYTES, WORDS_SUFFIX, CommittedWords
-from silo_agent.rounds.opened_rounds import OpenedRound
+from silo_agent.rounds.opened_sum import OpenedRound
 from sparsilo.v1 import round_pb2
 
 

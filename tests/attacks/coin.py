@@ -8,7 +8,8 @@ from crypto.encoding.wire import encode
 from crypto.plan import Plan
 from crypto.secagg.session import Round
 from scenarios.world import World, random_lanes, tree
-from silo_agent.rounds.opened_rounds import OpenedRound, Start
+from silo_agent.rounds.opened_rounds import Start
+from silo_agent.rounds.opened_sum import OpenedRound
 from sparsilo.v1 import plan_pb2
 from support.plans import signing_keys
 

@@ -25,7 +25,8 @@ from crypto.secagg.session import SiloSession
 from scenarios.world import Lanes, World, plain_sum, tree
 from silo_agent.consent.ledger import Release
 from silo_agent.consent.state_store import StateStore
-from silo_agent.rounds.one_round import Advance, Call, Committed, Upload, one_round
+from silo_agent.network.calls import Advance, Call, Committed, Upload
+from silo_agent.rounds.one_round import one_round
 from sparsilo.v1 import round_pb2, words_pb2
 from support.plans import plan_message, signing_keys, silo_names
 
@@ -153,7 +154,8 @@ def publish(stage: Stage, folder: Path) -> Path:
     import torch
 
     from aggregator.results.pruned_tensors import PrunedTensors
-    from silo_agent.rounds.opened_rounds import OpenedRound, Start
+    from silo_agent.rounds.opened_rounds import Start
+    from silo_agent.rounds.opened_sum import OpenedRound
 
     weights: Any = SimpleNamespace(tensor=lambda name: torch.ones(6, 10))
     pruned = PrunedTensors(stage.plan, weights, folder)

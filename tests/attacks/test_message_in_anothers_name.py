@@ -8,7 +8,7 @@ import pytest
 from attacks.stage import FOUR, THREE
 from crypto.errors import BadSignature
 from crypto.names import Phase
-from silo_agent.rounds.one_round import Advance
+from silo_agent.network.calls import Advance
 from support.driven import Driven, plan
 
 pytestmark = pytest.mark.clause("3.1.2", "5.1.3", "7.1")

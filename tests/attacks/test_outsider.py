@@ -8,7 +8,7 @@ import pytest
 from attacks.stage import ZERO, Stage
 from crypto.errors import ConnectionFailed, IdentityError, SparsiloError
 from crypto.identity import Authority
-from silo_agent.rounds.one_round import Advance
+from silo_agent.network.calls import Advance
 
 pytestmark = pytest.mark.clause("7.1")
 

@@ -8,7 +8,7 @@ import pytest
 from attacks.stage import ZERO, Agent, Stage, assert_silent
 from crypto.errors import BadUpload
 from crypto.names import Phase
-from silo_agent.rounds.one_round import Upload
+from silo_agent.network.calls import Upload
 from sparsilo.v1 import words_pb2
 
 pytestmark = pytest.mark.clause("4.9", "6.3.3", "6.5.3")

@@ -25,8 +25,9 @@ from crypto.identity import Authority, Certified, certificate_request, read_peer
 from crypto.names import Suite
 from crypto.roster import fingerprint, sign_enrolment, sign_roster
 from silo_agent.host.metrics import unseen
-from silo_agent.network.transport import IDENTITY, Transport
-from silo_agent.rounds.one_round import Upload
+from silo_agent.network.calls import Upload
+from silo_agent.network.services import IDENTITY
+from silo_agent.network.transport import Transport
 from sparsilo.v1 import identity_pb2, words_pb2
 from support.driven import looping, on
 from support.plans import signing_keys

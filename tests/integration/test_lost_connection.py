@@ -34,8 +34,8 @@ from crypto.identity import Authority
 from crypto.names import Phase
 from silo_agent.host.metrics import SiloMetrics
 from silo_agent.network import transport
+from silo_agent.network.calls import Advance, Committed, Upload
 from silo_agent.network.transport import Transport
-from silo_agent.rounds.one_round import Advance, Committed, Upload
 from sparsilo.v1 import round_pb2, words_pb2
 from support.commands import local, prune
 from support.driven import looping, on, serving

@@ -29,7 +29,8 @@ from crypto.secagg.session import AggregatorSession, Round
 from scenarios.world import Lanes, plain_sum, random_lanes
 from silo_agent.consent.ledger import Release
 from silo_agent.consent.state_store import StateStore
-from silo_agent.rounds.one_round import Advance, Call, Committed, Upload, one_round
+from silo_agent.network.calls import Advance, Call, Committed, Upload
+from silo_agent.rounds.one_round import one_round
 from sparsilo.v1 import round_pb2, words_pb2
 from support.driven import listed
 from support.plans import plan_message, signing_keys

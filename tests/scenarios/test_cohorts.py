@@ -12,7 +12,7 @@ from crypto.names import Backend, Phase
 from crypto.plan import Plan
 from crypto.secagg.session import Round
 from scenarios.world import World, plain_sum, random_lanes
-from silo_agent.rounds.opened_rounds import OpenedRound
+from silo_agent.rounds.opened_sum import OpenedRound
 from silo_agent.rounds.verify import verify_opened
 from sparsilo.v1 import round_pb2, words_pb2
 from support.driven import Driven

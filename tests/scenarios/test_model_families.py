@@ -27,7 +27,8 @@ from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.pruned_file import PrunedFile
 from silo_agent.releases.votes import VotesRelease
 from silo_agent.releases.weights import ScalesRelease, WeightsRelease
-from silo_agent.rounds.opened_rounds import OpenedRound, Start
+from silo_agent.rounds.opened_rounds import Start
+from silo_agent.rounds.opened_sum import OpenedRound
 from silo_agent.rounds.run_pruning import RunPruning
 from support.models import BLOCKS, family, tiny_model, tokenizer, words
 from support.plans import signing_keys

@@ -24,7 +24,8 @@ from crypto.secagg.session import Round, SiloSession
 from scenarios.world import Lanes, World, random_lanes
 from silo_agent.consent.ledger import Release
 from silo_agent.consent.state_store import StateStore
-from silo_agent.rounds.one_round import Advance, Call, Committed, Upload, one_round
+from silo_agent.network.calls import Advance, Call, Committed, Upload
+from silo_agent.rounds.one_round import one_round
 from sparsilo.v1 import round_pb2, words_pb2
 from support.plans import plan_message, signing_keys
 

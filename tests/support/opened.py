@@ -9,7 +9,7 @@ from crypto.names import ReleaseKind
 from crypto.plan import Plan
 from crypto.secagg.session import Round
 from silo_agent.rounds.one_round import SiloRelease
-from silo_agent.rounds.opened_rounds import OpenedRound
+from silo_agent.rounds.opened_sum import OpenedRound
 from sparsilo.v1 import plan_pb2
 from support.plans import plan_message
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from aggregator.results.open_evaluation import open_evaluation
 from crypto.errors import CorruptSum
 from crypto.plan import Plan
-from silo_agent.rounds.opened_rounds import OpenedChunk
+from silo_agent.rounds.opened_sum import OpenedChunk
 from sparsilo.v1 import plan_pb2
 from support.plans import plan_message
 

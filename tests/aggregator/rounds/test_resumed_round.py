@@ -20,8 +20,8 @@ from crypto.errors import InputError, UnexpectedMessage
 from crypto.names import Backend, Phase
 from crypto.secagg.session import Round
 from scenarios.world import World, plain_sum
+from silo_agent.network.calls import Advance, Call, Committed, Upload
 from silo_agent.rounds.committed_words import SUM_FILE
-from silo_agent.rounds.one_round import Advance, Call, Committed, Upload
 from sparsilo.v1 import words_pb2
 from support.driven import Driven, iterate, listed, plan
 from support.plans import signing_keys

@@ -30,8 +30,8 @@ from crypto.names import Backend, Phase
 from crypto.plan import Plan
 from crypto.secagg.session import Round
 from scenarios.world import World, plain_sum
+from silo_agent.network.calls import Advance, Call, Committed
 from silo_agent.rounds.committed_words import SUM_FILE, CommittedWords
-from silo_agent.rounds.one_round import Advance, Call, Committed
 from sparsilo.v1 import round_pb2, words_pb2
 from support.driven import Driven, iterate, listed, plan
 from support.plans import plan_message, signing_keys

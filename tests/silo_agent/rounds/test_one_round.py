@@ -12,7 +12,8 @@ from crypto.names import Backend, Phase
 from crypto.secagg.session import Words
 from scenarios.world import World, plain_sum, random_lanes
 from silo_agent.consent.state_store import StateStore
-from silo_agent.rounds.one_round import Advance, Call, Committed, Upload, one_round
+from silo_agent.network.calls import Advance, Call, Committed, Upload
+from silo_agent.rounds.one_round import one_round
 from sparsilo.v1 import words_pb2
 from support.driven import LanesRelease, release_of
 from support.plans import plan, signing_keys

@@ -26,7 +26,8 @@ from crypto.errors import CorruptSum
 from crypto.names import ComparisonGroup, ReleaseKind
 from crypto.plan import Plan
 from crypto.pruning.sparsity import Pattern, Sparsity
-from silo_agent.rounds.opened_rounds import ExpandedTensor, OpenedRound, Start
+from silo_agent.rounds.opened_rounds import ExpandedTensor, Start
+from silo_agent.rounds.opened_sum import OpenedRound
 from support.importance import importance
 from support.opened import Tensors, opened, planned
 
