@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STUBS := proto/sparsilo/v1
 
-.PHONY: demo test test-demo test-families test-images dashboards schedules mutations bench-masking bench-streaming bench-cohort bench-cost-curve bench-privacy-tax bench-prune-speed bench-prune-memory bench-quality lint proto clean
+.PHONY: demo test test-demo test-families test-images dashboards schedules mutations bench-masking bench-streaming bench-cohort bench-cost-curve bench-privacy-tax bench-prune-speed bench-prune-memory bench-quality lint docs proto clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ok ## prune a small model over four silos and print what came of it
@@ -60,11 +60,14 @@ lint: .venv/.ok ## formatting, lint and types, as CI runs them
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: .venv/.ok ## the documents as a site in site/; a link that leads nowhere is an error
+	$(BIN)/python -m mkdocs build --strict --quiet
+
 proto: .venv/.ok ## regenerate the committed stubs (a test fails when they are stale)
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto --pyi_out=proto $(STUBS)/*.proto
 
 clean:
-	rm -rf .venv demo-out build .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv demo-out build site .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/.ok: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
