@@ -9,8 +9,9 @@ import numpy as np
 from safetensors import safe_open
 from torch import Tensor
 
-from aggregator.results.sparse_checkpoint import BYTES, SLICE, copy_others, new_folder, write_tensors
+from aggregator.results.sparse_checkpoint import BYTES, SLICE, copy_others, write_tensors
 from crypto.errors import ModelError
+from silo_agent.host.whole_file import whole_folder
 from silo_agent.model.bitmask_container import (
     BITS_AS,
     FORMAT,
@@ -42,7 +43,7 @@ def pack(model: Path, folder: Path) -> PackedBytes:
     be written.
     """
     weights = DenseWeights.open(model)
-    with new_folder(folder) as partial:
+    with whole_folder(folder) as partial:
         left = set(weights.names)
         for index, file in enumerate(weights.files, 1):
             part = f"{index}/{len(weights.files)}"
@@ -59,7 +60,7 @@ def unpack(container: Path, folder: Path) -> None:
     One tensor is in memory at a time. Raises ModelError where the container is damaged, OutputError as `pack` does.
     """
     packed = BitmaskContainer(container)
-    with new_folder(folder) as partial:
+    with whole_folder(folder) as partial:
         for file in packed.files:
             tensors = [(name, packed.dtype(name), packed.shape(name)) for name in packed.names(file)]
             dense = partial / f"{file.name.removesuffix(SUFFIX)}.safetensors"

@@ -9,6 +9,7 @@ from typing import Any, Final
 from xml.etree import ElementTree
 
 from crypto.errors import OutputError
+from silo_agent.host.whole_file import write_whole
 
 WIDTH: Final = 860
 """Of every picture, in its own units."""
@@ -133,8 +134,9 @@ def write_report_html(report: Mapping[str, Any], model: str, seen: str, path: Pa
     for key in (key for key in FACTS if report.get(key)):
         _add(facts, "dt", key.replace("_", " "))
         _add(facts, "dd", str(report[key]))
+    html = f"<!doctype html>\n{ElementTree.tostring(page, encoding='unicode', method='html')}\n"
     try:
-        path.write_text(f"<!doctype html>\n{ElementTree.tostring(page, encoding='unicode', method='html')}\n", "utf-8")
+        write_whole(path, html.encode())
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error}", hint="check space and permissions") from error
 

@@ -3,9 +3,7 @@
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Final
@@ -15,6 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from crypto.errors import ModelError, OutputError
+from silo_agent.host.whole_file import whole_folder
 from silo_agent.model.bitmask_container import BITS_AS
 from silo_agent.model.dense_weights import DenseWeights
 
@@ -116,7 +115,7 @@ def write_sparse_model(
         if name in prunable:
             achieved[name] = (tensor.numel() - nonzeros) / tensor.numel()
 
-    with new_folder(folder) as partial:
+    with whole_folder(folder) as partial:
         for file in weights.files:
             # what a shard holds beside the index belongs to no model and is in no plan's digest
             tensors = [tensor for tensor in _tensors(file) if tensor[0] in stored]
@@ -132,30 +131,6 @@ def copy_others(source: Path, folder: Path) -> None:
             shutil.copyfile(file, folder / file.name)
 
 
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write in, which becomes `folder` when all has gone well.
-
-    Raises OutputError where `folder` is not empty or cannot be written.
-    """
-    folder = folder.absolute()
-    try:
-        if folder.exists() and any(folder.iterdir()):
-            raise OutputError(f"{folder}: exists and is not empty", hint="name a new folder")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # a sibling, so that the rename stays inside one file system
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-            partial = Path(scratch) / folder.name  # the temporary folder itself is closed to other users
-            partial.mkdir()
-            yield partial
-            for written in (*partial.iterdir(), partial):
-                _sync(written)
-            partial.replace(folder)
-            _sync(folder.parent)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error}", hint="check space and permissions") from error
-
-
 def _tensors(file: Path) -> list[tuple[str, str, tuple[int, ...]]]:
     """(name, safetensors dtype name, shape) of every tensor of a safetensors file, in the order of their bytes."""
     with safe_open(file, framework="pt") as reader:
@@ -167,12 +142,3 @@ def _tensors(file: Path) -> list[tuple[str, str, tuple[int, ...]]]:
                 f"{file.name}: {name} is {dtype}, which cannot be written", hint="use an unquantised model"
             )
     return tensors
-
-
-def _sync(path: Path) -> None:
-    """Put a file or folder on the disk itself, as a rename is otherwise free to arrive before the bytes."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

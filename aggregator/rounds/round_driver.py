@@ -29,6 +29,7 @@ from crypto.errors import ProtocolError, RoundAborted, SparsiloError, Unexpected
 from crypto.names import Backend, Phase
 from crypto.primitives import merkle
 from crypto.secagg.session import AggregatorSession, Round
+from silo_agent.host.whole_file import write_whole
 from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE, WORDS_SUFFIX, CommittedWords
 from silo_agent.rounds.opened_sum import OpenedRound
 from sparsilo.v1 import round_pb2, words_pb2
@@ -68,7 +69,7 @@ class ClosedRound:
     def save_transcript(self, folder: Path) -> None:
         """The round as `silo-agent verify` reads it: signed messages, uploads and sum (docs/formats.md, section 9)."""
         folder.mkdir()
-        (folder / TRANSCRIPT_FILE).write_bytes(encode(self.session.transcript))
+        write_whole(folder / TRANSCRIPT_FILE, encode(self.session.transcript))
         for name in (*(f"{silo}{WORDS_SUFFIX}" for silo in self.session.survivors), SUM_FILE):
             (folder / name).hardlink_to(self.folder / name)
 
@@ -195,7 +196,7 @@ class RoundDriver:
     def offer_opened(self, closed: ClosedRound) -> None:
         """Serve what a round opened to silos that name its round digest."""
         digest = closed.session.round.digest
-        (closed.folder / TRANSCRIPT_FILE).write_bytes(encode(closed.session.transcript))
+        write_whole(closed.folder / TRANSCRIPT_FILE, encode(closed.session.transcript))
         self._files["transcript", digest] = closed.folder / TRANSCRIPT_FILE
         self._files["opened_sum", digest] = closed.folder / SUM_FILE
 

@@ -21,6 +21,7 @@ from crypto.names import ReleaseKind
 from crypto.plan import Plan
 from crypto.roster import roster_file
 from crypto.secagg.session import Round
+from silo_agent.host.whole_file import write_whole
 from silo_agent.model.bitmask_container import stored_bytes
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.pruned_file import file_digest
@@ -95,7 +96,7 @@ class PruningRun:
         perplexity = await self._evaluate() if self._wanted.evaluate else None
         report = make_report(self.plan, self.closed, achieved, traffic, self._pruned.keep_counts, perplexity)
         report["bytes_on_disk"] = self._bytes_on_disk(result / "model", achieved)
-        (result / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_whole(result / "report.json", f"{json.dumps(report, indent=2)}\n".encode())
         write_report_html(report, self._weights.folder.name, seen(report), result / "report.html")
         return report, result
 
@@ -131,7 +132,7 @@ class PruningRun:
             plan = Plan.decode(kept.read_bytes())
         else:
             plan = self._planner.evaluation(self._wanted.evaluate, {DENSE: None, **digests})
-            kept.write_bytes(plan.encoded)
+            write_whole(kept, plan.encoded)
         closed = await self._driver.run(Round(plan, 0), self._subfolder("evaluation"))
         found = await asyncio.to_thread(open_evaluation, plan.message.rounds[0].evaluation, closed.opened.chunks())
         return Perplexity(
@@ -146,7 +147,7 @@ class PruningRun:
         for closed in self.closed:
             name = f"transcript-{closed.session.round.index}" if len(self.closed) > 1 else "transcript"
             closed.save_transcript(result / name)
-            (result / name / "roster.yaml").write_bytes(roster_file(roster))
+            write_whole(result / name / "roster.yaml", roster_file(roster))
 
     def _bytes_on_disk(self, model: Path, achieved: Mapping[str, float]) -> dict[str, int]:
         """Of the weights: dense, sparse with its zeros, and as the bitmask container that `aggregator pack` writes."""

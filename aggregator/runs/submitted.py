@@ -11,6 +11,7 @@ from typing import Any, Final
 from crypto.errors import InputError
 from crypto.plan import Plan
 from silo_agent.host.transaction import transaction
+from silo_agent.host.whole_file import write_whole
 
 RUNS_FILE: Final = "runs.sqlite"
 PLAN_FILE: Final = "plan"
@@ -82,8 +83,8 @@ class Runs:
         run = plan.digest.hex()[:16]
         folder = self.folder(run)
         folder.mkdir(mode=0o700)
-        (folder / PLAN_FILE).write_bytes(plan.encoded)
-        (folder / PLAN_YAML).write_bytes(asked)
+        write_whole(folder / PLAN_FILE, plan.encoded)
+        write_whole(folder / PLAN_YAML, asked)
         kind = plan.release_kind(len(plan.message.rounds) - 1)
         row = Run(
             *(run, plan.digest.hex(), kind, len(plan.message.rounds), 0, len(plan.silos), None),

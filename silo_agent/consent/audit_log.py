@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from crypto.errors import InputError
 from silo_agent.consent.state_store import STATE_FILE, StateStore
+from silo_agent.host.whole_file import sync
 
 AUDIT_FILE: Final = "audit.jsonl"
 TORN_FILE: Final = "audit.torn"
@@ -83,7 +84,7 @@ class AuditLog:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if not os.fstat(descriptor).st_size:
-                _sync_folder(self._file.parent)  # the name, too, has to be there after a crash
+                sync(self._file.parent)  # the name, too, has to be there after a crash
             yield descriptor
         finally:
             os.close(descriptor)
@@ -116,7 +117,7 @@ class AuditLog:
             _write(descriptor, torn + b"\n")
         finally:
             os.close(descriptor)
-        _sync_folder(self._file.parent)
+        sync(self._file.parent)
 
 
 def verify_audit_log(file: Path, head: tuple[int, str] | None = None) -> tuple[int, str]:
@@ -196,11 +197,3 @@ def _write(descriptor: int, content: bytes) -> None:
     while content:
         content = content[os.write(descriptor, content) :]
     os.fsync(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,6 +7,7 @@ from crypto.errors import BadSignature, IdentityError
 from crypto.names import Suite
 from crypto.primitives.signing import SigningKey
 from crypto.roster import check_signature, fingerprint, roster_file, sign_roster
+from silo_agent.host.whole_file import write_whole
 from silo_agent.identity.enrolment import plain_fingerprint
 from sparsilo.v1 import identity_pb2
 
@@ -44,9 +45,7 @@ def pin(
         )
     if roster.get(silo) != key.public_bytes:
         raise IdentityError(f"the roster does not have this silo, {silo}, with its own signing key")
-    part = file.with_name(f".{file.name}.part")
-    part.write_bytes(roster_file(roster))
-    part.replace(file)
+    write_whole(file, roster_file(roster))
     return identity_pb2.SignRosterRequest(fingerprint=fingerprint(roster), signature=sign_roster(key, roster))
 
 

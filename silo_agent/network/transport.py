@@ -24,6 +24,7 @@ from crypto.errors import ConnectionFailed, IdentityError, ProtocolError, RoundA
 from crypto.identity import Certified
 from silo_agent.config import AgentConfig, proxy_setting, read_tls
 from silo_agent.host.metrics import SiloMetrics, unseen
+from silo_agent.host.whole_file import whole_file
 from silo_agent.network.calls import Advance, Call, Committed, Upload
 from silo_agent.network.proxy import Proxy, chosen_proxy, dialling
 from silo_agent.network.services import IDENTITY, OPTIONS, ROUNDS, WORDS
@@ -130,14 +131,10 @@ class Transport:
 
     def candidate(self, digest: bytes, file: Path) -> None:
         """Downloads a candidate and checks it against its SHA-256; nothing is left where it does not match."""
-        part = file.with_suffix(".part")
-        self.download(words_pb2.FileRequest(candidate=digest), part)
-        with part.open("rb") as downloaded:
-            found = hashlib.file_digest(downloaded, "sha256").digest()
-        if found != digest:
-            part.unlink()
-            raise ProtocolError("the candidate is not the one that was announced", party="aggregator")
-        part.replace(file)
+        with whole_file(file) as candidate:
+            self.download(words_pb2.FileRequest(candidate=digest), Path(candidate.name))
+            if hashlib.file_digest(candidate, "sha256").digest() != digest:
+                raise ProtocolError("the candidate is not the one that was announced", party="aggregator")
 
     def download(self, request: words_pb2.FileRequest, file: Path) -> None:
         """A file as the aggregator serves it: whether it is the right one is for the caller to check."""

@@ -36,6 +36,7 @@ from silo_agent.consent.ledger import Release
 from silo_agent.consent.policy import Approval, Policy, check_budget, check_plan, check_policy, check_start
 from silo_agent.consent.state_store import STATE_FILE, Decision, StateStore
 from silo_agent.host.metrics import SiloMetrics
+from silo_agent.host.whole_file import write_whole
 from silo_agent.model.calibration import data_digest, read_sequences
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.device import named_device
@@ -210,7 +211,8 @@ class Agent:
             prepare = partial(self._prepare, start, kind)
             self._go_through(session, one_round(session, prepare, release, self._store, get_num_threads()))
             if plan.backend is Backend.DOUBLE_MASKING:
-                self._transcript(round_).write_bytes(encode(session.transcript))  # for `silo-agent verify --own`
+                # for `silo-agent verify --own`
+                write_whole(self._transcript(round_), encode(session.transcript))
             self._metrics.enter(Phase.DONE)
             outcome = "done"
             self._note("round_done", "agent", round=round_.digest.hex(), survivors=list(session.survivors))
