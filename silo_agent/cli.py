@@ -15,6 +15,7 @@ import click
 from crypto.errors import ConfigError, OutputError
 from crypto.names import Allocation, ComparisonGroup, Pruner, Suite
 from crypto.plan import OWN_GROUPS
+from crypto.pruning.owl import owl_ratios
 from crypto.pruning.sparsity import Pattern, Sparsity, parse_ratio
 from silo_agent.commands import approval as cli_approval
 from silo_agent.commands import configuration as cli_config
@@ -126,7 +127,7 @@ def prune(
     from silo_agent.model.device import named_device
     from silo_agent.model.model_folder import model_folder
     from silo_agent.model.self_text import self_sequences
-    from silo_agent.pruning.allocation import outlier_counts, owl_ratios
+    from silo_agent.pruning.allocation import outlier_counts
     from silo_agent.pruning.prune import prune_blocks, with_weights, write_keep_masks, write_pruned
     from silo_agent.pruning.pruners import method
 
