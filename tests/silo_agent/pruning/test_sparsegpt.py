@@ -129,13 +129,18 @@ def test_a_gram_matrix_that_needs_more_damping() -> None:
 
 
 def published_model(
-    folder: Path, blocks: str, sequences: Tensor, target: float | tuple[int, int]
+    folder: Path, blocks: str, sequences: Tensor, target: float | tuple[int, int], agents: dict[str, Tensor]
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Block by block: the Gram matrices of all layers from the model pruned so far, then all of them pruned."""
+    """Block by block: the Gram matrices of all layers from the model pruned so far, then each layer pruned.
+
+    A pruned block is given the agent's weights. Rounding, which differs with the processor's matrix kernels, decides
+    which of two weights with nearly the same score is kept, and such a choice would move all weights of later blocks.
+    """
     model = in_memory(folder)
-    found = {}
+    expected = {}
     for index, block in enumerate(model.get_submodule(blocks)):
-        layers = {name: each for name, each in block.named_modules() if isinstance(each, nn.Linear | Conv1D)}
+        layers = {name: layer for name, layer in block.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
+        # All as the pruner sees them, [d_out, d_in]: a view of what a Conv1D stores the other way.
         weights = {
             n: each.weight.data.T if isinstance(each, Conv1D) else each.weight.data for n, each in layers.items()
         }
@@ -148,18 +153,17 @@ def published_model(
 
             return add
 
-        handles = [each.register_forward_hook(hook(name)) for name, each in layers.items()]
+        handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
         with torch.no_grad():
             for sequence in sequences:
                 model(input_ids=sequence[None])
         for handle in handles:
             handle.remove()
         for name, w in weights.items():
-            keep, w[:] = published(w, grams[name], target, past=-1)
-            stored = layers[name].weight.data
-            keep = keep.T if isinstance(layers[name], Conv1D) else keep
-            found[f"{blocks}.{index}.{name}.weight"] = keep, stored.clone()
-    return found
+            full = f"{blocks}.{index}.{name}.weight"
+            expected[full] = published(w, grams[name], target, past=-1)
+            layers[name].weight.data[:] = agents[full]
+    return expected
 
 
 @pytest.mark.parametrize("name", ["llama", "opt", "gpt2", "phi3"])
@@ -169,22 +173,28 @@ def test_the_agent_is_sparsegpt(tmp_path: Path, name: str, target: float | tuple
     folder = tiny_model(tmp_path / "model", family(name, **sizes), seed=2)
     file = write_text(tmp_path / "calibration.txt", 4000, seed=5)
     sequences, _ = read_sequences(file, tokenizer(), samples=8, sequence_length=64)
-    expected = published_model(folder, BLOCKS[name], sequences, target)
     weights = DenseWeights.open(folder)
     sparsity = Sparsity(Pattern(*target) if isinstance(target, tuple) else Decimal(str(target)), LAYER)
-    pruned = list(
-        prune_blocks(
-            weights,
-            sequences,
-            pruner=Pruner.SPARSEGPT,
-            sparsity=lambda _: sparsity,
-            device=CPU,
-            progress=lambda *_: None,
-        )
+    blocks = prune_blocks(
+        weights,
+        sequences,
+        pruner=Pruner.SPARSEGPT,
+        sparsity=lambda _: sparsity,
+        device=CPU,
+        progress=lambda *_: None,
     )
-    assert [each.name for each in pruned] == list(weights.prunable) == list(expected)
-    differing = sum(int((each.keep != expected[each.name][0]).sum()) for each in pruned)
-    assert differing <= 0.001 * sum(each.keep.numel() for each in pruned)
-    for each in pruned:
-        assert each.weight is not None and torch.equal(each.weight != 0, each.keep)
-        assert relative(each.weight, expected[each.name][1]) < 1e-3
+    agents, keeps = {}, {}
+    for pruned in blocks:
+        assert pruned.weight is not None and torch.equal(pruned.weight != 0, pruned.keep)
+        agents[pruned.name], keeps[pruned.name] = pruned.weight, pruned.keep
+    expected = published_model(folder, BLOCKS[name], sequences, target, agents)
+    assert list(agents) == list(weights.prunable) == list(expected)
+    differing = same_rows = 0
+    for weight, (expected_keep, expected_weight) in expected.items():
+        keep, new = (t.T if name == "gpt2" else t for t in (keeps[weight], agents[weight]))
+        same = (keep == expected_keep).all(1)  # an exchanged choice moves its row's later weights, and no other row
+        assert relative(new[same], expected_weight[same]) < 1e-3
+        differing += int((keep != expected_keep).sum())
+        same_rows += int(same.sum())
+    assert differing <= 0.001 * sum(keep.numel() for keep in keeps.values())
+    assert same_rows >= 0.98 * sum(len(keep) for keep, _ in expected.values())
