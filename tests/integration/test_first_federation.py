@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 ROOT = Path(__file__).parent.parent.parent
 SECTION = "## A first federation, step by step"
-SCRIPT_SECONDS = 400
+SCRIPT_SECONDS = 1200
 
 
 def commands() -> list[str]:

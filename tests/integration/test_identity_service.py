@@ -320,7 +320,7 @@ def test_without_an_identity_service_nobody_enrols() -> None:
         credentials = grpc.ssl_channel_credentials(authority.certificate, silo.private_key, silo.certificate)
         with grpc.secure_channel(f"127.0.0.1:{port}", credentials) as channel:
             with pytest.raises(grpc.RpcError) as refused:
-                channel.unary_unary(f"/{IDENTITY}/Status")(b"", timeout=10)
+                channel.unary_unary(f"/{IDENTITY}/Status")(b"", timeout=120)
             assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 

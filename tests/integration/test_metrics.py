@@ -27,7 +27,7 @@ Samples = dict[tuple[str, tuple[str, ...]], float]
 
 
 def get(port: int, path: str) -> tuple[int, str]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = HTTPConnection("127.0.0.1", port, timeout=120)
     connection.request("GET", path)
     response = connection.getresponse()
     status, body = response.status, response.read().decode()

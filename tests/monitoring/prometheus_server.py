@@ -49,16 +49,16 @@ def prometheus(
     with log.open("wb") as out:
         process = Popen([program("prometheus"), *options], stdout=out, stderr=STDOUT)
     try:
-        until(lambda: process.poll() is not None or "Server is ready" in log.read_text(), 20)
+        until(lambda: process.poll() is not None or "Server is ready" in log.read_text(), 120)
         heard = re.search(r'msg="Listening on" address=(\S+):(\d+)', log.read_text())
         assert heard and process.poll() is None, log.read_text()
         server = Prometheus(heard[1], int(heard[2]))
         targets = sum(map(len, endpoints.values()))
-        assert until(lambda: sum(value for _, value in server.query("up")) == targets, 30), server.get("targets")
+        assert until(lambda: sum(value for _, value in server.query("up")) == targets, 120), server.get("targets")
         yield server
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
 
 
 def until(true: Callable[[], Any], seconds: float) -> Any:
@@ -78,7 +78,7 @@ class Prometheus:
 
     def get(self, what: str, **parameters: object) -> Any:
         """`data` of an answer of /api/v1; a query that Prometheus cannot read fails here, with what it says."""
-        connection = HTTPConnection(self._host, self._port, timeout=20)
+        connection = HTTPConnection(self._host, self._port, timeout=120)
         connection.request("GET", f"/api/v1/{what}?{urlencode(parameters)}")
         answer = json.loads(connection.getresponse().read())
         connection.close()
@@ -98,12 +98,12 @@ class Prometheus:
         """Labels of every alert that fires now; `alertname` is one of them."""
         return [each["labels"] for each in self.get("alerts")["alerts"] if each["state"] == "firing"]
 
-    def fires(self, alert: str, seconds: float = 15, **labels: str) -> bool:
+    def fires(self, alert: str, seconds: float = 120, **labels: str) -> bool:
         """Whether an alert with these labels fires within so many seconds."""
         wanted = {"alertname": alert, **labels}.items()
         return bool(until(lambda: [each for each in self.firing() if wanted <= each.items()], seconds))
 
-    def without_data(self, dashboard: Path, seconds: float = 10) -> list[str]:
+    def without_data(self, dashboard: Path, seconds: float = 120) -> list[str]:
         """What is still empty on this dashboard after so many seconds, with everything chosen and since this server was
         started: variables without a value, and panels' queries without a number.
         """

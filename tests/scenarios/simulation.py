@@ -6,7 +6,6 @@ Nothing waits for real time: the event loop's clock jumps to the next thing that
 
 import asyncio
 import random
-import selectors
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -34,44 +33,13 @@ from silo_agent.rounds.one_round import one_round
 from sparsilo.v1 import round_pb2, words_pb2
 from support.driven import listed
 from support.plans import plan_message, signing_keys
+from support.simulated_time import SeededLoop
 
 Result = TypeVar("Result")
 
 PHASES = [phase for phase in Phase if phase not in (Phase.DONE, Phase.ABORTED)]
 POLL_SECONDS, RECONNECT_SECONDS = 30.0, 60.0  # docs/protocol.md, 7.3
 HOURS = 24 * 3600.0
-
-
-class Hung(Exception):
-    """Somebody waits and nothing will ever happen."""
-
-
-class SeededLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time is simulated, and whose worker threads are moments of it."""
-
-    def __init__(self, random_: random.Random) -> None:
-        self._now = 0.0
-        self._random = random_
-        loop = self
-
-        class Clock(selectors.SelectSelector):
-            def select(self, timeout: float | None = None) -> Any:
-                if timeout is None:
-                    raise Hung("nothing is due")
-                loop._now += max(0.0, timeout)
-                return super().select(0)
-
-        super().__init__(Clock())
-
-    def time(self) -> float:
-        return self._now
-
-    def run_in_executor(self, executor: Any, function: Callable[..., Any], *arguments: Any) -> Any:  # type: ignore[override]
-        async def later() -> Any:
-            await asyncio.sleep(self._random.expovariate(50))
-            return function(*arguments)
-
-        return self.create_task(later())
 
 
 class Lost(Exception):

@@ -162,7 +162,7 @@ def test_a_driver_offers_the_round_to_its_cohort_and_takes_no_words_from_others(
         for chunk in words:
             yield encode(chunk)
 
-    asyncio.run(asyncio.wait_for(work(), 30))
+    asyncio.run(asyncio.wait_for(work(), 300))
 
 
 @pytest.mark.clause("2.2.2", "5.10.1")

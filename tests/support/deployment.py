@@ -19,7 +19,7 @@ from silo_agent.cli import cli as silo_agent
 from support.commands import Ran, run
 from support.models import tiny_llama, write_text
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 PLAN: Mapping[str, object] = {"samples": 4, "sequence_length": 32, "phase_seconds": 60, "preparation_seconds": 60}
 
 
@@ -61,7 +61,7 @@ class Program:
     def end(self, number: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:
             self.process.send_signal(number)
-        code = self.process.wait(30)
+        code = self.process.wait(PATIENCE)
         self._out.close()
         return code
 
@@ -170,4 +170,4 @@ class Deployment:
         for program in self.programs:
             if program.process.poll() is None:
                 program.process.kill()
-            program.process.wait(30)
+            program.process.wait(PATIENCE)

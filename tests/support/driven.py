@@ -160,7 +160,7 @@ def looping() -> Iterator[asyncio.AbstractEventLoop]:
 
 def on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Result]) -> Result:
     """The result of a coroutine on another thread's loop."""
-    return asyncio.run_coroutine_threadsafe(work, loop).result(20)
+    return asyncio.run_coroutine_threadsafe(work, loop).result(300)
 
 
 @contextmanager

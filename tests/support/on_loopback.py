@@ -44,7 +44,7 @@ class Tinyproxy:
         if program is None:
             pytest.fail("tinyproxy is missing: apt-get install tinyproxy")
         self._process = subprocess.Popen([program, "-d", "-c", config], stdout=subprocess.DEVNULL)
-        for _ in range(200):
+        for _ in range(6000):
             with suppress(OSError):
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
                 return
@@ -62,7 +62,7 @@ class Tinyproxy:
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(120)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The aggregator's driver with silos as coroutines: who is waited for, for how long, and what is answered."""
 
 import asyncio
+import random
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -35,8 +36,11 @@ from silo_agent.rounds.committed_words import SUM_FILE, CommittedWords
 from sparsilo.v1 import round_pb2, words_pb2
 from support.driven import Driven, iterate, listed, plan
 from support.plans import plan_message, signing_keys
+from support.simulated_time import SeededLoop
 
 PHASES = list(TABLE)
+DAY = 24 * 3600.0
+PATIENCE = 300.0
 A, B, C, D = (f"silo-{index:03d}" for index in range(4))
 
 
@@ -48,21 +52,20 @@ def opened(closed: ClosedRound) -> dict[str, list[int]]:
 
 
 def timed(work: Callable[[], Awaitable[Any]]) -> tuple[Any, float]:
-    """The result, and the seconds that it took."""
+    """The result, and the simulated seconds that it took."""
+    with asyncio.Runner(loop_factory=lambda: SeededLoop(random.Random(0))) as runner:
+        result = runner.run(asyncio.wait_for(work(), DAY))
+        return result, runner.get_loop().time()
 
-    async def run() -> tuple[Any, float]:
-        start = time.monotonic()
-        async with asyncio.timeout(20):
-            result = await work()
-        return result, time.monotonic() - start
 
-    return asyncio.run(run())
+def in_real_time(work: Callable[[], Awaitable[Any]]) -> None:
+    """Runs `work` while threads really work beside the event loop."""
+    asyncio.run(asyncio.wait_for(work(), PATIENCE))
 
 
 async def when(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
+    while not condition():
+        await asyncio.sleep(0.005)
 
 
 def arrived(driven: Driven, phase: Phase, *silos: str) -> Callable[[], bool]:
@@ -194,7 +197,7 @@ def test_a_message_that_is_repeated_while_the_phase_closes_gets_the_same_answer(
         await driven.run()
         assert repeated == [answer for silo, _, answer in driven.said if silo == A][PHASES.index(phase) :][:1]
 
-    timed(work)
+    in_real_time(work)
 
 
 @pytest.mark.parametrize("phase", [phase for phase in PHASES if phase is not Phase.COIN])
@@ -765,12 +768,12 @@ def test_waiting_silos_hear_of_a_round_that_is_cancelled_while_it_fails(
         running.cancel()
         for task in waiting:
             with pytest.raises(RoundAborted, match="plan"):
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(PATIENCE):
                     await task
-        await asyncio.wait([running], timeout=2)
+        await asyncio.wait([running], timeout=PATIENCE)
         assert running.done()
 
-    timed(work)
+    in_real_time(work)
 
 
 def test_bytes_are_counted_by_silo_and_in_total(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from silo_agent.host.health import serve_health
 
 
 def get(port: int, path: str) -> tuple[int, str]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = HTTPConnection("127.0.0.1", port, timeout=120)
     connection.request("GET", path)
     response = connection.getresponse()
     status, body = response.status, response.read().decode()
