@@ -128,9 +128,7 @@ def test_a_line_that_cannot_be_wrapped_is_left_alone(text: str) -> None:
 
 
 def test_what_leads_nowhere_is_found() -> None:
-    text = (
-        "[a](no.md) [b](README.md#no) [c](README.md#install-it) `crypto/no` `tests/` `crypto/NAME`"
-    )
+    text = "[a](no.md) [b](README.md#no) [c](README.md#install-it) `crypto/no` `tests/` `crypto/NAME`"
     assert lost_links("x.md", text) == ["no.md", "README.md#no"]
     assert lost_paths(text) == ["crypto/no"]
 
