@@ -19,9 +19,10 @@ from tests.plans import plan_message, signing_keys
 from bench.document import at_most, progress, publish
 from crypto.backends.double_masking.aggregator import DoubleMaskingAggregator
 from crypto.backends.double_masking.silo import DoubleMaskingSilo
+from crypto.encoding.words import Words
 from crypto.names import Phase, Suite
 from crypto.plan import Plan
-from crypto.secagg.session import Round, Words
+from crypto.secagg.round import Round
 from sparsilo.v1 import words_pb2
 from tests.scenarios.world import Lanes, World
 

@@ -28,7 +28,7 @@ from bench.demo.run import LENGTH, MODEL
 from bench.demo.train_model import split
 from bench.document import Claims, at_most, progress, publish
 from bench.machine import facts
-from crypto.backends.double_masking.verification import verify_transcript
+from crypto.backends.verification import verify_transcript
 from crypto.names import Pruner, Suite
 from crypto.plan import OWN_GROUPS
 from crypto.pruning.sparsity import Sparsity

@@ -49,7 +49,7 @@ from crypto.encoding.layout import Chunk, open_chunk
 from crypto.identity import Authority, Certified
 from crypto.names import Phase
 from crypto.plan import Plan, votes_section
-from crypto.secagg.session import Round
+from crypto.secagg.round import Round
 from silo_agent.consent.ledger import Release
 from silo_agent.consent.state_store import StateStore
 from silo_agent.host.freed_memory import keep_freed_memory
@@ -166,7 +166,7 @@ def wrong_lanes(plan: Plan, file: Path) -> int:
     layout, survivors = plan.layout(0), plan.silos[:SURVIVORS]
     wrong = 0
     for chunk in layout.chunks[::CHECKED_EVERY]:
-        words = np.fromfile(file, "<u8", chunk.words, offset=8 * layout.starts[chunk.index])
+        words = np.fromfile(file, "<u8", chunk.words, offset=sum(layout.lengths[: chunk.index]))
         lanes = sum(SyntheticVotes(silo).lanes(chunk).astype(np.uint64) for silo in survivors)
         wrong += int(np.count_nonzero(open_chunk(chunk, words, SURVIVORS) != lanes))
     return wrong
@@ -183,7 +183,7 @@ def measure(weights: int, folder: Path) -> dict[str, Any]:
     message = votes_plan(SILOS, weights).message
     message.phase_seconds = message.preparation_seconds = PATIENCE_SECONDS
     plan = Plan.of(message)
-    upload = 8 * plan.layout(0).total_words
+    upload = sum(plan.layout(0).lengths)
     if disk_usage(folder).free < 1.1 * (SURVIVORS + 1) * upload:
         raise SystemExit(f"{folder}: {(SURVIVORS + 1) * upload / 1e9:.0f} GB are needed and not free")
     authority, address = Authority("bench", datetime.now(UTC), timedelta(days=1)), f"127.0.0.1:{free_port()}"

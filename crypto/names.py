@@ -6,6 +6,9 @@ from typing import Final
 PROTOCOL: Final = "sparsilo/1"
 """Protocol version; the first field of every plan and part of every signed or derived context."""
 
+AGGREGATOR: Final = "aggregator"
+"""The party of an error that is the aggregator's fault; a silo is named instead."""
+
 
 class Phase(StrEnum):
     """One step inside a round (docs/protocol.md, section 4)."""

@@ -259,10 +259,6 @@ class Plan:
         floor = self.cohort_floor
         _require(len(cohort) >= floor, f"rounds[{round_index}]", f"has a cohort of {len(cohort)}, the floor is {floor}")
 
-    def cohort_threshold(self, silos: int) -> int:
-        """Fewest silos that can open a sum over a cohort of so many."""
-        return least_threshold(silos, self.message.colluders)
-
     def question(self, round_index: int, input_digest: bytes) -> bytes:
         """32 bytes that two rounds share when a silo's answers are the same (docs/protocol.md, section 2.5).
 

@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from aggregator.rounds.round_driver import ClosedRound, Traffic
-from crypto.names import Phase, ReleaseKind
+from crypto.backends.backend_spec import backend_spec
+from crypto.names import Backend, Phase, ReleaseKind
 from crypto.plan import Plan
 
 SCHEMA_VERSION: Final = 1
@@ -145,8 +146,9 @@ def _perplexity_table(report: Mapping[str, Any]) -> Table:
 
 def seen(report: Mapping[str, Any]) -> str:
     """What the aggregator saw, in words."""
-    if Phase.UNMASK not in report["seconds"]:
-        return "The aggregator saw every silo's keep mask: insecure_plaintext hides nothing."
+    spec = backend_spec(Backend(report["backend"]))
+    if not spec.hides_words:
+        return f"The aggregator saw {spec.aggregator_saw}."
     fewest = min(len(made["survivors"]) for made in report["rounds"])
     what = "how many kept each weight"
     hidden = "text, scores or keep mask"
@@ -154,9 +156,8 @@ def seen(report: Mapping[str, Any]) -> str:
         what += ", and by how much together they changed it"
         hidden += ". Where one silo alone kept a weight, that sum is its value"
     said = (
-        f"The aggregator saw masked words, which are uniformly random, and opened only their sums over {fewest} silos: "
-        f"{what}. It did not see any silo's {hidden}. Where all silos agree, the sum tells each one's choice. Two "
-        "silos recomputed each chunk of a sum from what all of them had uploaded."
+        f"The aggregator saw {spec.aggregator_saw}, and opened only their sums over {fewest} silos: {what}. It did not "
+        f"see any silo's {hidden}. Where all silos agree, the sum tells each one's choice. {spec.audit_in_words}"
     )
     if "perplexity" in report:
         said += (

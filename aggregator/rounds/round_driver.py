@@ -22,13 +22,13 @@ from aggregator.metrics import AggregatorMetrics
 from aggregator.rounds.journal import CLOSED, SPOKE, UPLOADED, Journal
 from aggregator.rounds.spool import Spool
 from aggregator.rounds.word_sum import write_sum
-from crypto.backends.double_masking.aggregator import DoubleMaskingAggregator
-from crypto.backends.insecure_plaintext import InsecurePlaintextAggregator
+from crypto.backends.backend_spec import backend_spec
 from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
 from crypto.errors import ProtocolError, RoundAborted, SparsiloError, UnexpectedMessage
-from crypto.names import Backend, Phase
+from crypto.names import Phase
 from crypto.primitives import merkle
-from crypto.secagg.session import AggregatorSession, Round
+from crypto.secagg.round import Round
+from crypto.secagg.session import AggregatorSession
 from silo_agent.host.whole_file import write_whole
 from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE, WORDS_SUFFIX, CommittedWords
 from silo_agent.rounds.opened_sum import OpenedRound
@@ -107,8 +107,8 @@ class RoundDriver:
         Raises TooFewSurvivors naming the phase, the ProtocolError that ended it, or RoundAborted where something could
         not be written. Every waiting silo is told, also when the round is cancelled.
         """
-        session = _make_session(round_)
-        plan = round_.plan
+        plan, spec = round_.plan, backend_spec(round_.plan.backend)
+        session, lengths = spec.aggregator_session(round_), spec.upload_lengths(round_.layout)
         self.metrics.silos.set(len(round_.silos))
         seconds: dict[Phase, float] = {}
         kind = plan.release_kind(round_.index)
@@ -118,8 +118,7 @@ class RoundDriver:
             with self._on_disk():
                 self._journal = Journal(folder / "journal.sqlite", round_.digest)
                 self._spools = {
-                    silo: Spool(folder / f"{silo}{WORDS_SUFFIX}", round_.layout, round_.digest, silo)
-                    for silo in round_.silos
+                    silo: Spool(folder / f"{silo}{WORDS_SUFFIX}", lengths, round_.digest, silo) for silo in round_.silos
                 }
                 await self._resume(session, self._journal)
             self._session = session
@@ -318,7 +317,10 @@ class RoundDriver:
         survivors = [self._spools[silo] for silo in session.survivors]
         uploads = [spool.file for spool in survivors]
         leaves = await asyncio.to_thread(write_sum, layout, uploads, session, file, self._threads)
-        self._committed = [*(spool.committed() for spool in survivors), CommittedWords(file, layout, "", leaves)]
+        self._committed = [
+            *(spool.committed() for spool in survivors),
+            CommittedWords(file, layout.lengths, "", leaves),
+        ]
         session.summed(merkle.root(leaves))
 
     async def _resume(self, session: AggregatorSession, journal: Journal) -> None:
@@ -406,11 +408,3 @@ class RoundDriver:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _make_session(round_: Round) -> AggregatorSession:
-    match round_.plan.backend:
-        case Backend.DOUBLE_MASKING:
-            return DoubleMaskingAggregator(round_)
-        case Backend.INSECURE_PLAINTEXT:
-            return InsecurePlaintextAggregator(round_)

@@ -20,7 +20,7 @@ from aggregator.runs.planning import Planner
 from crypto.names import ReleaseKind
 from crypto.plan import Plan
 from crypto.roster import roster_file
-from crypto.secagg.session import Round
+from crypto.secagg.round import Round
 from silo_agent.host.whole_file import write_whole
 from silo_agent.model.bitmask_container import stored_bytes
 from silo_agent.model.dense_weights import DenseWeights

@@ -1,1 +1,1 @@
-"""One secure sum each: `double_masking`, and `insecure_plaintext` for comparison."""
+"""How words are hidden on their way to the sum: a package a backend, each with a `spec` of what is asked about it."""

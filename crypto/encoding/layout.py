@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crypto.encoding.lanes import lanes_per_word, pack, unpack, words_for
+from crypto.encoding.words import WORD_BYTES
 from crypto.errors import CorruptSum, PlanError
 
 HEADER_WORDS = 1
@@ -78,9 +78,9 @@ class Layout:
         return tuple(Chunk(index, *piece) for index, piece in enumerate(pieces))
 
     @cached_property
-    def starts(self) -> tuple[int, ...]:
-        """Where each chunk begins, in words, when all are written one after another."""
-        return tuple(accumulate((chunk.words for chunk in self.chunks[:-1]), initial=0))
+    def lengths(self) -> tuple[int, ...]:
+        """Bytes of each chunk's words, header included."""
+        return tuple(WORD_BYTES * chunk.words for chunk in self.chunks)
 
     @property
     def total_words(self) -> int:

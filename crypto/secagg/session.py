@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-import numpy as np
 from google.protobuf.message import Message
-from numpy.typing import NDArray
 
-from crypto.encoding.layout import Layout
 from crypto.encoding.wire import decode, encode
+from crypto.encoding.words import Words, word_bytes
 from crypto.errors import (
     BadUpload,
     MalformedMessage,
@@ -29,15 +27,14 @@ from crypto.errors import (
     TooFewSurvivors,
     UnexpectedMessage,
 )
-from crypto.names import Phase
-from crypto.plan import DIGEST_BYTES, Plan
+from crypto.names import AGGREGATOR, Phase
 from crypto.primitives import merkle
+from crypto.secagg.round import Round
 from sparsilo.v1 import round_pb2, words_pb2
 
 MAX_MESSAGE_BYTES: Final = 1 << 22
 """Of one control message; the largest, sealed shares from each of 200 silos, is under 400 KB."""
 
-Words = NDArray[np.uint64]
 Entropy = Callable[[int], bytes]
 """n -> n bytes from a cryptographic source; a parameter, so that the core has no global randomness."""
 
@@ -52,68 +49,6 @@ class Exchange:
 
 
 Table = Mapping[Phase, Exchange]
-
-
-@dataclass(frozen=True)
-class Round:
-    """The context that everything in a round is bound to."""
-
-    plan: Plan
-    index: int
-    input_digest: bytes = b""
-    """Stands for the opened rounds that this one starts from (2.2.3); empty where it starts from the dense model."""
-    cohort: tuple[str, ...] = ()
-    """The silos that layer sampling drew, ascending; none where the whole roster may take part."""
-
-    @classmethod
-    def of(cls, plan: bytes, index: int, input_digest: bytes, cohort: Sequence[str]) -> "Round":
-        """As an offer or a transcript names it. Raises MalformedMessage, PlanError or UnexpectedMessage.
-
-        Whether input and cohort are what the earlier rounds gave is for the caller to check (2.2.3, 2.6).
-        """
-        round_ = cls(Plan.decode(plan), index, input_digest, tuple(cohort))
-        rounds = len(round_.plan.message.rounds)
-        if index >= rounds:
-            raise UnexpectedMessage(f"offers round {index} of {rounds}", party="aggregator")
-        if len(input_digest) != (DIGEST_BYTES if round_.plan.has_input(index) else 0):
-            raise UnexpectedMessage(
-                f"offers round {index} with an input of {len(input_digest)} bytes", party="aggregator"
-            )
-        round_.plan.check_cohort(index, round_.cohort)
-        return round_
-
-    @cached_property
-    def digest(self) -> bytes:
-        """32 bytes: plan, index, input and cohort (docs/protocol.md, section 2)."""
-        return self.plan.round_digest(self.index, self.input_digest, self.cohort)
-
-    @property
-    def silos(self) -> tuple[str, ...]:
-        """Who may take part, ascending."""
-        return self.cohort or self.plan.silos
-
-    @property
-    def threshold(self) -> int:
-        """Fewest silos that can open the sum: the plan's, or a cohort's own majority (2.6.3)."""
-        return self.plan.cohort_threshold(len(self.cohort)) if self.cohort else self.plan.message.threshold
-
-    @property
-    def least_survivors(self) -> int:
-        """Fewest silos whose uploads the sum may be opened over: the plan's, or a cohort's (2.6.3)."""
-        if not self.cohort:
-            return self.plan.message.least_survivors
-        return max(self.threshold, self.plan.message.colluders + self.plan.honest_survivors)
-
-    @cached_property
-    def layout(self) -> Layout:
-        """Sections and chunk table."""
-        return self.plan.layout(self.index, len(self.silos))
-
-    def transcript(self) -> round_pb2.Transcript:
-        """What both roles fill with the answers of each phase, as far as a transcript has a field for them."""
-        return round_pb2.Transcript(
-            plan=self.plan.encoded, index=self.index, input=self.input_digest, cohort=self.cohort
-        )
 
 
 class SiloSession(ABC):
@@ -158,12 +93,12 @@ class SiloSession(ABC):
         """
         exchange = self._exchange()
         try:
-            message = _decode_round(round_pb2.AggregatorMessage, answer, self.round.digest, "aggregator")
+            message = _decode_round(round_pb2.AggregatorMessage, answer, self.round.digest, AGGREGATOR)
             kind = message.WhichOneof("body")
             if kind == "aborted":
                 raise RoundAborted(f"{message.aborted.phase}: {message.aborted.reason}")
             if kind != exchange.aggregator:
-                raise UnexpectedMessage(f"{kind} in phase {self.phase}", party="aggregator")
+                raise UnexpectedMessage(f"{kind} in phase {self.phase}", party=AGGREGATOR)
             body = getattr(message, kind)
             self._incoming()[self.phase](body)
             _note(self.transcript, kind, body)
@@ -181,7 +116,7 @@ class SiloSession(ABC):
         if self.phase is not Phase.UPLOAD:
             raise RuntimeError("words are masked in UPLOAD only")
         self._mask(index, words)
-        data = words.astype("<u8", copy=False).tobytes()
+        data = word_bytes(words)
         leaf = merkle.leaf(data)
         if self._leaves.setdefault(index, leaf) != leaf:
             self.phase, self._sent = Phase.ABORTED, None

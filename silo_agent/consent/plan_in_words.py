@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from math import ceil, prod
 from typing import Any, Final
 
-from crypto.names import Allocation, Backend, Pruner, ReleaseKind, Schedule
+from crypto.backends.backend_spec import backend_spec
+from crypto.names import Allocation, Pruner, ReleaseKind, Schedule
 from crypto.plan import Plan
+from crypto.secagg.round import least_survivors
 from silo_agent.consent.policy import model_digest
-
-WORD_BYTES: Final = 8
-AUDITORS: Final = 2
-"""Silos that recompute each chunk of a sum (docs/protocol.md, 3.7.3)."""
 
 EPSILON: Final = "unbounded: this plan adds no noise, so differential privacy bounds nothing"
 _PRUNING: Final = (ReleaseKind.VOTES, ReleaseKind.WEIGHTS, ReleaseKind.SCALES)
@@ -33,21 +31,21 @@ _SUMS: Final = {
 
 def upload_bytes(plan: Plan, index: int, silos: int | None = None) -> int:
     """Bytes of the words that a silo uploads in one round: header words and bodies. `silos`: in the round's cohort."""
-    return WORD_BYTES * plan.layout(index, silos).total_words
+    return sum(backend_spec(plan.backend).upload_lengths(plan.layout(index, silos)))
 
 
 def plan_in_words(plan: Plan, silo: str) -> dict[str, Any]:
     """Everything that `silo-agent pending` shows, as its JSON document has it. `silo` is this one."""
-    message = plan.message
+    message, spec = plan.message, backend_spec(plan.backend)
     kinds = list(dict.fromkeys(plan.release_kind(index) for index in range(len(message.rounds))))
-    least = _least_survivors(plan)
+    least = least_survivors(plan, plan.cohort_floor)
     return {
         "plan": plan.digest.hex(),
         "model": model_digest({tensor.name: tensor.digest for tensor in message.model}).hex(),
         "computed_here": list(_computed(plan, silo, kinds)),
         "rounds": len(message.rounds),
         "leaves": [
-            {"release": str(kind), "rounds": _count(plan, kind), "what": _leaves(plan, kind), "hidden": _hidden(plan)}
+            {"release": str(kind), "rounds": _count(plan, kind), "what": _leaves(plan, kind), "hidden": spec.on_the_way}
             for kind in kinds
         ],
         "bytes_up": {"exact": not plan.cohort_floor, "bytes": _bytes_up(plan, silo)},
@@ -60,7 +58,7 @@ def plan_in_words(plan: Plan, silo: str) -> dict[str, Any]:
         "silos": list(plan.silos),
         "least_survivors": least,
         "colluders": message.colluders,
-        "withstands": _withstands(plan),
+        "withstands": spec.withstands(message.colluders),
         "epsilon": EPSILON,
         "not_protected": list(_not_protected(kinds, least)),
         "preparation_seconds": message.preparation_seconds,
@@ -145,15 +143,8 @@ def _leaves(plan: Plan, kind: ReleaseKind) -> str:
             return f"for each of {candidates:,} candidates its negative log-likelihood on held-out text, and the tokens"
 
 
-def _hidden(plan: Plan) -> str:
-    if plan.backend is Backend.INSECURE_PLAINTEXT:
-        return "in plain numbers, NOT masked"
-    return "as masked counters, which only the sum of the silos opens"
-
-
 def _to_aggregator(plan: Plan, kinds: list[ReleaseKind]) -> Iterator[str]:
-    if plan.backend is Backend.INSECURE_PLAINTEXT:
-        yield "this silo's own numbers, as they are: the backend insecure_plaintext protects nothing"
+    yield from backend_spec(plan.backend).aggregator_learns
     for kind in kinds:
         yield f"{kind}, over all survivors: {_SUMS[kind]}"
     yield "who took part, when, and how much was sent"
@@ -165,11 +156,11 @@ def _to_silos(plan: Plan, kinds: list[ReleaseKind]) -> Iterator[str]:
     yield "the plan, and who took part"
     if candidates := _candidates(plan):
         yield f"the {candidates} pruned models offered as candidates"
-    if plan.backend is Backend.DOUBLE_MASKING:
+    if auditors := backend_spec(plan.backend).auditors:
         signers = _participants(plan)
         yield (
-            f"as an auditor, the sums of the chunks that it is drawn for: 2 / k of them with k signers, about "
-            f"{AUDITORS / signers:.0%} where all {signers} sign"
+            f"as an auditor, the sums of the chunks that it is drawn for: {auditors} / k of them with k signers, about "
+            f"{auditors / signers:.0%} where all {signers} sign"
         )
     if earlier := _started_from(plan):
         counts = {kind: sum(plan.release_kind(index) is kind for index in earlier) for kind in kinds}
@@ -193,21 +184,6 @@ def _not_protected(kinds: list[ReleaseKind], least: int) -> Iterator[str]:
     yield "Whoever made the model and the plan chose the questions: take the model from a source that you trust."
 
 
-def _withstands(plan: Plan) -> str:
-    if plan.backend is Backend.INSECURE_PLAINTEXT:
-        return "nobody: the backend insecure_plaintext is for tests"
-    if not plan.message.colluders:
-        return "a dishonest aggregator, as long as no silo works with it"
-    return f"a dishonest aggregator with up to {plan.message.colluders} silos that work with it"
-
-
-def _least_survivors(plan: Plan) -> int:
-    """Fewest silos that any sum of the plan can be over (docs/protocol.md, 2.6.3)."""
-    if not plan.cohort_floor:
-        return plan.message.least_survivors
-    return max(plan.cohort_threshold(plan.cohort_floor), plan.message.colluders + plan.honest_survivors)
-
-
 def _participants(plan: Plan) -> int:
     """Most silos that can take part in a round about weights: of a cohort, or the whole roster."""
     if not plan.cohort_floor:
@@ -229,10 +205,8 @@ def _bytes_up(plan: Plan, silo: str) -> int:
 
 def _bytes_down(plan: Plan, silo: str) -> int:
     """The chunks to audit, with every survivor's words; sums of earlier rounds; candidates, if they are keep masks."""
-    signers = _participants(plan)
-    audits = 0
-    if plan.backend is Backend.DOUBLE_MASKING:
-        audits = _bytes_up(plan, silo) * AUDITORS * (signers + 1) // signers
+    signers, auditors = _participants(plan), backend_spec(plan.backend).auditors
+    audits = _bytes_up(plan, silo) * auditors * (signers + 1) // signers
     sums = sum(upload_bytes(plan, index, _cohort(plan, index)) for index in _started_from(plan))
     return audits + sums + _candidates(plan) * sum(plan.block_weights)
 

@@ -14,7 +14,7 @@ from crypto.errors import ConfigError, IdentityError, PlanError, ReleaseRefused,
 from crypto.names import ReleaseKind
 from crypto.plan import MOST_SILOS, Plan
 from crypto.pruning.sparsity import parse_ratio, spell_ratio
-from crypto.secagg.session import Round
+from crypto.secagg.round import Round, least_survivors
 from silo_agent.config import AgentConfig
 from silo_agent.host.layered_config import read_mapping
 
@@ -229,10 +229,8 @@ def check_policy(plan: Plan, policy: Policy) -> None:
             f"the plan withstands {message.colluders} colluders and this silo asks for {policy.colluders}",
             hint="colluders in the policy",
         )
-    honest, survivors = message.least_survivors - message.colluders, message.least_survivors
-    if plan.cohort_floor:  # which the cohort's size decides (2.6.3)
-        honest = plan.honest_survivors
-        survivors = max(plan.cohort_threshold(plan.cohort_floor), message.colluders + honest)
+    survivors = least_survivors(plan, plan.cohort_floor)
+    honest = plan.honest_survivors if plan.cohort_floor else survivors - message.colluders
     for what, planned, least, name in (
         ("opens sums over {} honest survivors", honest, policy.least_honest_survivors, "least_honest_survivors"),
         ("opens sums over {} survivors", survivors, policy.least_survivors, "least_survivors"),

@@ -31,7 +31,7 @@ from crypto.plan import (
 from crypto.pruning.layer_sampling import draw
 from crypto.pruning.owl import owl_ratios
 from crypto.pruning.sparsity import Pattern, Sparsity, group_shape
-from crypto.secagg.session import Round
+from crypto.secagg.round import Round
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.keep_mask import as_groups
 from silo_agent.pruning.mask_expansion import expand

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crypto.encoding.layout import Chunk, Layout, open_chunk
-from crypto.secagg.session import Round
+from crypto.encoding.words import words_of
+from crypto.secagg.round import Round
 from silo_agent.rounds.committed_words import read_chunks
 
 OpenedChunk = tuple[Chunk, NDArray[np.uint64]]
@@ -16,8 +17,8 @@ OpenedChunk = tuple[Chunk, NDArray[np.uint64]]
 
 def opened_chunks(layout: Layout, file: Path, survivors: int) -> Iterator[OpenedChunk]:
     """Each chunk of an opened sum with its summed lanes, in order."""
-    for chunk, data in zip(layout.chunks, read_chunks(file, layout), strict=True):
-        yield chunk, open_chunk(chunk, np.frombuffer(data, "<u8").astype(np.uint64), survivors)
+    for chunk, data in zip(layout.chunks, read_chunks(file, layout.lengths), strict=True):
+        yield chunk, open_chunk(chunk, words_of(data), survivors)
 
 
 @dataclass(frozen=True)

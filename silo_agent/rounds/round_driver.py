@@ -14,8 +14,7 @@ from typing import Any, Final
 
 from torch import Tensor, get_num_threads
 
-from crypto.backends.double_masking.silo import DoubleMaskingSilo
-from crypto.backends.insecure_plaintext import InsecurePlaintextSilo
+from crypto.backends.backend_spec import backend_spec
 from crypto.encoding.wire import encode
 from crypto.errors import (
     ConfigError,
@@ -27,9 +26,10 @@ from crypto.errors import (
     RoundAborted,
     SparsiloError,
 )
-from crypto.names import Backend, Phase, ReleaseKind
+from crypto.names import Phase, ReleaseKind
 from crypto.plan import Plan
-from crypto.secagg.session import Round, SiloSession
+from crypto.secagg.round import Round
+from crypto.secagg.session import SiloSession
 from silo_agent.config import AgentConfig, read_identity
 from silo_agent.consent.audit_log import AuditLog
 from silo_agent.consent.ledger import Release
@@ -207,10 +207,11 @@ class Agent:
         try:
             start = self._start(plan, round_.index)
             check_start(round_, start, self._config.silo)
-            session = self._session(round_)
+            spec = backend_spec(plan.backend)
+            session = spec.silo_session(round_, self._config.silo, self._signing_key, secrets.token_bytes)
             prepare = partial(self._prepare, start, kind)
             self._go_through(session, one_round(session, prepare, release, self._store, get_num_threads()))
-            if plan.backend is Backend.DOUBLE_MASKING:
+            if spec.verify is not None:
                 # for `silo-agent verify --own`
                 write_whole(self._transcript(round_), encode(session.transcript))
             self._metrics.enter(Phase.DONE)
@@ -253,16 +254,9 @@ class Agent:
 
     def _note_release(self, round_: Round) -> None:
         """Before the first word leaves."""
-        sent = sum(8 * chunk.words for chunk in round_.layout.chunks)
+        sent = sum(backend_spec(round_.plan.backend).upload_lengths(round_.layout))
         kind, plan = round_.plan.release_kind(round_.index), round_.plan.digest.hex()
         self._note("release", "agent", round=round_.digest.hex(), kind=kind, plan=plan, bytes=sent)
-
-    def _session(self, round_: Round) -> SiloSession:
-        match round_.plan.backend:
-            case Backend.DOUBLE_MASKING:
-                return DoubleMaskingSilo(round_, self._config.silo, self._signing_key, secrets.token_bytes)
-            case Backend.INSECURE_PLAINTEXT:
-                return InsecurePlaintextSilo(round_, self._config.silo)
 
     def _prepare(self, start: Start, kind: ReleaseKind) -> SiloRelease:
         plan, index = start.plan, start.index

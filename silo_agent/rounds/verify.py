@@ -6,14 +6,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from crypto.backends.double_masking.transcript import AGGREGATOR
-from crypto.backends.double_masking.verification import MAX_TRANSCRIPT_BYTES, Verified, step, verify_transcript
+from crypto.backends.backend_spec import backend_spec
+from crypto.backends.verification import MAX_TRANSCRIPT_BYTES, verify_transcript
 from crypto.encoding.wire import decode
+from crypto.encoding.words import WORD_BYTES
 from crypto.errors import BadAudit, InputError
-from crypto.names import Backend
-from crypto.secagg.session import Round
+from crypto.names import AGGREGATOR
+from crypto.secagg.round import Round
+from crypto.secagg.verified import Verified, step
 from silo_agent.host.ahead import ahead
-from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE, WORD_BYTES, WORDS_SUFFIX, CommittedWords
+from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE, WORDS_SUFFIX, CommittedWords
 from silo_agent.rounds.opened_sum import OpenedRound
 from sparsilo.v1 import round_pb2
 
@@ -25,14 +27,14 @@ def verify_opened(round_: Round, words: Path, transcript: Path, roster: Mapping[
     BadAudit where the transcript or the words are of something else.
     """
     verified = None
-    if round_.plan.backend is Backend.DOUBLE_MASKING:
+    if backend_spec(round_.plan.backend).verify is not None:
         verified = verify_transcript(_read(transcript), roster)
         if verified.round != round_:
             raise BadAudit(f"the transcript is of another round than {round_.digest.hex()[:16]}", party=AGGREGATOR)
     with _readable(words):
-        if words.stat().st_size != WORD_BYTES * round_.layout.total_words:
+        if words.stat().st_size != sum(round_.layout.lengths):
             raise BadAudit("the opened sum has another length than the round's", party=AGGREGATOR)
-        root = CommittedWords(words, round_.layout, "").tree.root
+        root = CommittedWords(words, round_.layout.lengths, "").tree.root
         with words.open("rb") as opened:
             survivors = int.from_bytes(opened.read(WORD_BYTES), "little")  # the header word counts them
     if verified is not None and root != verified.roots[""]:
@@ -71,13 +73,7 @@ def verify_folder(
         "cohort": list(verified.round.cohort),
         "survivors": list(verified.survivors),
         "dropped": list(verified.dropped),
-        "signed": {
-            "acceptance": list(verified.participants),
-            "upload": list(verified.survivors),
-            "survivors": list(verified.signed_survivors),
-            "opening": list(verified.signed_opening),
-            "verdict": list(verified.signed_verdict),
-        },
+        "signed": {message: list(silos) for message, silos in verified.signed.items()},
         "same_as_own": own is not None,
         "chunks": chunks,
         "recomputed": chunks if words else 0,
@@ -98,12 +94,13 @@ def _check_own(file: Path, encoded: bytes) -> None:
 
 def _open_words(folder: Path, verified: Verified, progress: Progress) -> list[CommittedWords]:
     """The survivors' words and last the sum, each what its signed root commits to. Raises BadAudit or InputError."""
-    words = []
+    layout, words = verified.round.layout, []
+    uploaded = backend_spec(verified.round.plan.backend).upload_lengths(layout)
     for done, (silo, root) in enumerate(verified.roots.items()):
         progress("reading words", done, len(verified.roots))
         file = folder / (f"{silo}{WORDS_SUFFIX}" if silo else SUM_FILE)
         with _readable(file):
-            words.append(CommittedWords(file, verified.round.layout, silo))
+            words.append(CommittedWords(file, uploaded if silo else layout.lengths, silo))
         if words[-1].tree.root != root:  # found here, where it is known whose words they are
             signer = f"{silo} signed" if silo else "the survivors signed in the opening"
             raise BadAudit(f"{file}: is not what {signer}", party=AGGREGATOR)
@@ -115,7 +112,7 @@ def _recompute(verified: Verified, words: list[CommittedWords], progress: Progre
     """Every chunk of the sum. Raises BadAudit naming the first that is not what the words add up to."""
 
     def recompute(index: int) -> None:
-        verified.replay.chunk(index, (each.chunk(index) for each in words))
+        verified.recompute(index, (vector.chunk(index) for vector in words))
 
     chunks = len(verified.round.layout.chunks)
     for done, _ in enumerate(ahead(recompute, range(chunks), len(os.sched_getaffinity(0))), 1):

@@ -6,7 +6,7 @@ from typing import Any
 
 from crypto.encoding.wire import encode
 from crypto.plan import Plan
-from crypto.secagg.session import Round
+from crypto.secagg.round import Round
 from scenarios.world import World, random_lanes, tree
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.opened_sum import OpenedRound

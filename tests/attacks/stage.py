@@ -338,7 +338,7 @@ def word_chunks(stage: Stage, silo: str) -> list[words_pb2.WordChunk]:
 
 def spool(stage: Stage, folder: Path) -> Spool:
     """Where the aggregator keeps ONE's upload."""
-    return Spool(folder / f"{ONE}.words", stage.layout, stage.round.digest, ONE)
+    return Spool(folder / f"{ONE}.words", stage.layout.lengths, stage.round.digest, ONE)
 
 
 def assert_not_taken(taker: Spool, chunks: Sequence[words_pb2.WordChunk], at: int, honest: Sequence[Any]) -> None:

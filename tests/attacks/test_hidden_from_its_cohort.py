@@ -11,7 +11,7 @@ from attacks.stage import assert_refused, heard
 from crypto.encoding.wire import encode
 from crypto.errors import MalformedMessage, TooFewSurvivors, UnexpectedMessage
 from crypto.names import Phase
-from crypto.secagg.session import Round
+from crypto.secagg.round import Round
 from scenarios.world import World, random_lanes
 from sparsilo.v1 import round_pb2
 from support.plans import signing_keys

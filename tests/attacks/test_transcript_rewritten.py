@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from attacks.stage import AGGREGATOR, FOUR, SILOS, Stage, entry, flip
-from crypto.backends.double_masking.verification import verify_transcript
+from crypto.backends.verification import verify_transcript
 from crypto.encoding.wire import encode
 from crypto.errors import BadAudit, BadSignature, IdentityError, SparsiloError
 from crypto.names import Phase, Suite
@@ -50,7 +50,7 @@ LIES: dict[str, tuple[Edit, type[SparsiloError], str]] = {
 def test_no_signature_covers_the_lie(lie: str, stage: Stage) -> None:
     rewritten = round_pb2.Transcript()
     rewritten.CopyFrom(stage.aggregator.transcript)
-    assert verify_transcript(encode(rewritten), roster(stage)).signed_verdict == tuple(SILOS)
+    assert verify_transcript(encode(rewritten), roster(stage)).signed["verdict"] == tuple(SILOS)
     edit, error, party = LIES[lie]
     edit(rewritten)
     with pytest.raises(error) as found:
@@ -67,9 +67,9 @@ def test_a_round_of_silos_that_are_nobody(stage: Stage) -> None:
 
 def test_another_sum_beside_the_true_transcript(stage: Stage) -> None:
     verified = verify_transcript(encode(stage.aggregator.transcript), roster(stage))
-    verified.replay.chunk(0, stage.committed(0))
+    verified.recompute(0, stage.committed(0))
     forged = [flip(stage.opened[0]), *stage.opened[1:]]
     theirs = words_pb2.CommittedChunk(words=forged[0], path=tree(forged).path(0))
     with pytest.raises(BadAudit, match="the opened sum") as found:
-        verified.replay.chunk(0, [*stage.committed(0)[:-1], theirs])
+        verified.recompute(0, [*stage.committed(0)[:-1], theirs])
     assert found.value.party == AGGREGATOR

@@ -5,11 +5,11 @@ import inspect
 import pytest
 
 from crypto import errors
-from crypto.backends.insecure_plaintext import InsecurePlaintextAggregator, InsecurePlaintextSilo
+from crypto.backends.insecure_plaintext.sessions import InsecurePlaintextAggregator, InsecurePlaintextSilo
 from crypto.errors import PlanError, ProtocolError, RoundAborted, SparsiloError
 from crypto.names import Backend
 from crypto.plan import Plan
-from crypto.secagg.session import Round
+from crypto.secagg.round import Round
 from sparsilo.v1 import plan_pb2
 from support.plans import plan, plan_message
 

@@ -17,7 +17,7 @@ from crypto.errors import MalformedMessage, PlanError
 from crypto.names import Backend, ComparisonGroup, ReleaseKind
 from crypto.plan import MAX_PLAN_BYTES, Plan, least_threshold
 from crypto.pruning.sparsity import Pattern, group_shape, parse_ratio
-from crypto.secagg.session import Round
+from crypto.secagg.round import Round
 from sparsilo.v1 import plan_pb2
 from support.plans import plan, plan_message
 

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from crypto.backends.double_masking import transcript
-from crypto.backends.double_masking.verification import verify_transcript
+from crypto.backends.verification import verify_transcript
 from crypto.encoding import fixed_point, lanes
 from crypto.encoding.layout import Layout, Section, open_chunk, pack_chunk
 from crypto.encoding.wire import decode, encode
@@ -649,7 +649,7 @@ def test_transcript(vector: Vector) -> None:
                 words_pb2.CommittedChunk(silo=silo, words=data[chunk.index], path=tree_path(chunk.index, data))
                 for silo, data in vectors_
             ]
-            verified.replay.chunk(chunk.index, committed)
+            verified.recompute(chunk.index, committed)
             words = np.frombuffer(committed[-1].words, "<u8")
             opened.setdefault(chunk.section.name, []).extend(open_chunk(chunk, words, len(uploads)).tolist())
         assert {"survivors": [*verified.survivors], "lanes": opened} == vector["expected"]

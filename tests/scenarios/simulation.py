@@ -24,7 +24,8 @@ from crypto.encoding.wire import MESSAGE_LIMIT, decode
 from crypto.errors import ConnectionFailed, SparsiloError
 from crypto.names import Phase
 from crypto.plan import Plan, least_threshold
-from crypto.secagg.session import AggregatorSession, Round
+from crypto.secagg.round import Round
+from crypto.secagg.session import AggregatorSession
 from scenarios.world import Lanes, plain_sum, random_lanes
 from silo_agent.consent.ledger import Release
 from silo_agent.consent.state_store import StateStore

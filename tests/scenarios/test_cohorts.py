@@ -10,7 +10,7 @@ from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
 from crypto.errors import BadSignature, MalformedMessage, TooFewSurvivors, UnexpectedMessage
 from crypto.names import Backend, Phase
 from crypto.plan import Plan
-from crypto.secagg.session import Round
+from crypto.secagg.round import Round
 from scenarios.world import World, plain_sum, random_lanes
 from silo_agent.rounds.opened_sum import OpenedRound
 from silo_agent.rounds.verify import verify_opened

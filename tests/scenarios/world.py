@@ -11,15 +11,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from crypto.backends.double_masking.aggregator import DoubleMaskingAggregator
-from crypto.backends.double_masking.silo import DoubleMaskingSilo
-from crypto.backends.insecure_plaintext import InsecurePlaintextAggregator, InsecurePlaintextSilo
+from crypto.backends.backend_spec import backend_spec
 from crypto.encoding.layout import open_chunk, pack_chunk
-from crypto.names import Backend, Phase
+from crypto.names import Phase
 from crypto.plan import Plan
 from crypto.primitives import merkle
 from crypto.primitives.signing import SigningKey
-from crypto.secagg.session import AggregatorSession, Round, SiloSession
+from crypto.secagg.round import Round
+from crypto.secagg.session import AggregatorSession, SiloSession
 from sparsilo.v1 import words_pb2
 
 Lanes = NDArray[np.uint64]
@@ -37,20 +36,14 @@ class World:
         self.round = self.round_ or Round(self.plan, 0)
         self.layout = self.round.layout
         self.silos: dict[str, SiloSession] = {silo: self.make_silo(silo) for silo in self.round.silos}
-        self.aggregator: AggregatorSession = (
-            DoubleMaskingAggregator(self.round)
-            if self.plan.backend is Backend.DOUBLE_MASKING
-            else InsecurePlaintextAggregator(self.round)
-        )
+        self.aggregator: AggregatorSession = backend_spec(self.plan.backend).aggregator_session(self.round)
         self.wire: dict[str, list[bytes]] = {}
         """Each silo's masked chunks, as the aggregator sees them."""
         self.opened: list[bytes] = []
         """The chunks of the opened sum."""
 
     def make_silo(self, silo: str) -> SiloSession:
-        if self.plan.backend is Backend.INSECURE_PLAINTEXT:
-            return InsecurePlaintextSilo(self.round, silo)
-        return DoubleMaskingSilo(self.round, silo, self.keys[silo], secrets.token_bytes)
+        return backend_spec(self.plan.backend).silo_session(self.round, silo, self.keys[silo], secrets.token_bytes)
 
     def speaks(self, silo: str, phase: Phase) -> bool:
         phases = list(Phase)

@@ -20,7 +20,8 @@ from crypto.encoding.wire import MESSAGE_LIMIT, decode
 from crypto.identity import Certified
 from crypto.names import Phase
 from crypto.plan import Plan
-from crypto.secagg.session import Round, SiloSession
+from crypto.secagg.round import Round
+from crypto.secagg.session import SiloSession
 from scenarios.world import Lanes, World, random_lanes
 from silo_agent.consent.ledger import Release
 from silo_agent.consent.state_store import StateStore

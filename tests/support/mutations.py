@@ -251,8 +251,8 @@ MUTATIONS = (
     Mutation(
         CHECK,
         "crypto/backends/double_masking/replay.py",
-        "if found != root:",
-        "if found == b'':",
+        "if committed_to != root:",
+        "if committed_to == b'':",
         f"{ATTACKS}/test_other_words_served_to_an_auditor.py",
     ),
     Mutation(
@@ -453,9 +453,9 @@ MUTATIONS = (
     ),
     Mutation(
         BOUND,
-        "crypto/secagg/session.py",
-        "return max(self.threshold, self.plan.message.colluders + self.plan.honest_survivors)",
-        "return self.threshold",
+        "crypto/secagg/round.py",
+        "return max(threshold(plan, cohort), plan.message.colluders + plan.honest_survivors)",
+        "return threshold(plan, cohort)",
         "tests/scenarios/test_cohorts.py",
     ),
     Mutation(

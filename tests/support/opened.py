@@ -7,7 +7,7 @@ from pathlib import Path
 from crypto.encoding.layout import pack_chunk
 from crypto.names import ReleaseKind
 from crypto.plan import Plan
-from crypto.secagg.session import Round
+from crypto.secagg.round import Round
 from silo_agent.rounds.one_round import SiloRelease
 from silo_agent.rounds.opened_sum import OpenedRound
 from sparsilo.v1 import plan_pb2

@@ -12,7 +12,8 @@ from crypto.encoding.wire import encode
 from crypto.names import Phase, Suite
 from crypto.plan import Plan
 from crypto.primitives.sealed import SealingKey
-from crypto.secagg.session import Round, SiloSession
+from crypto.secagg.round import Round
+from crypto.secagg.session import SiloSession
 from scenarios.world import World, tree
 from sparsilo.v1 import round_pb2
 from vectors.case import SILOS, Cases, Fields, altered, case, entropy, sealing_key, signing_key

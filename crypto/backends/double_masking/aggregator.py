@@ -30,12 +30,14 @@ from crypto.backends.double_masking.transcript import (
     participants_digest,
 )
 from crypto.encoding.wire import encode
+from crypto.encoding.words import Words
 from crypto.errors import BadAudit, BadShare, MalformedMessage
 from crypto.names import Phase
 from crypto.primitives import shamir
 from crypto.primitives.mask_stream import add_masks
 from crypto.primitives.sealed import check_public
-from crypto.secagg.session import AggregatorSession, Round, Words
+from crypto.secagg.round import Round
+from crypto.secagg.session import AggregatorSession
 from sparsilo.v1 import round_pb2
 
 Answers = dict[str, Message]

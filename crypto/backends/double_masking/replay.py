@@ -8,12 +8,14 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from crypto.backends.double_masking.transcript import AGGREGATOR, SEED_BYTES, Auditors, opening_masks
+from crypto.backends.double_masking.transcript import SEED_BYTES, Auditors, opening_masks
 from crypto.encoding.layout import open_chunk
+from crypto.encoding.words import sum_words, words_of
 from crypto.errors import BadAudit, BadUpload, CorruptSum
+from crypto.names import AGGREGATOR
 from crypto.primitives import merkle
 from crypto.primitives.mask_stream import add_masks
-from crypto.secagg.session import Round, Words
+from crypto.secagg.round import Round
 from sparsilo.v1 import round_pb2, words_pb2
 
 
@@ -50,7 +52,7 @@ class Replay:
     def __init__(
         self, round_: Round, participants: bytes, survivors: round_pb2.Survivors, opening: round_pb2.Opening
     ) -> None:
-        self._chunks = round_.layout.chunks
+        self._chunks, self._lengths = round_.layout.chunks, round_.layout.lengths
         self._participants = participants
         self._roots = [(signed.silo, signed.root) for signed in survivors.roots]
         self._masks = opening_masks(round_.plan, opening)
@@ -63,26 +65,25 @@ class Replay:
         not those that the root fixes, or the aggregator where the sum is another. Memory is one chunk.
         """
         chunk, pieces = self._chunks[index], iter(committed)
-        total = np.zeros(chunk.words, np.uint64)
-        for silo, root in self._roots:
-            total += self._words(index, pieces, silo, root)
+        total = sum_words(chunk.words, (self._words(index, pieces, silo, root) for silo, root in self._roots))
         add_masks(total, self._masks, self._participants, index)
-        if not np.array_equal(total, self._words(index, pieces, "", self._sum_root)) or next(pieces, None) is not None:
+        opened = words_of(self._words(index, pieces, "", self._sum_root))
+        if not np.array_equal(total, opened) or next(pieces, None) is not None:
             raise BadAudit(f"chunk {index} as opened is not the sum of the uploads", party=AGGREGATOR)
         try:
             open_chunk(chunk, total, len(self._roots))  # false seeds give noise, and so another header
         except CorruptSum as error:
             raise BadAudit(error.message, party=AGGREGATOR) from None
 
-    def _words(self, index: int, pieces: Iterable[words_pb2.CommittedChunk], silo: str, root: bytes) -> Words:
+    def _words(self, index: int, pieces: Iterable[words_pb2.CommittedChunk], silo: str, root: bytes) -> bytes:
         what = f"chunk {index} of {silo or 'the opened sum'}"
         piece = next(iter(pieces), None)
-        if piece is None or piece.silo != silo or len(piece.words) != 8 * self._chunks[index].words:
+        if piece is None or piece.silo != silo or len(piece.words) != self._lengths[index]:
             raise BadAudit(f"{what} is missing or has another length", party=AGGREGATOR)
         try:
-            found = merkle.root_of_path(merkle.leaf(piece.words), index, len(self._chunks), piece.path)
+            committed_to = merkle.root_of_path(merkle.leaf(piece.words), index, len(self._chunks), piece.path)
         except BadUpload as error:
             raise BadAudit(f"{what}: {error.message}", party=AGGREGATOR) from None
-        if found != root:
+        if committed_to != root:
             raise BadAudit(f"{what} is not what its root commits to", party=AGGREGATOR)
-        return np.frombuffer(piece.words, "<u8")
+        return piece.words

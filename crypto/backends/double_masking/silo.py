@@ -11,7 +11,6 @@ from crypto.backends.double_masking.phases import TABLE
 from crypto.backends.double_masking.replay import Replay, check_covered, check_opening
 from crypto.backends.double_masking.transcript import (
     ACCEPTANCE,
-    AGGREGATOR,
     OPENING,
     SEED_BYTES,
     SURVIVORS,
@@ -36,13 +35,15 @@ from crypto.backends.double_masking.transcript import (
     seal_info,
 )
 from crypto.encoding.wire import encode
+from crypto.encoding.words import Words
 from crypto.errors import BadAudit, BadUpload, MalformedMessage, ProtocolError, SparsiloError
-from crypto.names import Phase
+from crypto.names import AGGREGATOR, Phase
 from crypto.primitives import shamir
 from crypto.primitives.mask_stream import add_masks
 from crypto.primitives.sealed import SealingKey, seal
 from crypto.primitives.signing import SigningKey
-from crypto.secagg.session import Entropy, Round, SiloSession, Words
+from crypto.secagg.round import Round
+from crypto.secagg.session import Entropy, SiloSession
 from sparsilo.v1 import round_pb2, words_pb2
 
 

@@ -19,19 +19,20 @@ from numpy.typing import NDArray
 
 from crypto.encoding.wire import encode
 from crypto.errors import BadAudit, BadShare, MalformedMessage, TooFewSurvivors
-from crypto.names import Phase
+from crypto.names import AGGREGATOR, Phase
 from crypto.plan import Plan
 from crypto.primitives.sealed import check_public
 from crypto.primitives.signing import verify
-from crypto.secagg.session import Round
+from crypto.secagg.round import Round
 from sparsilo.v1 import round_pb2
 
 SEED_BYTES: Final = 32
 
-AGGREGATOR: Final = "aggregator"
+AUDITORS: Final = 2
+"""Silos that recompute each chunk of a sum (docs/protocol.md, 3.7.3)."""
 
 Auditors = NDArray[np.uint8]
-"""Shape (chunks, 2): each chunk's two auditors, as places among the silos that signed the opening."""
+"""Shape (chunks, AUDITORS): each chunk's auditors, as places among the silos that signed the opening."""
 
 Signatures = round_pb2.SurvivorsSignatures | round_pb2.OpeningSignatures | round_pb2.Verdicts
 
@@ -111,7 +112,7 @@ def joint_coin(participants: bytes, coins: round_pb2.Coins) -> bytes:
 
 def auditors(coin: bytes, chunks: int, silos: int) -> Auditors:
     """The two auditors of every chunk as places among `silos` silos (2 or more); shape (chunks, 2), two different."""
-    pairs = np.empty((chunks, 2), np.uint8)
+    pairs = np.empty((chunks, AUDITORS), np.uint8)
     for chunk in range(chunks):
         drawn = sha256(b"sparsilo/1 auditors" + coin + chunk.to_bytes(8, "little")).digest()
         first = int.from_bytes(drawn[:8], "little") % silos

@@ -4,14 +4,10 @@ It takes no party's word: whoever made the transcript could have left out or inv
 roster key does not cover. Steps raise and never answer, so nobody can forget to look at an answer.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping
 
 from crypto.backends.double_masking.replay import Replay, check_covered, check_opening
 from crypto.backends.double_masking.transcript import (
-    AGGREGATOR,
     OPENING,
     SURVIVORS,
     VERDICT,
@@ -25,50 +21,19 @@ from crypto.backends.double_masking.transcript import (
     joint_coin,
     participants_digest,
 )
-from crypto.encoding.wire import decode, encode
-from crypto.errors import PlanError, SparsiloError
-from crypto.names import Backend, Phase
-from crypto.plan import MAX_PLAN_BYTES
-from crypto.secagg.session import MAX_MESSAGE_BYTES, Round
+from crypto.encoding.wire import encode
+from crypto.names import AGGREGATOR, Phase
+from crypto.secagg.round import Round
+from crypto.secagg.verified import Verified, step
 from sparsilo.v1 import round_pb2
 
-MAX_TRANSCRIPT_BYTES: Final = MAX_PLAN_BYTES + 7 * MAX_MESSAGE_BYTES
-"""A plan and one answer in each of seven phases, each within its own limit."""
 
-
-@dataclass(frozen=True)
-class Verified:
-    """What a transcript proves under a roster. The words are proven by `replay`, chunk by chunk."""
-
-    round: Round
-    participants: tuple[str, ...]
-    """Silos that signed an acceptance of the plan; the survivors each signed the root of their upload."""
-    survivors: tuple[str, ...]
-    signed_survivors: tuple[str, ...]
-    signed_opening: tuple[str, ...]
-    signed_verdict: tuple[str, ...]
-    """Silos that recomputed the chunks which the joint coin gave them, and found them right."""
-    roots: Mapping[str, bytes]
-    """Merkle roots: of each survivor's upload, and under "" of the opened sum."""
-    replay: Replay
-
-    @property
-    def dropped(self) -> tuple[str, ...]:
-        """Silos of the round that are in no sum."""
-        return tuple(silo for silo in self.round.silos if silo not in self.survivors)
-
-
-def verify_transcript(encoded: bytes, roster: Mapping[str, bytes]) -> Verified:
-    """Every check of a transcript that needs no words. `roster` is the pinned one: public signing keys by silo.
+def verify_round(round_: Round, transcript: round_pb2.Transcript, roster: Mapping[str, bytes]) -> Verified:
+    """Return what a transcript of the round proves. `roster` is the pinned one: public signing keys by silo.
 
     Raises the error that a silo in the round would have raised, with the step named before the party.
     """
-    with step("1, bytes and plan"):
-        transcript = decode(round_pb2.Transcript, encoded, MAX_TRANSCRIPT_BYTES, party=AGGREGATOR)
-        round_ = Round.of(transcript.plan, transcript.index, transcript.input, transcript.cohort)
-        plan = round_.plan
-        if plan.backend is not Backend.DOUBLE_MASKING:
-            raise PlanError(f"the backend is {plan.backend}, in which nothing is signed")
+    plan = round_.plan
     with step("2, roster"):
         plan.check_roster(roster)
     with step("3, acceptances"):
@@ -109,21 +74,14 @@ def verify_transcript(encoded: bytes, roster: Mapping[str, bytes]) -> Verified:
         check_covered(pairs, judged_by, plan.message.colluders)
     return Verified(
         round_,
-        tuple(commitments),
         survivors,
-        signed_survivors,
-        signed_opening,
-        signed_verdict,
+        {
+            "acceptance": tuple(commitments),
+            "upload": survivors,
+            "survivors": signed_survivors,
+            "opening": signed_opening,
+            "verdict": signed_verdict,
+        },
         {**{signed.silo: signed.root for signed in transcript.survivors.roots}, "": opening.sum_root},
-        Replay(round_, participants, transcript.survivors, opening),
+        Replay(round_, participants, transcript.survivors, opening).chunk,
     )
-
-
-@contextmanager
-def step(name: str) -> Iterator[None]:
-    """An error inside says in which numbered step it was."""
-    try:
-        yield
-    except SparsiloError as error:
-        error.message = f"step {name}: {error.message}"
-        raise

@@ -15,7 +15,7 @@ from aggregator.results.report import Perplexity, make_report, print_report
 from aggregator.rounds.round_driver import ClosedRound, Traffic
 from crypto.backends.double_masking.phases import TABLE
 from crypto.names import Backend, Phase
-from crypto.secagg.session import Round
+from crypto.secagg.round import Round
 from sparsilo.v1 import plan_pb2
 from support.driven import Driven, plan
 

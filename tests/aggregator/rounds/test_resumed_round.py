@@ -18,7 +18,7 @@ from aggregator.rounds.spool import Spool
 from crypto.encoding.wire import MESSAGE_LIMIT, decode
 from crypto.errors import InputError, UnexpectedMessage
 from crypto.names import Backend, Phase
-from crypto.secagg.session import Round
+from crypto.secagg.round import Round
 from scenarios.world import World, plain_sum
 from silo_agent.network.calls import Advance, Call, Committed, Upload
 from silo_agent.rounds.committed_words import SUM_FILE

@@ -29,7 +29,7 @@ from crypto.errors import (
 )
 from crypto.names import Backend, Phase
 from crypto.plan import Plan
-from crypto.secagg.session import Round
+from crypto.secagg.round import Round
 from scenarios.world import World, plain_sum
 from silo_agent.network.calls import Advance, Call, Committed
 from silo_agent.rounds.committed_words import SUM_FILE, CommittedWords
@@ -349,7 +349,7 @@ def test_committed_words_are_for_their_auditors_and_in_audit_only(tmp_path: Path
         await asyncio.gather(*taking_part)
         uploads = [(tmp_path / f"{silo}.words").read_bytes() for silo in driven.silos]
         for silo, index in product(driven.silos, range(6)):
-            chunk, start = driven.round.layout.chunks[index], 8 * driven.round.layout.starts[index]
+            chunk, start = driven.round.layout.chunks[index], sum(driven.round.layout.lengths[:index])
             if index in driven.silos[silo].assigned:
                 pieces = [decode(words_pb2.CommittedChunk, piece, MESSAGE_LIMIT) for piece in await ask(silo, index)]
                 assert [piece.silo for piece in pieces] == [*driven.silos, ""]

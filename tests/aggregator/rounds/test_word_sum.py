@@ -8,12 +8,12 @@ import pytest
 from numpy.typing import NDArray
 
 from aggregator.rounds.word_sum import write_sum
-from crypto.backends.insecure_plaintext import InsecurePlaintextAggregator
+from crypto.backends.insecure_plaintext.sessions import InsecurePlaintextAggregator
 from crypto.encoding.layout import Layout, Section, pack_chunk
 from crypto.errors import CorruptSum
 from crypto.names import Backend
 from crypto.primitives.merkle import leaf
-from crypto.secagg.session import Round
+from crypto.secagg.round import Round
 from silo_agent.rounds.opened_sum import opened_chunks
 from support.plans import plan
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from crypto.backends import insecure_plaintext
+from crypto.backends.insecure_plaintext import sessions
 from crypto.encoding.layout import pack_chunk
 from crypto.errors import BadUpload, TooFewSurvivors
 from crypto.names import Backend, Phase
@@ -19,12 +19,12 @@ def agreed(silos: int = 5) -> Plan:
 
 
 def test_its_name_says_what_it_is() -> None:
-    assert all(name.startswith("Insecure") for name in vars(insecure_plaintext) if "Plaintext" in name)
+    assert all(name.startswith("Insecure") for name in vars(sessions) if "Plaintext" in name)
     assert str(Backend.INSECURE_PLAINTEXT) == "insecure_plaintext"
 
 
 def test_words_travel_as_they_are() -> None:
-    world = World(agreed(), {})
+    world = World(agreed(), signing_keys(5))
     lanes = random_lanes(world.plan, seed=1)
     world.run(lanes)
     for silo in world.plan.silos:
@@ -38,7 +38,7 @@ def test_words_travel_as_they_are() -> None:
 
 @pytest.mark.parametrize("lost", [{}, LOST, {"silo-000": Phase.UPLOAD}])
 def test_the_sum_is_that_of_the_masked_backend(lost: dict[str, Phase]) -> None:
-    world = World(agreed(), {}, lost)
+    world = World(agreed(), signing_keys(5), lost)
     lanes = random_lanes(world.plan, seed=2)
     opened = world.run(lanes)
     masked = World(plan(5, threshold=3), signing_keys(5), lost).run(lanes)
@@ -51,13 +51,13 @@ def test_the_sum_is_that_of_the_masked_backend(lost: dict[str, Phase]) -> None:
 
 
 def test_too_few_are_refused_here_too() -> None:
-    world = World(agreed(), {}, {**LOST, "silo-004": Phase.UPLOAD})
+    world = World(agreed(), signing_keys(5), {**LOST, "silo-004": Phase.UPLOAD})
     with pytest.raises(TooFewSurvivors, match=r"^phase upload: 2 of 5 silos answered and 3 are needed"):
         world.run(random_lanes(world.plan, seed=3))
 
 
 def test_the_root_is_checked_here_too() -> None:
-    world = World(agreed(), {})
+    world = World(agreed(), signing_keys(5))
     lanes = random_lanes(world.plan, seed=4)
     world.step(lanes)
     world.upload("silo-002", lanes["silo-002"])

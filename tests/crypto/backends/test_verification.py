@@ -15,7 +15,7 @@ from crypto.backends.double_masking.transcript import (
     joint_coin,
     participants_digest,
 )
-from crypto.backends.double_masking.verification import MAX_TRANSCRIPT_BYTES, Verified, verify_transcript
+from crypto.backends.verification import MAX_TRANSCRIPT_BYTES, verify_transcript
 from crypto.encoding.wire import encode
 from crypto.errors import (
     BadAudit,
@@ -29,6 +29,7 @@ from crypto.errors import (
     UnexpectedMessage,
 )
 from crypto.names import Backend, Phase, Suite
+from crypto.secagg.verified import Verified
 from scenarios.world import World, random_lanes, tree
 from sparsilo.v1 import round_pb2, words_pb2
 from support.plans import plan, signing_keys, silo_names
@@ -82,14 +83,19 @@ def test_an_honest_transcript_says_who_did_what_and_its_sum_can_be_repeated(
         return tuple(silo for silo in SILOS if world.speaks(silo, phase))
 
     assert found.round == world.round
-    assert (found.participants, found.survivors) == (spoke(Phase.PLAN), spoke(Phase.UPLOAD))
+    assert found.survivors == spoke(Phase.UPLOAD)
     assert found.dropped == tuple(silo for silo in SILOS if silo not in spoke(Phase.UPLOAD))
-    assert found.signed_survivors == spoke(Phase.CONSISTENCY)
-    assert (found.signed_opening, found.signed_verdict) == (spoke(Phase.OPENING), spoke(Phase.AUDIT))
+    assert found.signed == {
+        "acceptance": spoke(Phase.PLAN),
+        "upload": spoke(Phase.UPLOAD),
+        "survivors": spoke(Phase.CONSISTENCY),
+        "opening": spoke(Phase.OPENING),
+        "verdict": spoke(Phase.AUDIT),
+    }
     uploads = {silo: tree(world.wire[silo]).root for silo in found.survivors}
     assert found.roots == {**uploads, "": tree(world.opened).root}
     for index in range(len(world.layout.chunks)):
-        found.replay.chunk(index, world.committed(index))
+        found.recompute(index, world.committed(index))
 
 
 @pytest.mark.parametrize("suite", list(Suite))
@@ -349,8 +355,8 @@ def test_signatures_beyond_the_threshold_may_be_left_out_and_nobody_is_said_to_h
     for signatures in (transcript.survivors_signatures, transcript.verdicts):
         del signatures.signatures[0]
     found = verified(whole)
-    assert found.signed_survivors == found.signed_verdict == tuple(SILOS[1:])
-    assert found.signed_opening == tuple(SILOS)
+    assert found.signed["survivors"] == found.signed["verdict"] == tuple(SILOS[1:])
+    assert found.signed["opening"] == tuple(SILOS)
 
 
 @pytest.mark.parametrize("colluders", [0, 1])
@@ -362,7 +368,7 @@ def test_a_chunk_that_lacks_a_verdict_is_found(colluders: int) -> None:
     first = auditors(joint_coin(participants, transcript.coins), len(whole.layout.chunks), 6)[0].tolist()
     if colluders == 0:
         without("verdicts", "signatures", first[0])(transcript)
-        assert len(verified(whole).signed_verdict) == 5
+        assert len(verified(whole).signed["verdict"]) == 5
         first = [first[1] - (first[1] > first[0])]
     without("verdicts", "signatures", first[0])(transcript)
     with pytest.raises(BadAudit, match=r"^step 8, verdicts: aggregator: .* chunk 0 among them"):
@@ -374,7 +380,7 @@ def test_a_chunk_that_lacks_a_verdict_is_found(colluders: int) -> None:
 
 @pytest.mark.parametrize("whose", [ZERO, FOUR, ""])
 def test_altered_words_are_found_at_their_chunk(whose: str, world: World) -> None:
-    replay = verified(world).replay
+    recompute = verified(world).recompute
     for index in range(len(world.layout.chunks)):
         pieces = world.committed(index)
         altered = [
@@ -382,8 +388,8 @@ def test_altered_words_are_found_at_their_chunk(whose: str, world: World) -> Non
             for p in pieces
         ]
         with pytest.raises(BadAudit, match=f"^aggregator: chunk {index} of {whose or 'the opened sum'} is not what"):
-            replay.chunk(index, altered)
-        replay.chunk(index, pieces)
+            recompute(index, altered)
+        recompute(index, pieces)
 
 
 @pytest.mark.parametrize("lie", ["sum", "seed"])
@@ -392,9 +398,9 @@ def test_an_opening_that_every_silo_signed_falsely_is_found_by_the_words(lie: st
     if lie == "sum":
         lied.opened[1] = flip(lied.opened[1])
     resign(lied, (lambda _: None) if lie == "sum" else another_seed)
-    replay = verified(lied).replay
+    recompute = verified(lied).recompute
     with pytest.raises(BadAudit, match=r"^aggregator: chunk 1 as opened is not the sum"):
-        replay.chunk(1, lied.committed(1))
+        recompute(1, lied.committed(1))
 
 
 def another_seed(opening: round_pb2.Opening) -> None:

@@ -39,6 +39,7 @@ def test_chunks_are_those_of_a_walk_over_lanes(layout: Layout) -> None:
     assert [(c.section.name, c.start, c.lanes, c.words - 1) for c in layout.chunks] == walk(layout)
     assert [c.index for c in layout.chunks] == list(range(len(layout.chunks)))
     assert layout.total_words == sum(1 + words for *_, words in walk(layout))
+    assert layout.lengths == tuple(8 * (1 + words) for *_, words in walk(layout))
     assert layout.chunks is layout.chunks
 
 

@@ -6,9 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from crypto.backends import insecure_plaintext
 from crypto.backends.double_masking import phases
 from crypto.backends.double_masking.silo import DoubleMaskingSilo
+from crypto.backends.insecure_plaintext import sessions
 from crypto.encoding.wire import encode
 from crypto.errors import (
     BadUpload,
@@ -21,14 +21,15 @@ from crypto.errors import (
 )
 from crypto.names import Backend, Phase
 from crypto.plan import Plan
-from crypto.secagg.session import MAX_MESSAGE_BYTES, Round, SiloSession, Table
+from crypto.secagg.round import Round
+from crypto.secagg.session import MAX_MESSAGE_BYTES, SiloSession, Table
 from scenarios.world import World, plain_sum, random_lanes
 from sparsilo.v1 import round_pb2
 from support.plans import plan, plan_message, signing_keys
 
 TABLES: dict[Backend, Table] = {
     Backend.DOUBLE_MASKING: phases.TABLE,
-    Backend.INSECURE_PLAINTEXT: insecure_plaintext.TABLE,
+    Backend.INSECURE_PLAINTEXT: sessions.TABLE,
 }
 EVERY_PHASE = [(backend, phase) for backend, table in TABLES.items() for phase in table]
 every_phase = pytest.mark.parametrize(("backend", "phase"), EVERY_PHASE)

@@ -21,7 +21,7 @@ from crypto.errors import ConfigError, IdentityError, PlanError, ReleaseRefused,
 from crypto.names import Backend, ReleaseKind, Suite
 from crypto.plan import Plan
 from crypto.primitives.signing import SigningKey
-from crypto.secagg.session import Round
+from crypto.secagg.round import Round
 from silo_agent.config import AgentConfig
 from silo_agent.consent.policy import (
     DAYS,

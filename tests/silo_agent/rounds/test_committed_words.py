@@ -5,15 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from crypto.encoding.layout import Layout, Section
 from crypto.errors import InputError
 from crypto.plan import SILO_NAME
 from crypto.primitives.merkle import leaf
 from silo_agent.rounds.committed_words import SUM_FILE, WORDS_SUFFIX, CommittedWords, read_chunks
 
-LAYOUT = Layout((Section("a", 70, 2), Section("b", 3, 33), Section("c", 200, 1)), 2)
-WORDS = [3, 2, 3, 2, 3, 3]
-CHUNKS = [bytes([index]) * 8 * words for index, words in enumerate(WORDS)]
+LENGTHS = [24, 16, 24, 16, 24, 24]
+CHUNKS = [bytes([index]) * length for index, length in enumerate(LENGTHS)]
 
 
 @pytest.fixture
@@ -31,7 +29,7 @@ def test_every_chunk_with_its_path(given: list[bytes] | None, file: Path) -> Non
     a, b, c, d, e, f = (sha256(b"\0" + chunk).digest() for chunk in CHUNKS)
     ab, cd, ef = parent(a, b), parent(c, d), parent(e, f)
     paths = [[b, cd, ef], [a, cd, ef], [d, ab, ef], [c, ab, ef], [f, parent(ab, cd)], [e, parent(ab, cd)]]
-    committed = CommittedWords(file, LAYOUT, "silo-7", given)
+    committed = CommittedWords(file, LENGTHS, "silo-7", given)
     assert committed.tree.root == parent(parent(ab, cd), ef)
     for index in (3, 0, 5, 1, 2, 4):
         piece = committed.chunk(index)
@@ -43,7 +41,7 @@ def test_a_file_of_another_length_is_refused_by_name(length: int, file: Path) ->
     assert len(file.read_bytes()) == 8 * 16
     file.write_bytes(bytes(length))
     with pytest.raises(InputError, match=r"silo\.words: is not 128 bytes long"):
-        CommittedWords(file, LAYOUT, "")
+        CommittedWords(file, LENGTHS, "")
 
 
 @pytest.mark.parametrize(
@@ -51,7 +49,7 @@ def test_a_file_of_another_length_is_refused_by_name(length: int, file: Path) ->
 )
 def test_chunks_that_a_file_holds_whole(length: int, whole: int, file: Path) -> None:
     file.write_bytes((b"".join(CHUNKS) + bytes(100))[:length])
-    assert list(read_chunks(file, LAYOUT)) == CHUNKS[:whole]
+    assert list(read_chunks(file, LENGTHS)) == CHUNKS[:whole]
 
 
 def test_no_silo_can_have_the_name_of_the_sums_file() -> None:

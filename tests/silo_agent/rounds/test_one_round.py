@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
+from crypto.encoding.words import Words
 from crypto.errors import BadAudit, BadUpload, MalformedMessage, ProtocolError, ReleaseRefused, UnexpectedMessage
 from crypto.names import Backend, Phase
-from crypto.secagg.session import Words
 from scenarios.world import World, plain_sum, random_lanes
 from silo_agent.consent.state_store import StateStore
 from silo_agent.network.calls import Advance, Call, Committed, Upload

@@ -11,7 +11,7 @@ from crypto.backends.double_masking.transcript import OPENING, VERDICT, joint_co
 from crypto.encoding.wire import encode
 from crypto.errors import BadAudit, BadSignature, CorruptSum, IdentityError, InputError, MalformedMessage, SparsiloError
 from crypto.names import Backend, Phase, Suite
-from crypto.secagg.session import Round
+from crypto.secagg.round import Round
 from scenarios.world import World, random_lanes, tree
 from silo_agent.cli import cli
 from silo_agent.rounds.opened_sum import OpenedRound

@@ -7,8 +7,10 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
+from crypto.encoding.words import Words
 from crypto.names import Phase
-from crypto.secagg.session import AggregatorSession, Exchange, Round, SiloSession, Table, Words
+from crypto.secagg.round import Round
+from crypto.secagg.session import AggregatorSession, Exchange, SiloSession, Table
 from sparsilo.v1 import round_pb2
 
 TABLE: Final[Table] = {

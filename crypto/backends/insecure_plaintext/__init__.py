@@ -1,0 +1,1 @@
+"""A secure sum without secrecy (docs/protocol.md, section 8)."""
