@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
@@ -30,6 +30,9 @@ from silo_agent.host.terminal import (
     run_command,
     suite_option,
 )
+
+if TYPE_CHECKING:
+    from aggregator.results.report import Report
 
 _Value = TypeVar("_Value")
 
@@ -172,9 +175,9 @@ def local(**options: Any) -> None:
     with failing_as(options["output"]):
         report, model = _local(options)
     if options["output"] == "json":
-        print_envelope("done", data=report)
+        print_envelope("done", data=report.document)
         return
-    from aggregator.results.report import print_report
+    from aggregator.results.report_tables import print_report
 
     print_report(report, str(model), Console(highlight=False))
 
@@ -215,7 +218,7 @@ def unpack(container: Path, out: Path) -> None:
     click.echo(f"{out}: written", err=True)
 
 
-def _local(options: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
+def _local(options: Mapping[str, Any]) -> tuple["Report", Path]:
     sparsity = _sparsity(options)
     candidates = dict(_candidate(text) for text in options["candidates"])
     if candidates and not options["evaluate"]:

@@ -21,10 +21,12 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from aggregator.metrics import AggregatorMetrics
+from aggregator.results.report import Report
 from aggregator.rounds.round_driver import RoundDriver, Watch
 from aggregator.rounds.servicer import serve
+from aggregator.runs.evaluation import is_reserved
 from aggregator.runs.planning import CohortSettings, Planner, PruningSettings, silo_names
-from aggregator.runs.run import ALONE, DENSE, FEDERATED, PruningRun, Wanted
+from aggregator.runs.run import PruningRun, Wanted
 from aggregator.silos.admission import known, utc_now
 from crypto.errors import ConfigError, InputError, LinkError, OutputError, SparsiloError
 from crypto.identity import Authority
@@ -62,7 +64,7 @@ class LocalSettings:
     suite: Suite
 
 
-def run_local(settings: LocalSettings, watch: Watch) -> dict[str, Any]:
+def run_local(settings: LocalSettings, watch: Watch) -> Report:
     """Runs it; the report. OUT appears whole or not at all.
 
     Raises InputError before anything is started, LinkError or RoundAborted after.
@@ -107,7 +109,7 @@ def _check(settings: LocalSettings) -> DenseWeights:
             held_out=settings.wanted.evaluate,
         )
     for name, file in settings.wanted.candidates.items():
-        if name in (DENSE, FEDERATED) or name.endswith(ALONE):
+        if is_reserved(name):
             raise ConfigError(f"--candidate: the name {name!r} is taken", hint="choose another")
         PrunedFile(file).check((name, tuple(weights.shape(name)), weights.dtype(name)) for name in weights.prunable)
     return weights
@@ -129,7 +131,7 @@ class Federation:
         self._plan = self._planner.pruning()  # found wrong here, before a process is started
         self.agents: dict[str, Process] = {}
 
-    async def run(self) -> tuple[dict[str, Any], Path]:
+    async def run(self) -> tuple[Report, Path]:
         """The report and the folder that becomes OUT."""
         authority = Authority("sparsilo local", datetime.now(UTC), LIFETIME)
         registry = CollectorRegistry()

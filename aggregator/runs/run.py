@@ -1,5 +1,5 @@
-"""A run from its plan to the folder with the sparse model: every round through the driver, each from what the ones
-before it opened. What `aggregator local` and `aggregator serve` have in common.
+"""A run from its plan to the folder with the sparse model: every round goes through the driver, and starts from what
+the rounds before it opened. `aggregator local` and `aggregator serve` have this in common.
 """
 
 import asyncio
@@ -8,30 +8,24 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from aggregator.results.open_evaluation import open_evaluation
 from aggregator.results.pruned_tensors import PrunedTensors
-from aggregator.results.report import Perplexity, make_report, seen
+from aggregator.results.report import BytesOnDisk, Perplexity, Report, make_report
 from aggregator.results.report_html import write_report_html
 from aggregator.results.sparse_checkpoint import write_sparse_model
 from aggregator.rounds.round_driver import ClosedRound, RoundDriver, Watch
+from aggregator.runs.evaluation import Candidates, evaluate
 from aggregator.runs.planning import Planner
 from crypto.names import ReleaseKind
 from crypto.plan import Plan
 from crypto.roster import roster_file
-from crypto.secagg.round import Round
 from silo_agent.host.whole_file import write_whole
 from silo_agent.model.bitmask_container import stored_bytes
 from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.model.pruned_file import file_digest
 from silo_agent.rounds.opened_rounds import Start
 
-DENSE: Final = "dense"
-FEDERATED: Final = "federated"
-ALONE: Final = " alone"
 DONE_FILE: Final = "done"
-EVALUATION_PLAN: Final = "evaluation.plan"
 
 
 @dataclass(frozen=True)
@@ -68,22 +62,52 @@ class PruningRun:
         self._pruned = PrunedTensors(plan, weights, self._subfolder("pruned"))
 
     async def replay(self) -> None:
-        """The rounds that an earlier process finished, from their journals: no silo need be there, and none may speak
-        of a later round before that.
+        """Run the rounds that an earlier process finished again, from their journals: no silo need be there, and none
+        may speak of a later round before that.
         """
-        while len(self.closed) < len(self.plan.message.rounds) and (self._round_folder() / DONE_FILE).exists():
+        finished = len(list(self._folder.glob(f"round-*/{DONE_FILE}")))
+        while len(self.closed) < finished:
             await self._round()
 
-    async def finish(self) -> tuple[dict[str, Any], Path]:
-        """The other rounds; then the report, and the folder that holds it, `model/` and what else was wanted.
+    async def finish(self) -> tuple[Report, Path]:
+        """Run the rounds that are left; return the report, and the folder that holds it, `model/` and what else was
+        wanted.
 
-        Raises what RoundDriver.run raises.
+        Raises what RoundDriver.run raises, OutputError where the folder cannot be written.
         """
         while len(self.closed) < len(self.plan.message.rounds):
             await self._round()
         await asyncio.to_thread(self._pruned.write)
         traffic = {silo: replace(self._driver.traffic[silo]) for silo in self.plan.silos}  # without the evaluation's
         result = self._subfolder("out")
+        achieved = await self._write_model(result)
+        report = make_report(
+            *(self.plan, self.closed, achieved, traffic, self._pruned.keep_counts),
+            await self._perplexity(),
+            self._bytes_on_disk(result / "model", achieved),
+        )
+        write_whole(result / "report.json", f"{json.dumps(report.document, indent=2)}\n".encode())
+        write_report_html(report, self._weights.folder.name, result / "report.html")
+        return report, result
+
+    async def _round(self) -> None:
+        """Run the next round, and take what it made of the model."""
+        folder = self._subfolder(f"round-{len(self.closed)}")
+        closed = await self._driver.run(self._start.round, folder)
+        (folder / DONE_FILE).touch()
+        self._driver.offer_opened(closed)
+        self.closed.append(closed)
+        if self.plan.release_kind(closed.session.round.index) in (ReleaseKind.VOTES, ReleaseKind.WEIGHTS):
+            tensors = self._start.expanded(closed.opened, self._weights)
+            await asyncio.to_thread(self._pruned.add, tensors, len(closed.session.survivors))
+
+    @property
+    def _start(self) -> Start:
+        """What the next round starts from."""
+        return Start(self.plan, [closed.opened for closed in self.closed])
+
+    async def _write_model(self, result: Path) -> dict[str, float]:
+        """Write `model/` and what else was wanted of the rounds; return the fraction of zeros by tensor."""
         self._watch("writing model", 0, 1)
         achieved = await asyncio.to_thread(
             write_sparse_model, self._weights, self._pruned.pruned, result / "model", self._provenance()
@@ -93,64 +117,30 @@ class PruningRun:
         if self._wanted.save_transcript:
             self._save_transcripts(result)
         self._watch("writing model", 1, 1)
-        perplexity = await self._evaluate() if self._wanted.evaluate else None
-        report = make_report(self.plan, self.closed, achieved, traffic, self._pruned.keep_counts, perplexity)
-        report["bytes_on_disk"] = self._bytes_on_disk(result / "model", achieved)
-        write_whole(result / "report.json", f"{json.dumps(report, indent=2)}\n".encode())
-        write_report_html(report, self._weights.folder.name, seen(report), result / "report.html")
-        return report, result
+        return achieved
 
-    async def _round(self) -> None:
-        """The next one."""
-        folder = self._round_folder()
-        closed = await self._driver.run(Start(self.plan, [each.opened for each in self.closed]).round, folder)
-        (folder / DONE_FILE).touch()
-        self._driver.offer_opened(closed)
-        self.closed.append(closed)
-        if self.plan.release_kind(closed.session.round.index) in (ReleaseKind.VOTES, ReleaseKind.WEIGHTS):
-            start = Start(self.plan, [each.opened for each in self.closed])
-            tensors = start.expanded(closed.opened, self._weights)
-            await asyncio.to_thread(self._pruned.add, tensors, len(closed.session.survivors))
-
-    async def _evaluate(self) -> Perplexity:
-        """A second run over the same silos.
+    async def _perplexity(self) -> Perplexity | None:
+        """Evaluate what was made, where that is wanted.
 
         Silos' own pruned weights are at hand only where all is on one machine; and a silo that layer sampling spared
         some blocks has no pruned model of its own.
         """
+        if not self._wanted.evaluate:
+            return None
         alone = {} if self.plan.cohort_floor else self._own_pruned()
-        files = {
-            **{silo + ALONE: file for silo, file in alone.items()},
-            **self._wanted.candidates,
-            FEDERATED: self._pruned.file,
-        }
-        digests = {name: file_digest(file) for name, file in files.items()}
-        for name, file in files.items():
-            self._driver.offer_candidate(digests[name], file)
-        kept = self._folder / EVALUATION_PLAN  # the same one after a restart
-        if kept.exists():
-            plan = Plan.decode(kept.read_bytes())
-        else:
-            plan = self._planner.evaluation(self._wanted.evaluate, {DENSE: None, **digests})
-            write_whole(kept, plan.encoded)
-        closed = await self._driver.run(Round(plan, 0), self._subfolder("evaluation"))
-        found = await asyncio.to_thread(open_evaluation, plan.message.rounds[0].evaluation, closed.opened.chunks())
-        return Perplexity(
-            dense=found[DENSE],
-            alone={silo: found[silo + ALONE] for silo in alone},
-            federated=found[FEDERATED],
-            candidates={name: found[name] for name in self._wanted.candidates},
-        )
+        candidates = Candidates(self._pruned.file, alone, self._wanted.candidates)
+        return await evaluate(candidates, self._wanted.evaluate, self._planner, self._driver, self._folder)
 
     def _save_transcripts(self, result: Path) -> None:
+        """Save every round as `silo-agent verify` reads it, with the roster that signed."""
         roster = {member.silo: member.signing_key for member in self.plan.message.roster}
         for closed in self.closed:
             name = f"transcript-{closed.session.round.index}" if len(self.closed) > 1 else "transcript"
             closed.save_transcript(result / name)
             write_whole(result / name / "roster.yaml", roster_file(roster))
 
-    def _bytes_on_disk(self, model: Path, achieved: Mapping[str, float]) -> dict[str, int]:
-        """Of the weights: dense, sparse with its zeros, and as the bitmask container that `aggregator pack` writes."""
+    def _bytes_on_disk(self, model: Path, achieved: Mapping[str, float]) -> BytesOnDisk:
+        """Return the bytes of the weight files of the dense and the sparse model, and of the container not written."""
         bitmask = 0
         for name in self._weights.names:
             elements, size = self._weights.shape(name).numel(), self._weights.dtype(name).itemsize
@@ -159,10 +149,10 @@ class PruningRun:
             sum(file.stat().st_size for file in folder.glob("*.safetensors"))
             for folder in (self._weights.folder, model)
         )
-        return {"dense": dense, "model": sparse, "bitmask": bitmask}
+        return BytesOnDisk(dense, sparse, bitmask)
 
     def _provenance(self) -> dict[str, str]:
-        """What the model file says of its origin; nothing that two runs of the same work would differ in."""
+        """Return what the model file says of its origin; two runs of the same work do not differ in it."""
         plan, pruning = self.plan, self.plan.message.pruning
         return {
             "sparsilo.release": str(plan.release_kind(len(self.closed) - 1)),
@@ -173,9 +163,6 @@ class PruningRun:
             "sparsilo.survivors": str(min(len(closed.session.survivors) for closed in self.closed)),
             "sparsilo.pruned_sha256": self._pruned.digest.hex(),
         }
-
-    def _round_folder(self) -> Path:
-        return self._subfolder(f"round-{len(self.closed)}")
 
     def _subfolder(self, name: str) -> Path:
         folder = self._folder / name

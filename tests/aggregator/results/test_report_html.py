@@ -9,70 +9,18 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from aggregator.results.report_html import agreement, write_report_html
+from aggregator.results.report import Perplexity, SparsityRatio
+from aggregator.results.report_html import write_report_html
+from aggregator.rounds.round_driver import Traffic
 from crypto.errors import OutputError
-
-MATRICES = ("self_attn.q_proj", "mlp.down_proj")
-SILOS = ("north", "south", "east", "west")
-
-
-def keep_masks(silos: int, weights: int, seed: int) -> NDArray[np.bool_]:
-    """[silos, weights]; silos agree more often than by chance."""
-    random = np.random.default_rng(seed)
-    return np.asarray(random.random(weights) + 0.5 * random.random((silos, weights)) > 0.9)
+from crypto.names import Allocation, Schedule
+from support.keep_counts import agreement_by_hand
+from support.reports import MASKS, MATRICES, SILOS, report
 
 
-def histogram(masks: NDArray[np.bool_]) -> list[int]:
-    counts = masks.sum(axis=0)
-    return [int((counts == count).sum()) for count in range(len(masks) + 1)]
-
-
-MASKS = {
-    f"model.layers.{block}.{matrix}.weight": keep_masks(3, 100 + 50 * at, seed=10 * block + at)
-    for block in (10, 2)
-    for at, matrix in enumerate(MATRICES)
-}
-
-
-def report(**changes: Any) -> dict[str, Any]:
-    """Of a round that three of four silos survived, with everything that a report may have."""
-    per_tensor = {name: 1 - float(masks.any(axis=0).mean()) for name, masks in MASKS.items()}
-    full: dict[str, Any] = {
-        "schema_version": 1,
-        "sparsilo_version": "0.1.0",
-        "silos": list(SILOS),
-        "survivors": list(SILOS[:3]),
-        "dropped": {"west": "upload"},
-        "threshold": 3,
-        "backend": "double_masking",
-        "release": "votes",
-        "pruner": "wanda",
-        "comparison_group": "row",
-        "schedule": "one-shot",
-        "sparsity_ratio": {"asked": "0.5", "achieved": 0.512345, "per_tensor": per_tensor},
-        "weights": 1_234_567,
-        "bytes": {silo: {"up": 1_500_000 + at, "down": 999} for at, silo in enumerate(SILOS)},
-        "seconds": {"plan": 1.25, "upload": 5.0},
-        "plan_digest": "ab" * 32,
-        "perplexity": {
-            "dense": 10.0,
-            "alone": {silo: 20.0 + at for at, silo in enumerate(SILOS[:3])},
-            "alone_mean": 21.0,
-            "federated": 15.0,
-            "candidates": {"by hand": 40.0},
-        },
-        "keep_counts": {name: histogram(masks) for name, masks in MASKS.items()},
-        "bytes_on_disk": {"dense": 4_000_000, "model": 4_000_100, "bitmask": 1_400_000},
-    }
-    return {key: value for key, value in (full | changes).items() if value is not None}
-
-
-def page(tmp_path: Path, model: str = "tiny", seen: str = "masked words", **changes: Any) -> str:
-    write_report_html(report(**changes), model, seen, tmp_path / "report.html")
+def page(tmp_path: Path, model: str = "tiny", **changes: Any) -> str:
+    write_report_html(report(**changes), model, tmp_path / "report.html")
     return (tmp_path / "report.html").read_text("utf-8")
 
 
@@ -127,7 +75,7 @@ class Tags(HTMLParser):
 
 @pytest.mark.parametrize("optional", ["all", "none"])
 def test_it_parses_and_holds_nothing_that_runs_or_comes_from_elsewhere(optional: str, tmp_path: Path) -> None:
-    left_out = dict.fromkeys(["perplexity", "keep_counts", "bytes_on_disk"]) if optional == "none" else {}
+    left_out = {"perplexity": None, "keep_counts": {}} if optional == "none" else {}
     html = page(tmp_path, **left_out)
     assert html.startswith("<!doctype html>\n<html lang=")
     tags = Tags(html)
@@ -136,7 +84,7 @@ def test_it_parses_and_holds_nothing_that_runs_or_comes_from_elsewhere(optional:
     assert not re.search(r"url\(|@import|https?:|javascript:", html)
     assert ("content", "default-src 'none'; style-src 'unsafe-inline'") in tags.attributes
     assert "prefers-color-scheme: dark" in html
-    assert len(pictures(html)) == (6 if optional == "all" else 2)
+    assert len(pictures(html)) == (6 if optional == "all" else 3)
 
 
 def test_every_colour_is_given_for_light_and_for_dark(tmp_path: Path) -> None:
@@ -149,26 +97,36 @@ def test_every_colour_is_given_for_light_and_for_dark(tmp_path: Path) -> None:
 
 def test_a_round_without_counts_or_evaluation_is_told_without(tmp_path: Path) -> None:
     """As make_report gives it for kinds of release that count nothing."""
-    for empty in ({}, None):
-        html = page(tmp_path, keep_counts=empty, perplexity=None, bytes_on_disk=None, schedule=None)
-        assert set(pictures(html)) == {"Sparsity by weight matrix and block", "Seconds by phase"}
-        text = Tags(html).text
-        assert "51.2% of the prunable weights removed by 3 silos together" in text
-        assert "of 1,234,567 weights that can be pruned, 51.23% are zero now; 0.5 was asked" in text
-        assert "3 of 4" in text
-        assert "schedule" not in text
+    html = page(tmp_path, keep_counts={}, perplexity=None)
+    assert set(pictures(html)) == {"Sparsity by weight matrix and block", "Bytes on disk", "Seconds by phase"}
+    text = Tags(html).text
+    assert "51.2% of the prunable weights removed by 3 silos together" in text
+    assert "of 1,234,567 weights that can be pruned, 51.23% are zero now; 0.5 was asked" in text
+    assert "3 of 4" in text
+    assert "4 MB → 1.4 MB" in text
+    assert "perplexity" not in text
+    assert "weight scaling" not in text  # what is off or empty is no setting
+    assert "\npattern\n" not in text
 
 
 def test_what_was_run_and_what_was_seen_are_told(tmp_path: Path) -> None:
-    changes = {"pattern": "2:4", "allocation": "owl", "schedule": "iterative"}
-    text = Tags(page(tmp_path, seen="It saw nothing but sums.", **changes)).text
+    changes = {"pattern": "2:4", "allocation": Allocation.OWL, "schedule": Schedule.ITERATIVE, "weight_scaling": True}
+    text = Tags(page(tmp_path, **changes)).text
     for told in (
-        "It saw nothing but sums.",
+        report().seen,
         "2:4 was asked",
-        "iterative",
-        "wanda",
-        "ab" * 32,
-        "owl",
+        "release\nvotes",
+        "pruner\nwanda",
+        "schedule\niterative",
+        "comparison group\nrow",
+        "pattern\n2:4",
+        "allocation\nowl",
+        "weight scaling\nTrue",
+        "backend\ndouble_masking",
+        "threshold\n3",
+        "sparsilo version\n0.1.0",
+        "plan digest\n" + "ab" * 32,
+        "10.00 → 15.00",
     ):
         assert told in text
     assert "dropped in upload" in text
@@ -179,20 +137,20 @@ def test_what_was_run_and_what_was_seen_are_told(tmp_path: Path) -> None:
 
 def test_text_is_escaped_everywhere(tmp_path: Path) -> None:
     evil = "<script>alert('&amp;\"')</script>"
-    changes = report()
-    changes["perplexity"]["candidates"] = {evil: 3.0}
-    changes["sparsity_ratio"]["per_tensor"] = {f"layers.0.{evil}.weight": 0.5}
-    changes |= {
-        "silos": [evil],
-        "survivors": [evil],
+    changes: dict[str, Any] = {
+        "silos": (evil,),
+        "survivors": (evil,),
         "dropped": {},
-        "pruner": evil,
-        "bytes": {evil: {"up": 1, "down": 1}},
+        "pattern": evil,
+        "bytes": {evil: Traffic(1, 1)},
+        "perplexity": Perplexity(10.0, {evil: 20.0}, 20.0, 15.0, {evil: 3.0}),
+        "sparsity_ratio": SparsityRatio("0.5", 0.5, {f"layers.0.{evil}.weight": 0.5}),
     }
-    html = page(tmp_path, **changes, model=evil, seen=evil)
+    html = page(tmp_path, model=evil, **changes)
     tags = Tags(html)
     assert "<script" not in html
     assert "script" not in tags.tags
+    # title, lede and its pattern, the setting, the silo, two bars, two labels' tooltips, the heat map's label
     assert tags.text.count(evil) >= 6
     assert pictures(html)
 
@@ -203,7 +161,7 @@ def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"report\.html: cannot be written"):
-        write_report_html(report(), "m", "s", tmp_path / "nowhere" / "report.html")
+        write_report_html(report(), "m", tmp_path / "nowhere" / "report.html")
 
 
 # --- The pictures -----------------------------------------------------------------------------------------------
@@ -228,7 +186,7 @@ def test_bars_are_as_long_as_what_they_show(tmp_path: Path) -> None:
 
 def test_the_heat_map_has_every_matrix_where_it_belongs(tmp_path: Path) -> None:
     svg = pictures(page(tmp_path))["Sparsity by weight matrix and block"]
-    zeros = report()["sparsity_ratio"]["per_tensor"]
+    zeros = report().sparsity_ratio.per_tensor
     cells = {}
     for rect in svg.iter("rect"):
         [title] = rect
@@ -256,11 +214,7 @@ def test_the_heat_map_has_every_matrix_where_it_belongs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("everywhere", [0.0, 0.5, 0.55, 1.0])
 def test_a_heat_map_of_one_value_has_one_colour(everywhere: float, tmp_path: Path) -> None:
-    ratio = {
-        "asked": "0.5",
-        "achieved": everywhere,
-        "per_tensor": {f"h.{block}.fc.weight": everywhere for block in range(60)},
-    }
+    ratio = SparsityRatio("0.5", everywhere, {f"h.{block}.fc.weight": everywhere for block in range(60)})
     svg = pictures(page(tmp_path, sparsity_ratio=ratio))["Sparsity by weight matrix and block"]
     assert len(list(svg.iter("rect"))) == 60
     assert len({rect.attrib["fill-opacity"] for rect in svg.iter("rect")}) == 1
@@ -274,7 +228,7 @@ def test_experts_of_a_matrix_are_one_cell_and_short_blocks_leave_gaps(tmp_path: 
         "model.layers.1.mlp.w1.weight": 0.6,
         "odd": 0.5,
     }
-    ratio = {"asked": "0.5", "achieved": 0.5, "per_tensor": per_tensor}
+    ratio = SparsityRatio("0.5", 0.5, per_tensor)
     svg = pictures(page(tmp_path, sparsity_ratio=ratio))["Sparsity by weight matrix and block"]
     cells = [title.text for rect in svg.iter("rect") for title in rect]
     assert cells == [
@@ -316,49 +270,15 @@ def test_tensors_summed_over_other_numbers_of_silos_are_not_mixed(tmp_path: Path
     assert "Weights by how many of 1 silos kept them" not in shown  # nobody to agree with
 
 
-# --- Agreement --------------------------------------------------------------------------------------------------
-
-
-def by_hand(tensors: list[NDArray[np.bool_]]) -> tuple[float, float, float]:
-    """From the silos' own keep masks, weight by weight and pair by pair, which nobody has in a deployment."""
-    alike, all_alike, chance = [], [], []
-    for masks in tensors:
-        for weight in masks.T:
-            alike += [a == b for a, b in itertools.combinations(weight, 2)]
-            all_alike.append(len(set(weight)) == 1)
-        share = masks.mean()
-        chance += [share * share + (1 - share) * (1 - share)] * masks.shape[1]
-    # every weight has as many pairs where every tensor has as many silos
-    return float(np.mean(all_alike)), float(np.mean(alike)), float(np.mean(chance))
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    silos=st.integers(2, 7),
-    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=3),
-    seed=st.integers(0, 999),
-)
-def test_agreement_from_counts_is_that_of_the_keep_masks(silos: int, sizes: list[int], seed: int) -> None:
-    tensors = [keep_masks(silos, size, seed + at) for at, size in enumerate(sizes)]
-    found = agreement([histogram(masks) for masks in tensors])
-    assert (found.unanimous, found.pairwise, found.by_chance) == pytest.approx(by_hand(tensors), abs=1e-12)
-
-
-def test_agreement_of_silos_that_choose_at_random_is_by_chance() -> None:
-    masks = np.random.default_rng(0).random((5, 200_000)) > 0.7
-    found = agreement([histogram(masks)])
-    assert found.pairwise == pytest.approx(found.by_chance, abs=0.003)
-    assert found.by_chance == pytest.approx(0.58, abs=0.003)
-    assert found.unanimous == pytest.approx(0.7**5 + 0.3**5, abs=0.003)
-
-
 def test_agreement_is_shown_by_block_and_over_all(tmp_path: Path) -> None:
     html = page(tmp_path)
     svg = pictures(html)["Agreement between silos by block"]
     groups = svg.findall("g")
     assert len(groups) == 2
     for block, group in zip((2, 10), groups, strict=True):
-        unanimous, pairwise, chance = by_hand([MASKS[f"model.layers.{block}.{matrix}.weight"] for matrix in MATRICES])
+        unanimous, pairwise, chance = agreement_by_hand(
+            [MASKS[f"model.layers.{block}.{matrix}.weight"] for matrix in MATRICES]
+        )
         title = f"block {block}: two silos alike {pairwise:.1%}, by chance {chance:.1%}, all alike {unanimous:.1%}"
         assert [each.text for each in group.iter("title")] == [title]
         [two, everyone] = [float(rect.attrib["height"]) for rect in group.iter("rect")]
@@ -371,7 +291,7 @@ def test_agreement_is_shown_by_block_and_over_all(tmp_path: Path) -> None:
         assert float(number.attrib["x"]) == pytest.approx(middle, abs=0.02)
         grid = {text.text: float(text.attrib["y"]) for text in svg.iter("text") if str(text.text).endswith("%")}
         assert grid["0%"] - grid["100%"] == pytest.approx(scale, abs=0.1)
-    unanimous, pairwise, chance = by_hand(list(MASKS.values()))
+    unanimous, pairwise, chance = agreement_by_hand(list(MASKS.values()))
     assert f"Two silos decide alike about {pairwise:.1%} of the weights" in Tags(html).text
     assert f"silos that chose at random would about {chance:.1%}" in Tags(html).text
     assert f"All agree on {unanimous:.1%}" in Tags(html).text

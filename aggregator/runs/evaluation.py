@@ -1,0 +1,82 @@
+"""The evaluation after a run: a second run over the same silos, in which they measure the dense model, what they made
+of it together, and other candidates, each on its held-out text.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from aggregator.results.open_evaluation import open_evaluation
+from aggregator.results.report import Perplexity
+from aggregator.rounds.round_driver import RoundDriver
+from aggregator.runs.planning import Planner
+from crypto.plan import Plan
+from crypto.secagg.round import Round
+from silo_agent.host.whole_file import write_whole
+from silo_agent.model.pruned_file import file_digest
+
+PLAN_FILE: Final = "evaluation.plan"
+ROUND_FOLDER: Final = "evaluation"
+
+DENSE: Final = "dense"
+FEDERATED: Final = "federated"
+ALONE: Final = " alone"
+
+
+def is_reserved(name: str) -> bool:
+    """Return whether an evaluation itself gives a candidate of that name."""
+    return name in (DENSE, FEDERATED) or name.endswith(ALONE)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Files of keep masks or pruned weights that are compared with the dense model."""
+
+    federated: Path
+    """What the run made."""
+    alone: Mapping[str, Path]
+    """By silo, what it would have without the others."""
+    given: Mapping[str, Path]
+    """By name, what the user brought; no name is reserved."""
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """All of them by the names that the plan calls them."""
+        return {**{silo + ALONE: file for silo, file in self.alone.items()}, **self.given, FEDERATED: self.federated}
+
+    def perplexity(self, by_name: Mapping[str, float]) -> Perplexity:
+        """Return the perplexities that the plan's names have, sorted by whose they are."""
+        alone = {silo: by_name[silo + ALONE] for silo in self.alone}
+        return Perplexity(
+            dense=by_name[DENSE],
+            alone=alone,
+            alone_mean=sum(alone.values()) / len(alone) if alone else None,
+            federated=by_name[FEDERATED],
+            candidates={name: by_name[name] for name in self.given},
+        )
+
+
+async def evaluate(
+    candidates: Candidates, sequences: int, planner: Planner, driver: RoundDriver, folder: Path
+) -> Perplexity:
+    """Return the perplexities over `sequences` held-out sequences of every silo.
+
+    `folder` keeps the plan, which is the same one after a restart, and the round. Raises what RoundDriver.run raises,
+    and CorruptSum where the opened sums are no perplexities.
+    """
+    digests = {name: file_digest(file) for name, file in candidates.files.items()}
+    for name, file in candidates.files.items():
+        driver.offer_candidate(digests[name], file)
+    plan_file = folder / PLAN_FILE
+    if plan_file.exists():
+        plan = Plan.decode(plan_file.read_bytes())
+    else:
+        plan = planner.evaluation(sequences, {DENSE: None, **digests})
+        write_whole(plan_file, plan.encoded)
+    round_folder = folder / ROUND_FOLDER
+    round_folder.mkdir(mode=0o700, exist_ok=True)
+    closed = await driver.run(Round(plan, 0), round_folder)
+    spec = plan.message.rounds[0].evaluation
+    return candidates.perplexity(await asyncio.to_thread(open_evaluation, spec, closed.opened.chunks()))
