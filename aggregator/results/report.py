@@ -115,8 +115,9 @@ class Report:
             opened += ", and by how much together they changed it"
             hidden += ". Where one silo alone kept a weight, that sum is its value"
         words = (
-            f"The aggregator saw {spec.aggregator_saw}, and opened only their sums over {fewest} silos: {opened}. It did "
-            f"not see any silo's {hidden}. Where all silos agree, the sum tells each one's choice. {spec.audit_in_words}"
+            f"The aggregator saw {spec.aggregator_saw}, and opened only their sums over {fewest} silos: {opened}. It "
+            f"did not see any silo's {hidden}. Where all silos agree, the sum tells each one's choice. "
+            f"{spec.audit_in_words}"
         )
         if self.perplexity is not None:
             words += (
