@@ -25,18 +25,19 @@ from aggregator.results.report import Report
 from aggregator.rounds.round_driver import RoundDriver, Watch
 from aggregator.rounds.servicer import serve
 from aggregator.runs.evaluation import is_reserved
-from aggregator.runs.planning import CohortSettings, Planner, PruningSettings, silo_names
+from aggregator.runs.planning import Planner, silo_names
 from aggregator.runs.run import PruningRun, Wanted
 from aggregator.silos.admission import known, utc_now
 from crypto.errors import ConfigError, InputError, LinkError, OutputError, SparsiloError
 from crypto.identity import Authority
 from crypto.names import Backend, Suite
 from crypto.plan import FEWEST_SILOS, MOST_SILOS
+from crypto.plan_options import PlanOptions
 from crypto.primitives.signing import SigningKey
 from crypto.roster import roster_file
 from silo_agent.config import write_secret
 from silo_agent.host.health import serve_health
-from silo_agent.model.calibration import read_sequences
+from silo_agent.model.calibration import read_sequences, usual_length
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.device import named_device
 from silo_agent.model.pruned_file import PrunedFile
@@ -55,10 +56,8 @@ class LocalSettings:
     model: Path
     calibration: tuple[Path, ...]
     out: Path
-    pruning: PruningSettings
-    threshold: int | None
+    asked: PlanOptions
     backend: Backend
-    phase_seconds: int
     wanted: Wanted
     device: str
     suite: Suite
@@ -100,12 +99,13 @@ def _check(settings: LocalSettings) -> DenseWeights:
         raise OutputError(f"{settings.out}: is not an empty folder", hint="name a new one with --out")
     named_device(settings.device)
     weights = DenseWeights.open(settings.model)
+    length = usual_length(weights.config, settings.asked.sequence_length)
     for file in settings.calibration:
         read_sequences(
             file,
             weights.tokenizer,
-            samples=settings.pruning.samples,
-            sequence_length=settings.pruning.sequence_length,
+            samples=settings.asked.samples,
+            sequence_length=length,
             held_out=settings.wanted.evaluate,
         )
     for name, file in settings.wanted.candidates.items():
@@ -126,8 +126,8 @@ class Federation:
         self._calibration = dict(sorted(zip(silo_names(settings.calibration), settings.calibration, strict=True)))
         self._signing_keys = {silo: SigningKey.generate(settings.suite) for silo in self._calibration}
         roster = {silo: key.public_bytes for silo, key in self._signing_keys.items()}
-        cohort = CohortSettings(roster, settings.threshold, settings.backend, settings.phase_seconds, settings.suite)
-        self._planner = Planner(weights, settings.pruning, cohort, secrets.token_bytes)
+        suite, backend = settings.suite, settings.backend
+        self._planner = Planner(weights, settings.asked, roster, suite, secrets.token_bytes, backend)
         self._plan = self._planner.pruning()  # found wrong here, before a process is started
         self.agents: dict[str, Process] = {}
 
@@ -187,7 +187,7 @@ class Federation:
         policy = {
             "models": "any",
             "approval": "auto",
-            **({"least_survivors": 2, "least_honest_survivors": 2} if self._settings.threshold == 2 else {}),
+            **({"least_survivors": 2, "least_honest_survivors": 2} if self._settings.asked.threshold == 2 else {}),
             "budget": {"releases": 1_000_000},
         }
         (home / "policy.yaml").write_text(yaml.safe_dump(policy), encoding="utf-8")

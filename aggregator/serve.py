@@ -108,8 +108,7 @@ class Work:
             asked = PlanFile.read(folder / PLAN_YAML)
             plan = Plan.decode((folder / PLAN_FILE).read_bytes())
             roster = {member.silo: member.signing_key for member in plan.message.roster}
-            cohort = asked.cohort(roster, self._config.suite)
-            planner = Planner(weights, asked.pruning(weights), cohort, secrets.token_bytes)
+            planner = Planner(weights, asked, roster, self._config.suite, secrets.token_bytes)
             if list(planner.model) != list(plan.message.model):
                 raise ModelError(f"{self._config.model}: is not the model that the run was planned for")
             self._begun = PruningRun(planner, plan, weights, self.driver, folder, asked.wanted(), self._watch)

@@ -161,7 +161,7 @@ def _planned(plan_yaml: Path, config: Path, settings: tuple[str, ...]) -> "tuple
     given, asked = AggregatorConfig.read(config, os.environ, settings), PlanFile.read(plan_yaml)
     roster = Enrolments(given.state).roster()
     weights = DenseWeights.open(model_folder(given.model))
-    planner = Planner(weights, asked.pruning(weights), asked.cohort(roster, given.suite), secrets.token_bytes)
+    planner = Planner(weights, asked, roster, given.suite, secrets.token_bytes)
     return planner.pruning(), roster
 
 

@@ -1,98 +1,42 @@
-"""plan.yaml: what a coordinator wants of a run, in the words of `aggregator local`'s options."""
+"""plan.yaml: the options of a plan, and what the run shall leave behind beside its model."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from decimal import Decimal
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from aggregator.runs.planning import CohortSettings, PruningSettings
 from aggregator.runs.run import Wanted
 from crypto.errors import ConfigError
-from crypto.names import Allocation, Backend, ComparisonGroup, Pruner, ReleaseKind, Schedule, Suite
-from crypto.pruning.sparsity import Pattern, Sparsity, parse_ratio
+from crypto.plan_options import PLAN_OPTIONS, PlanOptions
 from silo_agent.host.layered_config import NOTHING, read_config
-from silo_agent.model.calibration import usual_length
-from silo_agent.model.dense_weights import DenseWeights
 
 
 @dataclass(frozen=True)
-class PlanFile:
-    """Every field has the default of `aggregator local`'s option of that name."""
+class PlanFile(PlanOptions):
+    """A plan.yaml. What it adds to the plan's options is for the aggregator alone: the plan has no field for it."""
 
-    release: ReleaseKind = ReleaseKind.VOTES
-    pruner: Pruner = Pruner.WANDA
-    sparsity_ratio: Decimal | None = None
-    pattern: str = ""
-    comparison_group: ComparisonGroup = ComparisonGroup.LAYER
-    force_comparison_group: bool = False
-    schedule: Schedule = Schedule.ONE_SHOT
-    weight_scaling: bool = False
-    allocation: Allocation = Allocation.UNIFORM
-    silo_sparsity_ratios: Mapping[str, Decimal | None] = field(default_factory=dict)
-    cohort_floor: int = 0
-    capacities: Mapping[str, int] = field(default_factory=dict)
-    samples: int = 128
-    sequence_length: int = 0
-    """0: 2048, or the model's most."""
-    threshold: int = 0
-    """0: a majority, at least 3."""
-    colluders: int = 0
-    phase_seconds: int = 600
-    preparation_seconds: int = 24 * 3600
-    """How long silos have to approve and to prune."""
     evaluate: int = 0
+    """Held-out sequences a silo; 0 evaluates nothing. An evaluation is a plan of its own, of which silos are asked."""
     save_counts: bool = False
     save_transcript: bool = True
 
     @classmethod
     def read(cls, file: Path) -> "PlanFile":
-        """Raises ConfigError naming file and field."""
-        read, origins = read_config(cls, file, NOTHING, ())
-        given = {name for name, origin in origins.items() if origin != "default"}
-        if read.release not in (ReleaseKind.VOTES, ReleaseKind.WEIGHTS):
-            raise ConfigError(f"{file}: release: {read.release} is not asked for by itself", hint="votes or weights")
-        if read.pattern and given & {"sparsity_ratio", "comparison_group"}:
+        """Return what `file` asks for. Raises ConfigError naming file and field."""
+        asked, _ = read_config(cls, file, NOTHING, ())
+        if asked.evaluate < 0:
+            raise ConfigError(f"{file}: evaluate: must not be negative")
+        for option in PLAN_OPTIONS:
+            value: Any = getattr(asked, option.name)  # of the option's kind
+            if option.choices and value not in option.choices:
+                hint = " or ".join(option.choices)
+                raise ConfigError(f"{file}: {option.name}: {value} is not asked for by itself", hint=hint)
+            if option.kind is int and not option.by_silo and value is not None and value < 0:
+                raise ConfigError(f"{file}: {option.name}: must not be negative")
+        if asked.pattern and not (asked.sparsity_ratio is None and asked.comparison_group is None):
             raise ConfigError(f"{file}: pattern: says it all", hint="leave out sparsity_ratio and comparison_group")
-        for each in fields(cls):
-            value = getattr(read, each.name)
-            if each.type is int and value < 0:
-                raise ConfigError(f"{file}: {each.name}: must not be negative")
-        return read
-
-    def pruning(self, weights: DenseWeights) -> PruningSettings:
-        """For a Planner. Raises ConfigError or PlanError."""
-        if self.pattern:
-            sparsity = Sparsity(Pattern.parse(self.pattern), ComparisonGroup.ROW)
-        else:
-            ratio = parse_ratio("0.5") if self.sparsity_ratio is None else self.sparsity_ratio
-            sparsity = Sparsity(ratio, self.comparison_group)
-        return PruningSettings(
-            pruner=self.pruner,
-            sparsity=sparsity,
-            samples=self.samples,
-            sequence_length=usual_length(weights.config, self.sequence_length or None),
-            release=self.release,
-            allocation=self.allocation,
-            schedule=self.schedule,
-            weight_scaling=self.weight_scaling,
-            force_comparison_group=self.force_comparison_group,
-            cohort_floor=self.cohort_floor,
-            capacities=self.capacities,
-            own_ratios={silo: ratio for silo, ratio in self.silo_sparsity_ratios.items() if ratio is not None},
-        )
-
-    def cohort(self, roster: Mapping[str, bytes], suite: Suite) -> CohortSettings:
-        """For a Planner."""
-        return CohortSettings(
-            roster,
-            self.threshold or None,
-            Backend.DOUBLE_MASKING,
-            self.phase_seconds,
-            suite,
-            colluders=self.colluders,
-            preparation_seconds=self.preparation_seconds,
-        )
+        # A 0 says in a file that nothing is asked for.
+        return replace(asked, threshold=asked.threshold or None, sequence_length=asked.sequence_length or None)
 
     def wanted(self) -> Wanted:
-        """What the run leaves behind."""
+        """Return what the run leaves behind."""
         return Wanted(self.evaluate, self.save_counts, self.save_transcript)

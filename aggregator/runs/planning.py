@@ -1,59 +1,23 @@
-"""From what the user asked for to the plan that every silo is asked to agree to."""
+"""From the options that were given to the plan that every silo is asked to agree to."""
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from decimal import Decimal
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from crypto.errors import ConfigError, PlanError
-from crypto.names import PROTOCOL, Allocation, Backend, Pruner, ReleaseKind, Schedule, Suite
+from crypto.names import PROTOCOL, Backend, Suite
 from crypto.plan import FEWEST_SILOS, RUN_BYTES, Plan, least_threshold
-from crypto.pruning.sparsity import Pattern, Sparsity, spell_ratio
+from crypto.plan_options import PLAN_OPTIONS, PlanOptions
+from crypto.pruning.sparsity import Pattern
 from crypto.secagg.session import Entropy
+from silo_agent.model.calibration import usual_length
 from silo_agent.model.dense_weights import DenseWeights
 from sparsilo.v1 import plan_pb2
 
 CHUNK_WORDS: Final = 1 << 17
 """1 MiB: masking a chunk costs far more than deriving its keys, and a chunk is far below gRPC's message limit."""
-
-PREPARATION_SECONDS: Final = 6 * 3600
-
-
-@dataclass(frozen=True)
-class PruningSettings:
-    """What is pruned, and how."""
-
-    pruner: Pruner
-    sparsity: Sparsity
-    """Of mask expansion: the target, and the groups in which keep counts are compared."""
-    samples: int
-    sequence_length: int
-    release: ReleaseKind = ReleaseKind.VOTES
-    allocation: Allocation = Allocation.UNIFORM
-    schedule: Schedule = Schedule.ONE_SHOT
-    weight_scaling: bool = False
-    force_comparison_group: bool = False
-    cohort_floor: int = 0
-    """Layer sampling: fewest silos a block; 0 without it."""
-    capacities: Mapping[str, int] = field(default_factory=dict)
-    """With layer sampling, blocks by silo; all blocks where a silo is missing."""
-    own_ratios: Mapping[str, Decimal] = field(default_factory=dict)
-    """Sparsity ratios of silos that prune with another than the plan's."""
-
-
-@dataclass(frozen=True)
-class CohortSettings:
-    """Who takes part, and what a sum may be opened over."""
-
-    roster: Mapping[str, bytes]
-    threshold: int | None
-    backend: Backend
-    phase_seconds: int
-    suite: Suite
-    colluders: int = 0
-    preparation_seconds: int = PREPARATION_SECONDS
 
 
 def default_threshold(silos: int, colluders: int) -> int:
@@ -62,20 +26,22 @@ def default_threshold(silos: int, colluders: int) -> int:
 
 
 class Planner:
-    """Makes plans over one model and one cohort. The model's digests are computed once."""
+    """A planner makes plans over one model and one roster. It computes the model's digests once."""
 
     def __init__(
-        self, weights: DenseWeights, pruning: PruningSettings, cohort: CohortSettings, entropy: Entropy
+        self,
+        weights: DenseWeights,
+        asked: PlanOptions,
+        roster: Mapping[str, bytes],
+        suite: Suite,
+        entropy: Entropy,
+        backend: Backend = Backend.DOUBLE_MASKING,
     ) -> None:
-        self._pruning = pruning
-        self._cohort = cohort
-        self._entropy = entropy
-        unknown = sorted({*pruning.capacities, *pruning.own_ratios} - {*cohort.roster})
-        if unknown:
-            raise ConfigError(f"{unknown[0]} is no silo of this run", hint=f"silos: {', '.join(sorted(cohort.roster))}")
+        """Raises ConfigError or PlanError where the options do not suit the model or the silos."""
+        self._asked = _completed(asked, weights, sorted(roster))
+        self._roster, self._suite, self._backend, self._entropy = roster, suite, backend, entropy
         digests = weights.digest()
         blocks = {name: block.index for block in weights.blocks for name in block.prunable}
-        self._blocks = len(weights.blocks)
         self.model: Final = [
             plan_pb2.Tensor(
                 name=name,
@@ -91,7 +57,7 @@ class Planner:
     def pruning(self) -> Plan:
         """The rounds in which keep masks, or pruned weights, are summed."""
         message = self._message()
-        for kind, block in Plan(message, b"").rounds_of(self._pruning.release):
+        for kind, block in Plan(message, b"").rounds_of(self._asked.release):
             spec = message.rounds.add(block=block)  # None leaves it out
             getattr(spec, kind).SetInParent()
         return Plan.of(message)
@@ -109,50 +75,43 @@ class Planner:
         return Plan.of(message)
 
     def _message(self) -> plan_pb2.Plan:
-        """All but the rounds."""
-        cohort, pruning = self._cohort, self._pruning
-        silos, target = len(cohort.roster), pruning.sparsity.target
-        threshold = default_threshold(silos, cohort.colluders) if cohort.threshold is None else cohort.threshold
-        for name, value in (("threshold", threshold), ("cohort floor", pruning.cohort_floor)):
-            if not 0 <= value <= silos:  # which the wire's unsigned field might not even hold
-                raise PlanError(f"plan: {name}: {value} is out of range for {silos} silos")
-        return plan_pb2.Plan(
+        """Return all but the rounds."""
+        message = plan_pb2.Plan(
             protocol=PROTOCOL,
             run=self._entropy(RUN_BYTES),
-            suite=cohort.suite,
-            backend=cohort.backend,
-            roster=[self._member(silo, key) for silo, key in sorted(cohort.roster.items())],
-            threshold=threshold,
-            least_survivors=threshold,
-            colluders=cohort.colluders,
-            two_honest_survivors=cohort.threshold == 2,  # only because somebody asked for it by number
+            suite=self._suite,
+            backend=self._backend,
+            roster=[plan_pb2.Member(silo=silo, signing_key=key) for silo, key in sorted(self._roster.items())],
+            least_survivors=self._asked.threshold,
+            two_honest_survivors=self._asked.threshold == 2,  # only because somebody asked for it by number
             model=self.model,
-            pruning=plan_pb2.Pruning(
-                pruner=pruning.pruner,
-                sparsity_ratio="" if isinstance(target, Pattern) else spell_ratio(target),
-                pattern=str(target) if isinstance(target, Pattern) else "",
-                comparison_group=pruning.sparsity.group,
-                samples=pruning.samples,
-                sequence_length=pruning.sequence_length,
-                allocation=pruning.allocation if pruning.allocation is not Allocation.UNIFORM else "",
-                schedule=pruning.schedule if pruning.schedule is not Schedule.ONE_SHOT else "",
-                weight_scaling=pruning.weight_scaling,
-                force_comparison_group=pruning.force_comparison_group,
-                cohort_floor=pruning.cohort_floor,
-            ),
             chunk_words=CHUNK_WORDS,
-            phase_seconds=cohort.phase_seconds,
-            preparation_seconds=max(cohort.preparation_seconds, cohort.phase_seconds),
         )
+        for option in PLAN_OPTIONS:
+            option.write(message, getattr(self._asked, option.name))
+        return message
 
-    def _member(self, silo: str, key: bytes) -> plan_pb2.Member:
-        ratio, most = self._pruning.own_ratios.get(silo), self._blocks if self._pruning.cohort_floor else 0
-        return plan_pb2.Member(
-            silo=silo,
-            signing_key=key,
-            sparsity_ratio="" if ratio is None else spell_ratio(ratio),
-            capacity=self._pruning.capacities.get(silo, most),
-        )
+
+def _completed(asked: PlanOptions, weights: DenseWeights, silos: Sequence[str]) -> PlanOptions:
+    """Return the options with a value for each that was not given. Raises ConfigError or PlanError."""
+    sparsity, length = asked.sparsity, usual_length(weights.config, asked.sequence_length)
+    unknown = sorted({*asked.capacities, *asked.silo_sparsity_ratios} - {*silos})
+    if unknown:
+        raise ConfigError(f"{unknown[0]} is no silo of this run", hint=f"silos: {', '.join(silos)}")
+    threshold = default_threshold(len(silos), asked.colluders) if asked.threshold is None else asked.threshold
+    for name, value in (("threshold", threshold), ("cohort floor", asked.cohort_floor)):
+        if not 0 <= value <= len(silos):  # which the wire's unsigned field might not even hold
+            raise PlanError(f"plan: {name}: {value} is out of range for {len(silos)} silos")
+    all_blocks = dict.fromkeys(silos, len(weights.blocks)) if asked.cohort_floor else {}
+    return replace(
+        asked,
+        sparsity_ratio=None if isinstance(sparsity.target, Pattern) else sparsity.target,
+        comparison_group=sparsity.group,
+        sequence_length=length,
+        threshold=threshold,
+        capacities={**all_blocks, **asked.capacities},
+        preparation_seconds=max(asked.preparation_seconds, asked.phase_seconds),
+    )
 
 
 def silo_names(files: Sequence[Path]) -> list[str]:

@@ -44,7 +44,7 @@ def pending(config: Path, settings: tuple[str, ...], everything: bool, output: s
         shown = [offered for offered in store.offers() if everything or offered.decision is None]
         plans = [(plan_in_words(Plan.decode(offered.encoded), agent.silo), offered) for offered in shown]
     if output == "json":
-        print_envelope("done", data={"pending": [{**words, **_state(offered)} for words, offered in plans]})
+        print_envelope("done", data={"pending": [{**words.as_dict(), **_state(offered)} for words, offered in plans]})
         return
     for words, offered in plans:
         decided = f"{offered.decision} by {offered.by}, {offered.decided}" if offered.decision else "none yet"

@@ -2,13 +2,15 @@
 learns what, and what is not protected. Derived from the plan alone; docs/threat-model.md says the same at length.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from math import ceil, prod
-from typing import Any, Final
+from typing import Final
 
 from crypto.backends.backend_spec import backend_spec
 from crypto.names import Allocation, Pruner, ReleaseKind, Schedule
 from crypto.plan import Plan
+from crypto.plan_options import PLAN_OPTIONS
 from crypto.secagg.round import least_survivors
 from silo_agent.consent.policy import model_digest
 
@@ -34,63 +36,124 @@ def upload_bytes(plan: Plan, index: int, silos: int | None = None) -> int:
     return sum(backend_spec(plan.backend).upload_lengths(plan.layout(index, silos)))
 
 
-def plan_in_words(plan: Plan, silo: str) -> dict[str, Any]:
-    """Everything that `silo-agent pending` shows, as its JSON document has it. `silo` is this one."""
+@dataclass(frozen=True)
+class Leaving:
+    """What this silo uploads in all rounds of one release kind."""
+
+    release: str
+    rounds: int
+    what: str
+    hidden: str
+
+
+@dataclass(frozen=True)
+class BytesUp:
+    """How much this silo uploads: so many bytes, or at most so many."""
+
+    exact: bool
+    bytes: int
+
+
+@dataclass(frozen=True)
+class RevealedTo:
+    """Who learns what, a sentence each."""
+
+    aggregator: tuple[str, ...]
+    each_other_silo: tuple[str, ...]
+    outsiders: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PlanInWords:
+    """Everything that `silo-agent pending` shows of a plan."""
+
+    plan: str
+    model: str
+    computed_here: tuple[str, ...]
+    also_asked: tuple[str, ...]
+    """What the plan's options ask for beyond that."""
+    rounds: int
+    leaves: tuple[Leaving, ...]
+    bytes_up: BytesUp
+    bytes_down_estimate: int
+    revealed_to: RevealedTo
+    silos: tuple[str, ...]
+    least_survivors: int
+    colluders: int
+    withstands: str
+    epsilon: str
+    not_protected: tuple[str, ...]
+    preparation_seconds: int
+    phase_seconds: int
+
+    def as_dict(self) -> dict[str, object]:
+        """Return what the JSON document has of the plan: lists for tuples."""
+
+        def listed(pairs: list[tuple[str, object]]) -> dict[str, object]:
+            return {name: list(value) if isinstance(value, tuple) else value for name, value in pairs}
+
+        return asdict(self, dict_factory=listed)
+
+
+def plan_in_words(plan: Plan, silo: str) -> PlanInWords:
+    """Return what `plan` means for `silo`, which has to approve of it."""
     message, spec = plan.message, backend_spec(plan.backend)
     kinds = list(dict.fromkeys(plan.release_kind(index) for index in range(len(message.rounds))))
     least = least_survivors(plan, plan.cohort_floor)
-    return {
-        "plan": plan.digest.hex(),
-        "model": model_digest({tensor.name: tensor.digest for tensor in message.model}).hex(),
-        "computed_here": list(_computed(plan, silo, kinds)),
-        "rounds": len(message.rounds),
-        "leaves": [
-            {"release": str(kind), "rounds": _count(plan, kind), "what": _leaves(plan, kind), "hidden": spec.on_the_way}
-            for kind in kinds
+    return PlanInWords(
+        plan=plan.digest.hex(),
+        model=model_digest({tensor.name: tensor.digest for tensor in message.model}).hex(),
+        computed_here=tuple(_computed(plan, silo, kinds)),
+        also_asked=tuple(filter(None, (option.told(plan) for option in PLAN_OPTIONS))),
+        rounds=len(message.rounds),
+        leaves=tuple(Leaving(str(kind), _count(plan, kind), _leaves(plan, kind), spec.on_the_way) for kind in kinds),
+        bytes_up=BytesUp(exact=not plan.cohort_floor, bytes=_bytes_up(plan, silo)),
+        bytes_down_estimate=_bytes_down(plan, silo),
+        revealed_to=RevealedTo(
+            aggregator=tuple(_to_aggregator(plan, kinds)),
+            each_other_silo=tuple(_to_silos(plan, kinds)),
+            outsiders=("who talks when, and how much",),
+        ),
+        silos=plan.silos,
+        least_survivors=least,
+        colluders=message.colluders,
+        withstands=spec.withstands(message.colluders),
+        epsilon=EPSILON,
+        not_protected=tuple(_not_protected(kinds, least)),
+        preparation_seconds=message.preparation_seconds,
+        phase_seconds=message.phase_seconds,
+    )
+
+
+def sentences(words: PlanInWords) -> Iterator[tuple[str, str]]:
+    """Yield a heading and a sentence at a time; the heading is empty where it is as before."""
+    yield "plan", words.plan
+    yield "model", words.model
+    yield from _under("computed here", words.computed_here)
+    yield from _under("also asked", words.also_asked)
+    yield from _under(
+        "leaves this silo",
+        [
+            f"{leaving.release}, {leaving.rounds} of {words.rounds} rounds: {leaving.what}; {leaving.hidden}"
+            for leaving in words.leaves
         ],
-        "bytes_up": {"exact": not plan.cohort_floor, "bytes": _bytes_up(plan, silo)},
-        "bytes_down_estimate": _bytes_down(plan, silo),
-        "revealed_to": {
-            "aggregator": list(_to_aggregator(plan, kinds)),
-            "each_other_silo": list(_to_silos(plan, kinds)),
-            "outsiders": ["who talks when, and how much"],
-        },
-        "silos": list(plan.silos),
-        "least_survivors": least,
-        "colluders": message.colluders,
-        "withstands": spec.withstands(message.colluders),
-        "epsilon": EPSILON,
-        "not_protected": list(_not_protected(kinds, least)),
-        "preparation_seconds": message.preparation_seconds,
-        "phase_seconds": message.phase_seconds,
-    }
-
-
-def sentences(words: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What `plan_in_words` returned, a heading and a sentence at a time; the heading is empty where it is as before."""
-    yield "plan", words["plan"]
-    yield "model", words["model"]
-    yield from _under("computed here", words["computed_here"])
-    leaving = [
-        f"{each['release']}, {each['rounds']} of {words['rounds']} rounds: {each['what']}; {each['hidden']}"
-        for each in words["leaves"]
-    ]
-    yield from _under("leaves this silo", leaving)
-    up, most = words["bytes_up"], "" if words["bytes_up"]["exact"] else "at most "
-    yield "sends", f"{most}{_size(up['bytes'])} of words, and some kB of keys and signatures a round and silo"
-    yield "receives", f"about {_size(words['bytes_down_estimate'])}"
-    for who, learns in words["revealed_to"].items():
-        yield from _under(f"{who.replace('_', ' ')} learns" if who != "outsiders" else "outsiders learn", learns)
-    roster, least = words["silos"], words["least_survivors"]
-    yield "summed over", f"at least {least} of these {len(roster)} silos, this one among them: {', '.join(roster)}"
-    yield "withstands", words["withstands"]
-    yield "epsilon", words["epsilon"]
-    yield from _under("not protected", words["not_protected"])
-    preparation, phase = words["preparation_seconds"], words["phase_seconds"]
+    )
+    most = "" if words.bytes_up.exact else "at most "
+    yield "sends", f"{most}{_size(words.bytes_up.bytes)} of words, and some kB of keys and signatures a round and silo"
+    yield "receives", f"about {_size(words.bytes_down_estimate)}"
+    yield from _under("aggregator learns", words.revealed_to.aggregator)
+    yield from _under("each other silo learns", words.revealed_to.each_other_silo)
+    yield from _under("outsiders learn", words.revealed_to.outsiders)
+    among = f"{len(words.silos)} silos, this one among them: {', '.join(words.silos)}"
+    yield "summed over", f"at least {words.least_survivors} of these {among}"
+    yield "withstands", words.withstands
+    yield "epsilon", words.epsilon
+    yield from _under("not protected", words.not_protected)
     yield (
         "time",
-        f"a round goes on without this silo once nothing has arrived from anybody for {_span(preparation)}, in which "
-        f"people decide and silos compute; later, for {_span(phase)}",
+        f"a round goes on without this silo once nothing has arrived from anybody for "
+        f"{_span(words.preparation_seconds)}, in which people decide and silos compute; later, for "
+        f"{_span(words.phase_seconds)}",
     )
 
 
@@ -230,7 +293,7 @@ def _count(plan: Plan, kind: ReleaseKind) -> int:
     return sum(plan.release_kind(index) is kind for index in range(len(plan.message.rounds)))
 
 
-def _under(heading: str, texts: list[str]) -> Iterator[tuple[str, str]]:
+def _under(heading: str, texts: Sequence[str]) -> Iterator[tuple[str, str]]:
     for at, text in enumerate(texts):
         yield "" if at else heading, text
 

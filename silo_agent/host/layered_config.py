@@ -9,8 +9,8 @@ from dataclasses import MISSING, fields
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, ClassVar, Final, Protocol, TypeVar, get_args, get_origin
+from types import MappingProxyType, NoneType
+from typing import Any, ClassVar, Final, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -37,7 +37,7 @@ def read_config(
 
     Paths in the file are relative to its folder, others to the current one. Raises ConfigError naming file and field.
     """
-    known = {field.name: field for field in fields(kind)}
+    known, hints = {field.name: field for field in fields(kind)}, get_type_hints(kind)
     origins = {name: "default" for name, field in known.items() if {field.default, field.default_factory} != {MISSING}}
     values: dict[str, Any] = {}
     for flag in flags:
@@ -47,17 +47,17 @@ def read_config(
     def take(name: str, value: object, folder: Path, origin: str, where: str) -> None:
         if name not in known:
             raise ConfigError(f"{where}: unknown field", hint=f"known: {', '.join(known)}")
-        values[name] = _typed(where, known[name].type, value, folder)
+        values[name] = _typed(where, hints[name], value, folder)
         origins[name] = origin
 
     for name, value in read_mapping(file).items():
         take(name, value, file.parent, str(file), f"{file}: {name}")
-    for name, field in known.items():
+    for name in known:
         if text := environment.get(PREFIX + name.upper()):
-            take(name, _parsed(field.type, text), Path(), *2 * (PREFIX + name.upper(),))
+            take(name, _parsed(hints[name], text), Path(), *2 * (PREFIX + name.upper(),))
     for flag in flags:
         name, _, text = flag.partition("=")
-        kind_of = known[name].type if name in known else str
+        kind_of = hints.get(name, str)
         take(name, _parsed(kind_of, text), Path(), "--set", f"--set {name}")
     for name in known:
         if name not in origins:
@@ -75,11 +75,13 @@ def _parsed(kind: object, text: object) -> object:
 
 
 def _typed(where: str, kind: Any, value: object, folder: Path) -> object:
+    if NoneType in get_args(kind):  # a field that need not be given; where it is, it has a value
+        [kind] = {*get_args(kind)} - {NoneType}
     if kind in (bool, int):
         if type(value) is not kind:  # a truth value is an int to Python
             raise ConfigError(f"{where}: must be {'true or false' if kind is bool else 'a whole number'}")
         return value
-    if kind == Decimal | None:
+    if kind is Decimal:
         try:
             return parse_ratio(str(value))
         except SparsiloError as error:
@@ -97,7 +99,7 @@ def _typed(where: str, kind: Any, value: object, folder: Path) -> object:
 def _text(where: str, kind: Any, value: str, folder: Path) -> object:
     if kind == Path | str:
         return folder / value if (folder / value).is_dir() else value
-    if kind in (Path, Path | None):
+    if kind is Path:
         return folder / value
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         choices = {each.profile if isinstance(each, Suite) else each.value: each for each in kind}

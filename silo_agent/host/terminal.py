@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 from click.shell_completion import get_completion_class
@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from crypto.errors import SparsiloError
-from crypto.names import Pruner, Suite
+from crypto.names import Suite
+from crypto.plan_options import PLAN_OPTIONS, PlanOption
 from silo_agent.host.freed_memory import keep_freed_memory
 
 USAGE_EXIT: Final = 4
@@ -53,10 +54,33 @@ def named(kind: type[StrEnum]) -> click.Choice[str]:
     return click.Choice([member.value for member in kind])
 
 
-pruner_option = click.option("--pruner", type=named(Pruner), default=Pruner.WANDA.value, show_default=True)
-ratio_option = click.option("--sparsity-ratio", help="Fraction of weights set to zero, in [0, 1).  [default: 0.5]")
-pattern_option = click.option(
-    "--pattern", metavar="N:M", help="Instead of a ratio: of every m inputs in a row, n are kept, as in 2:4."
+def plan_option(option: PlanOption) -> Callable[[_Command], _Command]:
+    """Return the click option of a plan's option; it passes on a text, a number or a truth value, and texts by silo."""
+    flag, help_text = option.flag or f"--{option.name.replace('_', '-')}", option.help
+    if option.unset:
+        help_text += f"  [default: {option.unset}]"
+    if option.kind is bool:
+        return click.option(flag, option.name, is_flag=True, help=help_text)
+    kind: Any = None  # as click takes it: a type or a click.ParamType
+    if issubclass(option.kind, StrEnum):
+        kind = click.Choice([member.value for member in option.choices or option.kind])
+    elif option.kind is int and not option.by_silo:
+        kind = int if option.least is None else click.IntRange(option.least)
+    default = option.default.value if isinstance(option.default, StrEnum) else option.default
+    given: dict[str, Any] = {"multiple": True} if option.by_silo else {"default": default}
+    return click.option(
+        flag,
+        option.name,
+        type=kind,
+        show_default=option.default is not None and not option.by_silo,
+        metavar=option.metavar,
+        help=help_text or None,
+        **given,
+    )
+
+
+pruner_option, ratio_option, pattern_option = (
+    plan_option(option) for option in PLAN_OPTIONS if option.name in ("pruner", "sparsity_ratio", "pattern")
 )
 
 

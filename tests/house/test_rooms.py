@@ -59,11 +59,13 @@ EDGES: dict[str, set[str]] = {
         *(
             "silo_agent/commands/identity.py",
             "aggregator/cli.py",
+            "aggregator/commands/containers.py",
+            "aggregator/commands/local.py",
             "aggregator/commands/runs.py",
             "aggregator/commands/silos.py",
         ),
     },
-    "rich": {"silo_agent/host/terminal.py", "aggregator/cli.py", "aggregator/results/report_tables.py"},
+    "rich": {"silo_agent/host/terminal.py", "aggregator/commands/local.py", "aggregator/results/report_tables.py"},
     "prometheus_client": {
         "silo_agent/host/metrics.py",
         "silo_agent/host/health.py",

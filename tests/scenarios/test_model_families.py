@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM
 
 from aggregator.results.pruned_tensors import PrunedTensors
 from aggregator.results.sparse_checkpoint import write_sparse_model
-from aggregator.runs.planning import CohortSettings, Planner, PruningSettings
-from crypto.names import Backend, ComparisonGroup, Pruner, ReleaseKind, Suite
-from crypto.pruning.sparsity import Pattern, Sparsity
+from aggregator.runs.planning import Planner
+from crypto.names import Pruner, ReleaseKind, Suite
+from crypto.plan_options import PlanOptions
 from scenarios.world import World
 from silo_agent.model.calibration import usual_length
 from silo_agent.model.dense_weights import DenseWeights
@@ -54,12 +54,11 @@ def release(kind: ReleaseKind, start: Start, pruning: RunPruning, weights: Dense
             return VotesRelease(plan, start.index, files.keep_masks)
 
 
-def federated(weights: DenseWeights, pruning: PruningSettings, folder: Path) -> Path:
+def federated(weights: DenseWeights, asked: PlanOptions, folder: Path) -> Path:
     """The model that three silos prune together; its folder."""
     keys = signing_keys(SILOS)
     roster = {silo: key.public_bytes for silo, key in keys.items()}
-    cohort = CohortSettings(roster, None, Backend.DOUBLE_MASKING, 60, Suite.DEFAULT)
-    plan = Planner(weights, pruning, cohort, secrets.token_bytes).pruning()
+    plan = Planner(weights, asked, roster, Suite.DEFAULT, secrets.token_bytes).pruning()
     silos = {
         silo: RunPruning(
             *(plan, silo, weights, lambda index=index: sequences(index)),  # type: ignore[misc]
@@ -94,14 +93,10 @@ def federated(weights: DenseWeights, pruning: PruningSettings, folder: Path) -> 
     return folder / "model"
 
 
-def settings(pruner: Pruner, kind: ReleaseKind, sparsity: Sparsity) -> PruningSettings:
-    return PruningSettings(pruner, sparsity, samples=6, sequence_length=LENGTH, release=kind)
-
-
-def check(name: str, folder: Path, settings: PruningSettings, zeros: Any, dtype: torch.dtype) -> None:
+def check(name: str, folder: Path, asked: PlanOptions, zeros: Any, dtype: torch.dtype) -> None:
     weights = DenseWeights.open(tiny_model(folder / "dense", family(name), seed=3, dtype=dtype))
     assert usual_length(weights.config, LENGTH) == LENGTH
-    model = federated(weights, settings, folder / "run")
+    model = federated(weights, asked, folder / "run")
     sparse = DenseWeights.open(model)
     assert sparse.prunable == weights.prunable
     for tensor in weights.names:
@@ -119,14 +114,13 @@ def check(name: str, folder: Path, settings: PruningSettings, zeros: Any, dtype:
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_wanda_and_votes(name: str, tmp_path: Path) -> None:
-    ratio = Sparsity(Decimal("0.6"), ComparisonGroup.LAYER)
-    pruning = settings(Pruner.WANDA, ReleaseKind.VOTES, ratio)
-    check(name, tmp_path, pruning, lambda size: floor(Fraction("0.6") * size), torch.bfloat16)
+    asked = PlanOptions(sparsity_ratio=Decimal("0.6"), samples=6, sequence_length=LENGTH)
+    check(name, tmp_path, asked, lambda size: floor(Fraction("0.6") * size), torch.bfloat16)
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_sparsegpt_and_weights_in_a_pattern(name: str, tmp_path: Path) -> None:
-    pattern = Sparsity(Pattern(2, 4), ComparisonGroup.ROW)
-    check(
-        name, tmp_path, settings(Pruner.SPARSEGPT, ReleaseKind.WEIGHTS, pattern), lambda size: size // 2, torch.float32
+    asked = PlanOptions(
+        release=ReleaseKind.WEIGHTS, pruner=Pruner.SPARSEGPT, pattern="2:4", samples=6, sequence_length=LENGTH
     )
+    check(name, tmp_path, asked, lambda size: size // 2, torch.float32)

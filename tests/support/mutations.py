@@ -537,13 +537,13 @@ MUTATIONS = (
         "silo_agent/host/layered_config.py",
         """    for name, value in read_mapping(file).items():
         take(name, value, file.parent, str(file), f"{file}: {name}")
-    for name, field in known.items():
+    for name in known:
         if text := environment.get(PREFIX + name.upper()):
-            take(name, _parsed(field.type, text), Path(), *2 * (PREFIX + name.upper(),))
+            take(name, _parsed(hints[name], text), Path(), *2 * (PREFIX + name.upper(),))
 """,
-        """    for name, field in known.items():
+        """    for name in known:
         if text := environment.get(PREFIX + name.upper()):
-            take(name, _parsed(field.type, text), Path(), *2 * (PREFIX + name.upper(),))
+            take(name, _parsed(hints[name], text), Path(), *2 * (PREFIX + name.upper(),))
     for name, value in read_mapping(file).items():
         take(name, value, file.parent, str(file), f"{file}: {name}")
 """,

@@ -1,21 +1,24 @@
 """plan.yaml means what the options of `aggregator local` mean, and every mistake in it is named."""
 
+from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import yaml
 
-from aggregator.cli import local
+from aggregator.commands.local import local
 from aggregator.runs.plan_file import PlanFile
+from aggregator.runs.planning import Planner
 from aggregator.runs.run import Wanted
 from crypto.errors import ConfigError
-from crypto.names import Backend, ComparisonGroup, Pruner, ReleaseKind, Suite
-from crypto.pruning.sparsity import Pattern
+from crypto.names import Backend, Suite
+from crypto.plan_options import PLAN_OPTIONS, PlanOption
 from silo_agent.model.dense_weights import DenseWeights
+from sparsilo.v1 import plan_pb2
 from support.models import tiny_llama
+from support.plans import signing_keys
 
 
 def read(folder: Path, **fields: object) -> PlanFile:
@@ -25,22 +28,16 @@ def read(folder: Path, **fields: object) -> PlanFile:
 
 
 def test_fields_are_locals_options_with_their_defaults(tmp_path: Path) -> None:
-    options = {param.name: param for param in local.params if isinstance(param, click.Option)}
+    given = local.make_context("local", ["--model", "m", "--calibration", "c", "--out", "o"]).params
     plan = read(tmp_path)
-    renamed = {"phase_seconds": "phase_timeout", "capacities": "capacities", "silo_sparsity_ratios": "own_ratios"}
-    for name in PlanFile.__dataclass_fields__:
-        if name not in ("preparation_seconds", "colluders"):  # a rehearsal asks nobody, and trusts itself
-            assert renamed.get(name, name) in options, name
-    for name in (
-        "release",
-        "pruner",
-        "schedule",
-        "allocation",
-        "samples",
-        "cohort_floor",
-        "evaluate",
-    ):
-        assert getattr(plan, name) == options[name].default, name
+    of_deployments = ("colluders", "phase_seconds", "preparation_seconds")  # a rehearsal asks nobody, trusts itself
+    for name in (field.name for field in fields(PlanFile)):
+        if name not in (*of_deployments, "save_transcript"):
+            value = getattr(plan, name)
+            assert given[name] == (() if value == {} else value), name
+    assert not {*of_deployments} & {*given}
+    assert (plan.phase_seconds, plan.preparation_seconds, given["phase_timeout"]) == (600, 86_400, 60)
+    assert plan.save_transcript and not given["save_transcript"]
 
 
 @pytest.mark.parametrize("ratio", [0.7, "0.7", "0.70"])
@@ -50,15 +47,16 @@ def test_a_ratio_is_an_exact_decimal_however_yaml_reads_it(ratio: object, tmp_pa
 
 def test_what_a_planner_gets(tmp_path: Path) -> None:
     weights = DenseWeights.open(tiny_llama(tmp_path / "dense"))
+    roster = {silo: key.public_bytes for silo, key in signing_keys(4, Suite.FIPS).items()}
     plan = read(
         tmp_path,
         release="weights",
         pruner="sparsegpt",
         sparsity_ratio=0,
-        comparison_group="row",
-        silo_sparsity_ratios={"a": 0.3},
-        cohort_floor=3,
-        capacities={"a": 1},
+        comparison_group="layer",
+        silo_sparsity_ratios={"silo-000": 0.3},
+        cohort_floor=4,
+        capacities={"silo-001": 2},
         sequence_length=16,
         threshold=4,
         colluders=1,
@@ -68,19 +66,32 @@ def test_what_a_planner_gets(tmp_path: Path) -> None:
         save_counts=True,
         save_transcript=False,
     )
-    pruning, cohort = plan.pruning(weights), plan.cohort({"a": b"k"}, Suite.FIPS)
-    assert (pruning.release, pruning.pruner) == (ReleaseKind.WEIGHTS, Pruner.SPARSEGPT)
-    assert (pruning.sparsity.target, pruning.sparsity.group) == (Decimal(0), ComparisonGroup.ROW)
-    assert (pruning.own_ratios, pruning.cohort_floor, pruning.capacities) == ({"a": Decimal("0.3")}, 3, {"a": 1})
-    assert (pruning.samples, pruning.sequence_length) == (128, 16)
-    assert (cohort.threshold, cohort.colluders, cohort.suite) == (4, 1, Suite.FIPS)
-    assert (cohort.phase_seconds, cohort.preparation_seconds) == (5, 50)
-    assert cohort.backend is Backend.DOUBLE_MASKING
     assert plan.wanted() == Wanted(2, True, False)
-    by_default = read(tmp_path)
-    assert by_default.pruning(weights).sparsity.target == Decimal("0.5")
-    assert by_default.cohort({}, Suite.DEFAULT).threshold is None
-    assert read(tmp_path, pattern="2:4").pruning(weights).sparsity.target == Pattern(2, 4)
+    message = Planner(weights, plan, roster, Suite.FIPS, bytes).pruning().message
+    assert [spec.WhichOneof("release") for spec in message.rounds[-2:]] == ["scales", "weights"]
+    assert (message.threshold, message.colluders) == (4, 1)
+    assert (message.phase_seconds, message.preparation_seconds) == (5, 50)
+    assert message.suite == Suite.FIPS and message.backend == Backend.DOUBLE_MASKING
+    pruning = message.pruning
+    assert (pruning.pruner, pruning.sparsity_ratio, pruning.comparison_group) == ("sparsegpt", "0", "layer")
+    assert (pruning.samples, pruning.sequence_length, pruning.cohort_floor) == (128, 16, 4)
+    assert [member.sparsity_ratio for member in message.roster] == ["0.3", "", "", ""]
+    assert [member.capacity for member in message.roster] == [2, 2, 2, 2]
+
+
+def test_what_a_planner_gets_by_default(tmp_path: Path) -> None:
+    weights = DenseWeights.open(tiny_llama(tmp_path / "dense"))
+    roster = {silo: key.public_bytes for silo, key in signing_keys(4).items()}
+
+    def message(**fields: object) -> plan_pb2.Plan:
+        return Planner(weights, read(tmp_path, **fields), roster, Suite.DEFAULT, bytes).pruning().message
+
+    by_default = message()
+    pruning = by_default.pruning
+    assert (pruning.pruner, pruning.sparsity_ratio, pruning.comparison_group) == ("wanda", "0.5", "layer")
+    assert (by_default.threshold, pruning.sequence_length) == (3, 256), "the model has 256 positions"
+    assert message(threshold=0, sequence_length=0, cohort_floor=0) == by_default, "0 asks for nothing"
+    assert message(pattern="2:4").pruning.pattern == "2:4"
 
 
 @pytest.mark.parametrize(
@@ -99,6 +110,8 @@ def test_what_a_planner_gets(tmp_path: Path) -> None:
         ({"save_counts": 1}, "save_counts: must be true or false"),
         ({"pattern": "2:4", "sparsity_ratio": 0.5}, "pattern: says it all"),
         ({"pattern": "2:4", "comparison_group": "row"}, "pattern: says it all"),
+        ({"evaluate": -1}, "evaluate: must not be negative"),
+        ({"samples": -1}, "samples: must not be negative"),
         ({"capacities": 3}, "capacities: must hold `silo: number` lines"),
         ({"capacities": {"a": "b"}}, "capacities: a: must be a whole number"),
         ({"silo_sparsity_ratios": {"a": 2}}, "silo_sparsity_ratios: a: sparsity ratio: '2' is outside"),
@@ -108,3 +121,18 @@ def test_a_wrong_field(fields: dict[str, Any], problem: str, tmp_path: Path) -> 
     with pytest.raises(ConfigError) as refused:
         read(tmp_path, **fields)
     assert refused.value.message.startswith(f"{tmp_path / 'plan.yaml'}: {problem}"), refused.value.message
+
+
+def row(option: PlanOption) -> str:
+    """An option's line in docs/formats.md."""
+    kinds: dict[type, str] = {bool: "`true` or `false`", int: "whole number", str: "text", Decimal: "decimal in [0, 1)"}
+    value = kinds.get(option.kind) or ", ".join(f"`{member}`" for member in option.choices or option.kind)
+    default = option.unset or ("none" if option.default in (None, {}) else str(option.default).lower())
+    return f"| `{option.name}` | {'silo: ' * option.by_silo}{value} | {default} | {option.help} |"
+
+
+def test_formats_md_has_every_option() -> None:
+    text = (Path(__file__).parents[3] / "docs/formats.md").read_text()
+    assert "\n".join(row(option) for option in PLAN_OPTIONS) in text
+    for field in fields(PlanFile):
+        assert f"| `{field.name}` |" in text

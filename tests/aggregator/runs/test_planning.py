@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.runs.planning import CohortSettings, Planner, PruningSettings, default_threshold, silo_names
+from aggregator.runs.planning import Planner, default_threshold, silo_names
 from crypto.errors import ConfigError, PlanError
 from crypto.names import Allocation, Backend, ComparisonGroup, Pruner, ReleaseKind, Schedule, Suite
 from crypto.plan import Plan
-from crypto.pruning.sparsity import Pattern, Sparsity, parse_ratio
+from crypto.plan_options import PlanOptions
+from crypto.pruning.sparsity import Sparsity, parse_ratio
 from silo_agent.model.dense_weights import DenseWeights
 from support.models import family, tiny_llama, tiny_model
 from support.plans import plan_message, signing_keys
@@ -80,32 +81,21 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> DenseWeights:
 def planner(
     weights: DenseWeights,
     *,
-    ratio: str = "0.5",
-    threshold: int | None = None,
     silos: int = 4,
-    seconds: int = 60,
     suite: Suite = Suite.DEFAULT,
-    **pruning: Any,
+    backend: Backend = Backend.DOUBLE_MASKING,
+    **options: Any,
 ) -> Planner:
     roster = {silo: key.public_bytes for silo, key in reversed(signing_keys(silos, suite).items())}
-    return Planner(
-        weights,
-        PruningSettings(
-            **{
-                "pruner": Pruner.WANDA,
-                "sparsity": Sparsity(parse_ratio(ratio), ComparisonGroup.ROW),
-                "samples": 8,
-                "sequence_length": 32,
-                **pruning,
-            }
-        ),
-        CohortSettings(roster, threshold, Backend.DOUBLE_MASKING, seconds, suite),
-        lambda count: bytes(range(count)),
-    )
+    usual: dict[str, Any] = {"samples": 8, "sequence_length": 32, "phase_seconds": 60, "preparation_seconds": 6 * 3600}
+    if "pattern" not in options:
+        usual["comparison_group"] = ComparisonGroup.ROW
+    asked = PlanOptions(**usual | options)
+    return Planner(weights, asked, roster, suite, lambda count: bytes(range(count)), backend)
 
 
 def test_a_votes_plan(weights: DenseWeights) -> None:
-    plan = planner(weights, silos=9, seconds=45).pruning()
+    plan = planner(weights, silos=9, phase_seconds=45).pruning()
     message = plan.message
     assert plan.release_kind(0) is ReleaseKind.VOTES
     assert len(message.rounds) == 1
@@ -151,9 +141,7 @@ VOTES, WEIGHTS, SCALES = ReleaseKind.VOTES, ReleaseKind.WEIGHTS, ReleaseKind.SCA
 SAMPLED: dict[str, Any] = {"cohort_floor": 3, "capacities": {"silo-001": 1}}
 ITERATIVE = {"schedule": Schedule.ITERATIVE}
 OWL = {"allocation": Allocation.OWL}
-OF_WEIGHTS: dict[str, Any] = {"release": WEIGHTS, "pruner": Pruner.SPARSEGPT, "sparsity": Sparsity(
-    Decimal("0.5"), ComparisonGroup.LAYER
-)}  # fmt: skip
+OF_WEIGHTS: dict[str, Any] = {"release": WEIGHTS, "pruner": Pruner.SPARSEGPT, "comparison_group": ComparisonGroup.LAYER}
 
 
 @pytest.mark.clause("2.1.10")
@@ -187,33 +175,47 @@ def test_a_cohort_floor_out_of_range(floor: int, weights: DenseWeights) -> None:
 
 
 def test_ratios_of_silos_of_their_own(weights: DenseWeights) -> None:
-    plan = planner(weights, own_ratios={"silo-002": Decimal("0.30")}).pruning()
+    plan = planner(weights, silo_sparsity_ratios={"silo-002": Decimal("0.30")}).pruning()
     assert [member.sparsity_ratio for member in plan.message.roster] == ["", "", "0.3", ""]
     assert plan.silo_sparsity("silo-002") == Sparsity(Decimal("0.3"), ComparisonGroup.ROW)
     assert plan.silo_sparsity("silo-001") == Sparsity(Decimal("0.5"), ComparisonGroup.ROW)
 
 
-@pytest.mark.parametrize("field", ["own_ratios", "capacities"])
+@pytest.mark.parametrize("field", ["silo_sparsity_ratios", "capacities"])
 def test_a_silo_that_is_not_there_is_named(field: str, weights: DenseWeights) -> None:
     with pytest.raises(ConfigError, match="silo-007 is no silo of this run"):
         planner(weights, **{field: {"silo-007": 1, "silo-001": 1}})
 
 
 def test_a_pattern(weights: DenseWeights) -> None:
-    pruning = planner(weights, sparsity=Sparsity(Pattern(2, 4), ComparisonGroup.ROW)).pruning().message.pruning
+    pruning = planner(weights, pattern="2:4").pruning().message.pruning
     assert (pruning.pattern, pruning.sparsity_ratio, pruning.comparison_group) == ("2:4", "", "row")
 
 
 def test_scaling_and_force_are_only_what_was_asked_for(weights: DenseWeights) -> None:
-    column = Sparsity(Decimal("0.5"), ComparisonGroup.COLUMN)
-    plan = planner(weights, sparsity=column, weight_scaling=True, force_comparison_group=True).pruning()
+    column = ComparisonGroup.COLUMN
+    plan = planner(weights, comparison_group=column, weight_scaling=True, force_comparison_group=True).pruning()
     assert plan.message.pruning.weight_scaling and plan.message.pruning.force_comparison_group
     with pytest.raises(PlanError, match="column does not suit wanda"):
-        planner(weights, sparsity=column).pruning()
+        planner(weights, comparison_group=column).pruning()
 
 
 def test_preparation_is_never_less_patient_than_a_phase(weights: DenseWeights) -> None:
-    assert planner(weights, seconds=6 * 3600 + 1).pruning().message.preparation_seconds == 6 * 3600 + 1
+    assert planner(weights, phase_seconds=6 * 3600 + 1).pruning().message.preparation_seconds == 6 * 3600 + 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"samples": 2**32}, {"colluders": -1}, {"cohort_floor": 3, "capacities": {"silo-001": -1}}]
+)
+def test_what_a_field_of_the_plan_cannot_hold(options: dict[str, Any], weights: DenseWeights) -> None:
+    [*_, name] = options
+    with pytest.raises(PlanError, match=f"plan: {name}: .*-?[0-9]+.* is out of range"):
+        planner(weights, **options).pruning()
+
+
+def test_the_backend_that_was_asked_for(weights: DenseWeights) -> None:
+    for backend in Backend:
+        assert planner(weights, backend=backend).pruning().backend is backend
 
 
 def test_an_evaluation_plan(weights: DenseWeights) -> None:
@@ -242,19 +244,19 @@ def test_an_evaluation_plan(weights: DenseWeights) -> None:
     ],
 )
 def test_a_ratio_has_one_spelling(asked: str, canonical: str, weights: DenseWeights) -> None:
-    assert planner(weights, ratio=asked).pruning().message.pruning.sparsity_ratio == canonical
+    assert planner(weights, sparsity_ratio=parse_ratio(asked)).pruning().message.pruning.sparsity_ratio == canonical
 
 
 @given(st.text("0123456789", min_size=1, max_size=12))
 def test_every_decimal_stays_what_it_is(weights: DenseWeights, digits: str) -> None:
-    plan = planner(weights, ratio=f"0.{digits}").pruning()
+    plan = planner(weights, sparsity_ratio=parse_ratio(f"0.{digits}")).pruning()
     assert plan.message.pruning.sparsity_ratio == f"0.{digits}".rstrip("0").rstrip(".")
 
 
 @pytest.mark.parametrize("ratio", ["1", "-0.1", "nan", "inf", "half", "0.5.5", ""])
 def test_a_ratio_that_is_none(ratio: str, weights: DenseWeights) -> None:
     with pytest.raises(PlanError, match="sparsity ratio"):
-        planner(weights, ratio=ratio).pruning()
+        planner(weights, sparsity_ratio=parse_ratio(ratio)).pruning()
 
 
 @pytest.mark.parametrize("threshold", [-1, 0, 1, 2, 5, 2**32, 2**32 + 3])

@@ -77,7 +77,8 @@ def test_pending_plans_in_json(silo_agent: Commands) -> None:
     second = {**first, "last_offered": "2026-11-28T12:00:00+00:00"}
     assert silo_agent.data("pending") == {
         "pending": [
-            {**plan_in_words(plan, "silo-001"), **state} for plan, state in zip(PLANS, (first, second), strict=True)
+            {**plan_in_words(plan, "silo-001").as_dict(), **state}
+            for plan, state in zip(PLANS, (first, second), strict=True)
         ]
     }
 

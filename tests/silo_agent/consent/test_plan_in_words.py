@@ -4,15 +4,17 @@ model says each party learns.
 
 import json
 from collections.abc import Iterable
+from decimal import Decimal
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from crypto.names import Backend, Pruner, ReleaseKind
+from crypto.names import Backend, ComparisonGroup, Pruner, ReleaseKind
 from crypto.plan import Plan
-from silo_agent.consent.plan_in_words import plan_in_words, sentences, upload_bytes
+from crypto.plan_options import PLAN_OPTIONS, PlanOption
+from silo_agent.consent.plan_in_words import BytesUp, plan_in_words, sentences, upload_bytes
 from silo_agent.consent.policy import model_digest
 from sparsilo.v1 import plan_pb2
 from support.opened import Tensors, planned
@@ -86,11 +88,11 @@ def test_bytes_up_and_down(
     each = [8 * words(sections, chunk_words) for sections in rounds]
     assert [upload_bytes(made, index) for index in range(len(made.message.rounds))] == each
     found = plan_in_words(made, SILO)
-    assert found["rounds"] == len(rounds)
-    assert found["bytes_up"] == {"exact": True, "bytes": sum(each)}
+    assert found.rounds == len(rounds)
+    assert found.bytes_up == BytesUp(exact=True, bytes=sum(each))
     # two of five audit a chunk, and get five silos' words of it and the opened ones; then what later rounds start from
     candidate = sum(WEIGHTS.values()) if "evaluation" in kinds else 0
-    assert found["bytes_down_estimate"] == sum(each) * 2 * 6 // 5 + sum(each[:-1]) + candidate
+    assert found.bytes_down_estimate == sum(each) * 2 * 6 // 5 + sum(each[:-1]) + candidate
     assert f"{sum(each):,} bytes" in said(made)
 
 
@@ -104,8 +106,8 @@ def test_with_layer_sampling_it_is_an_upper_bound(last: int, cohort: int, silo: 
     assert [upload_bytes(made, index, cohort) for index in range(1, 4)] == blocks
     up = coin + sum(sorted(blocks)[-capacity:])
     found = plan_in_words(made, silo)
-    assert found["bytes_up"] == {"exact": False, "bytes": up}
-    assert found["bytes_down_estimate"] == up * 2 * (cohort + 1) // cohort + coin + sum(blocks[:-1])
+    assert found.bytes_up == BytesUp(exact=False, bytes=up)
+    assert found.bytes_down_estimate == up * 2 * (cohort + 1) // cohort + coin + sum(blocks[:-1])
     assert f"at most {up:,} bytes" in said(made, silo)
     assert f"only in {capacity} of 3 blocks" in said(made, silo)
 
@@ -113,7 +115,7 @@ def test_with_layer_sampling_it_is_an_upper_bound(last: int, cohort: int, silo: 
 def test_survivors_colluders_and_silos() -> None:
     message = plan_message(7, threshold=6, colluders=2, least_survivors=6)
     found = plan_in_words(Plan.of(message), SILO)
-    assert (found["least_survivors"], found["colluders"], len(found["silos"])) == (6, 2, 7)
+    assert (found.least_survivors, found.colluders, len(found.silos)) == (6, 2, 7)
     text = said(Plan.of(message))
     assert "at least 6 of these 7 silos" in text and "silo-006" in text
     assert "withstands: a dishonest aggregator with up to 2 silos that work with it" in text
@@ -126,7 +128,7 @@ def test_with_layer_sampling_fewer_survivors_are_enough(floor: int, colluders: i
     """Of a cohort the least t with 2t > m + c, or c + 3."""
     message = planned(TENSORS, silos=7, cohort_floor=floor, capacities=(3,) * 7).message
     message.colluders, message.threshold, message.least_survivors = colluders, 7, 7
-    assert plan_in_words(Plan.of(message), SILO)["least_survivors"] == least
+    assert plan_in_words(Plan.of(message), SILO).least_survivors == least
 
 
 KIND_PLANS = {
@@ -152,15 +154,15 @@ KIND_PLANS = {
 )
 def test_what_leaves_and_what_is_opened(kind: ReleaseKind, leaves: str, sums: str) -> None:
     found = plan_in_words(KIND_PLANS[kind], SILO)
-    [entry] = [each for each in found["leaves"] if each["release"] == kind]
-    assert leaves in entry["what"]
-    assert entry["hidden"] == "as masked counters, which only the sum of the silos opens"
-    [learned] = [text for text in found["revealed_to"]["aggregator"] if text.startswith(f"{kind}, over all survivors")]
+    [entry] = [each for each in found.leaves if each.release == kind]
+    assert leaves in entry.what
+    assert entry.hidden == "as masked counters, which only the sum of the silos opens"
+    [learned] = [text for text in found.revealed_to.aggregator if text.startswith(f"{kind}, over all survivors")]
     assert sums in learned
-    assert {each["release"] for each in found["leaves"]} == {
+    assert {each.release for each in found.leaves} == {
         spec.WhichOneof("release") for spec in KIND_PLANS[kind].message.rounds
     }
-    assert sum(each["rounds"] for each in found["leaves"]) == len(KIND_PLANS[kind].message.rounds)
+    assert sum(each.rounds for each in found.leaves) == len(KIND_PLANS[kind].message.rounds)
     assert kind in said(KIND_PLANS[kind])
 
 
@@ -170,7 +172,7 @@ def test_what_each_other_silo_learns() -> None:
     """
 
     def learned(made: Plan) -> str:
-        return "; ".join(plan_in_words(made, SILO)["revealed_to"]["each_other_silo"])
+        return "; ".join(plan_in_words(made, SILO).revealed_to.each_other_silo)
 
     assert "2 / k of them with k signers, about 40% where all 5 sign" in learned(of_kinds("votes"))
     assert "about 67% where all 3 sign" in learned(plan(3))
@@ -185,13 +187,13 @@ def test_what_each_other_silo_learns() -> None:
 
 def test_what_is_not_protected() -> None:
     def risks(made: Plan) -> str:
-        return "; ".join(plan_in_words(made, SILO)["not_protected"])
+        return "; ".join(plan_in_words(made, SILO).not_protected)
 
     for made in KIND_PLANS.values():
         assert "all survivors agree on a weight, its count tells each one's choice" in risks(made)
         assert "exact statistics" in risks(made)
         assert "take the model from a source that you trust" in risks(made)
-        assert plan_in_words(made, SILO)["epsilon"].startswith("unbounded: this plan adds no noise")
+        assert plan_in_words(made, SILO).epsilon.startswith("unbounded: this plan adds no noise")
     assert "one silo alone kept a weight" in risks(KIND_PLANS[ReleaseKind.WEIGHTS])
     assert "one silo alone kept a weight" not in risks(KIND_PLANS[ReleaseKind.VOTES])
     message = of_kinds("votes evaluation").message
@@ -220,7 +222,7 @@ def test_a_backend_that_hides_nothing_is_called_so() -> None:
     ],
 )
 def test_what_is_computed_here(fields: dict[str, Any], computed: str) -> None:
-    assert computed in "\n".join(plan_in_words(of_kinds("votes", **fields), SILO)["computed_here"])
+    assert computed in "\n".join(plan_in_words(of_kinds("votes", **fields), SILO).computed_here)
 
 
 def test_a_pattern_and_held_out_text_are_said() -> None:
@@ -236,7 +238,7 @@ def test_deadlines(seconds: int, text: str) -> None:
     message = plan_message(4)
     message.preparation_seconds = seconds
     found = plan_in_words(Plan.of(message), SILO)
-    assert (found["preparation_seconds"], found["phase_seconds"]) == (seconds, 5)
+    assert (found.preparation_seconds, found.phase_seconds) == (seconds, 5)
     assert f"for {text}, in which people decide" in said(Plan.of(message))
     assert said(Plan.of(message)).endswith("later, for 5 seconds")
 
@@ -245,10 +247,10 @@ def test_deadlines(seconds: int, text: str) -> None:
 def test_it_is_a_json_document_and_has_the_digests(pruner: Pruner) -> None:
     made = of_kinds("votes", pruner=pruner)
     found = plan_in_words(made, SILO)
-    assert json.loads(json.dumps(found)) == found
-    assert found["plan"] == made.digest.hex()
-    assert found["model"] == model_digest({tensor.name: tensor.digest for tensor in made.message.model}).hex()
-    assert made.digest.hex() in said(made) and found["model"] in said(made)
+    assert json.loads(json.dumps(found.as_dict())) == found.as_dict()
+    assert found.plan == made.digest.hex()
+    assert found.model == model_digest({tensor.name: tensor.digest for tensor in made.message.model}).hex()
+    assert made.digest.hex() in said(made) and found.model in said(made)
 
 
 def test_the_threat_model_still_says_what_these_words_are_taken_from() -> None:
@@ -265,3 +267,74 @@ def test_the_threat_model_still_says_what_these_words_are_taken_from() -> None:
         "Text, tokens, activations and scores never leave a silo",
     ):
         assert passage in text
+
+
+ASKED_WITH: dict[str, dict[str, object]] = {
+    "release": {"pruner": Pruner.SPARSEGPT},
+    "force_comparison_group": {"comparison_group": ComparisonGroup.COLUMN},
+    "capacities": {"cohort_floor": 3},
+}
+"""What has to be asked as well for an option to mean anything."""
+
+
+def other_values(option: PlanOption) -> list[object]:
+    """Some values of an option that are not its default."""
+    values: dict[type, list[object]] = {bool: [True], int: [1, 2], str: ["2:5"], Decimal: [Decimal("0.25")]}
+    own = values.get(option.kind) or list(option.choices or option.kind)
+    return [
+        {"silo-003": value} if option.by_silo else value for value in own if value not in (option.default, option.unset)
+    ]
+
+
+def asked_plan(**options: object) -> Plan:
+    """A plan with these values of options, whether or not it could be carried out."""
+    message = planned(TENSORS, comparison_group="layer").message
+    for member in message.roster:
+        member.capacity = 3 if options.get("cohort_floor") else 0
+    for option in PLAN_OPTIONS:
+        if option.name in options:
+            option.write(message, options[option.name])
+    pruning = Plan(message, b"").rounds_of(ReleaseKind(str(options.get("release", "votes"))))
+    del message.rounds[:]
+    for kind, block in pruning:
+        getattr(message.rounds.add(block=block), kind).SetInParent()
+    return Plan(message, b"not checked")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [(option, value) for option in PLAN_OPTIONS for value in other_values(option)],
+    ids=lambda value: value.name if isinstance(value, PlanOption) else str(value),
+)
+def test_whoever_approves_is_told_of_every_option(option: PlanOption, value: object) -> None:
+    also = ASKED_WITH.get(option.name, {})
+    texts = [said(asked_plan(**also, **more)).splitlines() for more in ({}, {option.name: value})]
+    assert texts[0][1:] != texts[1][1:], "beside the first line, which is the digest"
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"release": ReleaseKind.WEIGHTS}, "the sparse model gets the averages of the weights that silos changed"),
+        ({"comparison_group": ComparisonGroup.ROW}, "keep counts are compared within each row of a weight matrix"),
+        ({"force_comparison_group": True}, "that comparison group is known to ruin what wanda does"),
+        ({"weight_scaling": True}, "each kept weight is multiplied by the share of silos that kept it"),
+        (
+            {"silo_sparsity_ratios": {"silo-000": Decimal("0.3"), "silo-004": Decimal("0.9")}},
+            "silos that prune to another sparsity ratio than the model's 0.5: silo-000 to 0.3, silo-004 to 0.9",
+        ),
+        ({"cohort_floor": 4}, "each block is pruned by 4 or more silos, which are drawn at random"),
+        (
+            {"cohort_floor": 3, "capacities": {"silo-004": 1}},
+            "blocks that each silo prunes: silo-000 3, silo-001 3, silo-002 3, silo-003 3, silo-004 1",
+        ),
+        ({"threshold": 4}, "4 of the 5 silos are enough to open a sum"),
+        ({"threshold": 4, "cohort_floor": 3}, "4 of the 5 silos are enough to open a sum, and of a block's silos a"),
+    ],
+)
+def test_what_is_also_asked(asked: dict[str, object], told: str) -> None:
+    assert told in "\n".join(plan_in_words(asked_plan(**asked), SILO).also_asked)
+
+
+def test_nothing_else_is_asked_by_default() -> None:
+    assert plan_in_words(asked_plan(), SILO).also_asked == ("3 of the 5 silos are enough to open a sum",)
