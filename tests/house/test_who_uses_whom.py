@@ -1,0 +1,184 @@
+"""Who may use whom, room by room: every import between rooms is in the table, and every entry of the table is used."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from bench.house import circles, room, used_modules, working_tree
+
+Uses = Mapping[str, Mapping[str, str]]
+"""By room, and by package: the names there that it may import from. A room is a folder of a package with all that is in
+it, or a module that lies in no folder; a name with a dot is one module of a room, and not the others.
+"""
+
+USES: Uses = {
+    "crypto.backends": {"crypto": "encoding errors names plan primitives secagg"},
+    "crypto.encoding": {"crypto": "errors"},
+    "crypto.errors": {},
+    "crypto.identity": {"crypto": "errors"},
+    "crypto.names": {},
+    "crypto.plan": {"crypto": "encoding errors names primitives pruning"},
+    "crypto.primitives": {"crypto": "errors names"},
+    "crypto.pruning": {"crypto": "errors names"},
+    "crypto.roster": {"crypto": "names primitives"},
+    "crypto.secagg": {"crypto": "encoding errors names plan primitives"},
+    "silo_agent.cli": {
+        "crypto": "errors names plan pruning",
+        "silo_agent": "commands config consent host identity model network pruning rounds",
+    },
+    "silo_agent.commands": {
+        "crypto": "errors identity names plan roster",
+        "silo_agent": "config consent host identity model network",
+    },
+    "silo_agent.config": {"crypto": "errors identity names primitives", "silo_agent": "host"},
+    "silo_agent.consent": {"crypto": "errors names plan pruning secagg", "silo_agent": "config host model"},
+    "silo_agent.host": {"crypto": "errors names pruning"},
+    "silo_agent.identity": {"crypto": "errors identity names primitives roster", "silo_agent": "config host network"},
+    "silo_agent.model": {"crypto": "errors"},
+    "silo_agent.network": {"crypto": "encoding errors identity", "silo_agent": "config host"},
+    "silo_agent.pruning": {"crypto": "errors names pruning", "silo_agent": "model"},
+    "silo_agent.releases": {"crypto": "encoding errors names plan secagg", "silo_agent": "model"},
+    "silo_agent.rounds": {
+        "crypto": "backends encoding errors names plan primitives pruning secagg",
+        "silo_agent": "config consent host model network pruning releases",
+    },
+    "aggregator.cli": {
+        "crypto": "errors names pruning",
+        "silo_agent": "host model",
+        "aggregator": "commands config local results runs",
+    },
+    "aggregator.commands": {
+        "crypto": "errors identity plan roster",
+        "silo_agent": "host model",
+        "aggregator": "config runs serve silos",
+    },
+    "aggregator.config": {"crypto": "errors names", "silo_agent": "host"},
+    "aggregator.local": {
+        "crypto": "errors identity names plan primitives roster",
+        "silo_agent": "host model rounds.run_pruning",
+        "aggregator": "metrics rounds runs silos",
+    },
+    "aggregator.metrics": {"crypto": "names", "silo_agent": "host"},
+    "aggregator.results": {
+        "crypto": "encoding errors names plan",
+        "silo_agent": "host model pruning rounds.opened_rounds rounds.opened_sum",
+        "aggregator": "rounds",
+    },
+    "aggregator.rounds": {
+        "crypto": "backends encoding errors identity names primitives secagg",
+        "silo_agent": "host network.services rounds.committed_words rounds.opened_sum",
+        "aggregator": "metrics silos",
+    },
+    "aggregator.runs": {
+        "crypto": "errors names plan pruning roster secagg",
+        "silo_agent": "host model rounds.opened_rounds",
+        "aggregator": "results rounds",
+    },
+    "aggregator.serve": {
+        "crypto": "errors plan",
+        "silo_agent": "host model",
+        "aggregator": "config metrics rounds runs silos",
+    },
+    "aggregator.silos": {
+        "crypto": "encoding errors identity names primitives roster",
+        "silo_agent": "host",
+        "aggregator": "config",
+    },
+}
+
+NOT_YET: Uses = {
+    "aggregator.cli": {"silo_agent": "commands"},
+    "aggregator.commands": {"silo_agent": "config identity"},
+    "aggregator.local": {"silo_agent": "config"},
+    "aggregator.silos": {"silo_agent": "config"},
+    "silo_agent.consent": {"silo_agent": "rounds"},
+}
+"""What is used and will not be: every line here is to disappear."""
+
+SHARED = ("finetuning", "host", "model", "pruning", "releases")
+"""Rooms of the agent that the aggregator may use as a whole; of `rounds` and `network` it may use single modules."""
+
+GRAPH = {name: used for name, used in used_modules(working_tree(Path(__file__).parents[2])).items() if "." in name}
+
+
+def entries(table: Uses, of: str) -> set[str]:
+    """Full names of what a room may use."""
+    return {f"{package}.{name}" for package, names in table.get(of, {}).items() for name in names.split()}
+
+
+def used_beyond(name: str, used: set[str], allowed: set[str]) -> Iterator[str]:
+    """What a module may not import of what it imports, arrows such as `aggregator.local -> silo_agent.config`."""
+    for other in sorted(used):
+        if room(other) != room(name) and not allowed & {room(other), other}:
+            yield f"{name} -> {other}"
+
+
+def test_the_table_has_every_room() -> None:
+    assert set(USES) == {room(name) for name in GRAPH}
+
+
+@pytest.mark.parametrize("of", USES)
+def test_a_room_uses_what_the_table_says_and_all_of_it(of: str) -> None:
+    allowed = entries(USES, of) | entries(NOT_YET, of)
+    modules = {name: used for name, used in GRAPH.items() if room(name) == of}
+    assert [arrow for name, used in modules.items() for arrow in used_beyond(name, used, allowed)] == []
+    used = set().union(*modules.values())
+    assert allowed - used - {room(other) for other in used} == set(), "the table allows what nobody uses"
+
+
+@pytest.mark.parametrize(
+    ("name", "imported"),
+    [
+        ("crypto.primitives.x", "crypto.plan"),
+        ("crypto.encoding.x", "crypto.secagg.session"),
+        ("crypto.plan", "crypto.backends.double_masking.silo"),
+        ("silo_agent.host.x", "silo_agent.config"),
+        ("silo_agent.model.x", "silo_agent.pruning.prune"),
+        ("silo_agent.pruning.pruners.x", "silo_agent.releases.votes"),
+        ("silo_agent.releases.x", "silo_agent.rounds.one_round"),
+        ("silo_agent.network.x", "silo_agent.consent.policy"),
+        ("silo_agent.rounds.x", "silo_agent.commands.approval"),
+        ("silo_agent.rounds.x", "silo_agent.cli"),
+        ("silo_agent.rounds.x", "aggregator.rounds.word_sum"),
+        ("aggregator.rounds.x", "silo_agent.consent.ledger"),
+        ("aggregator.rounds.x", "silo_agent.rounds.one_round"),
+        ("aggregator.rounds.x", "silo_agent.network.transport"),
+        ("aggregator.results.x", "aggregator.runs.run"),
+        ("aggregator.runs.x", "silo_agent.identity.enrolment"),
+        ("aggregator.serve", "silo_agent.commands.approval"),
+        ("aggregator.cli", "silo_agent.cli"),
+    ],
+)
+def test_an_import_that_the_table_does_not_allow_is_found(name: str, imported: str) -> None:
+    assert list(used_beyond(name, {imported}, entries(USES, room(name)))) == [f"{name} -> {imported}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "imported"),
+    [
+        ("crypto.backends.x", "crypto.secagg.session"),
+        ("silo_agent.pruning.pruners.x", "silo_agent.pruning.keep_mask"),
+        ("aggregator.rounds.x", "silo_agent.rounds.committed_words"),
+    ],
+)
+def test_an_import_that_the_table_allows_is_left_alone(name: str, imported: str) -> None:
+    assert list(used_beyond(name, {imported}, entries(USES, room(name)))) == []
+
+
+def test_the_core_uses_nobody_and_the_agent_not_the_aggregator() -> None:
+    for of, packages in USES.items():
+        order = ("crypto", "silo_agent", "aggregator")
+        assert set(packages) <= set(order[: order.index(of.partition(".")[0]) + 1]), of
+
+
+def test_the_aggregator_uses_of_the_agent_only_what_both_roles_need() -> None:
+    for of, packages in USES.items():
+        if of.startswith("aggregator."):
+            for name in packages.get("silo_agent", "").split():
+                assert name in SHARED or name.startswith(("rounds.", "network.")), f"{of} -> silo_agent.{name}"
+
+
+def test_no_rooms_use_each_other_in_a_circle() -> None:
+    graph = {of: {room(entry) for entry in entries(USES, of)} for of in USES}
+    assert [group for group in circles(graph) if len(group) > 1] == []
