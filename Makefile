@@ -1,31 +1,44 @@
 # Everything a developer or a visitor runs. Each target makes .venv first where it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 STUBS := proto/sparsilo/v1
 
-.PHONY: demo test test-demo test-families test-images dashboards schedules mutations bench-masking bench-streaming bench-cohort bench-cost-curve bench-privacy-tax bench-prune-speed bench-prune-memory bench-quality lint docs proto clean
+.PHONY: demo test test-slow test-parts test-all test-demo test-families test-images house dashboards schedules mutations bench-masking bench-streaming bench-cohort bench-cost-curve bench-privacy-tax bench-prune-speed bench-prune-memory bench-quality lint docs proto clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ok ## prune a small model over four silos and print what came of it
 	$(BIN)/python -m bench.demo.run --out demo-out
 
-test: .venv/.ok ## all tests but the slow ones, with branch coverage of crypto/
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=95
+test: .venv/.ok ## all tests but the slow ones and those that need more than Python, with branch coverage of crypto/
+	$(PYTEST) --cov --cov-report=term --cov-fail-under=95
+
+test-slow: .venv/.ok ## tests of tens of seconds each: many silos, every command of a first federation
+	$(PYTEST) -m "slow and not parts"
+
+test-parts: .venv/.ok ## tests with a real Prometheus and a real proxy, which root gets from Debian
+	.ci/parts
+	$(PYTEST) -m parts
+
+test-all: test test-slow test-parts ## every test but those that take minutes each
 
 test-demo: .venv/.ok ## run the demo and hold what it prints against what the README says of it
-	$(BIN)/python -m pytest -m slow tests/integration/test_demo.py
+	$(BIN)/python -m pytest -m minutes tests/integration/test_demo.py
 
 test-families: .venv/.ok ## every model family through `aggregator local`, a process a silo
-	$(BIN)/python -m pytest -m slow tests/integration/test_federated_families.py
+	$(BIN)/python -m pytest -m minutes tests/integration/test_federated_families.py
 
 test-images: .venv/.ok ## both images, and a round in containers apart from each other (root; see deploy/images/README.md)
-	$(BIN)/python -m pytest -m slow tests/images
+	$(BIN)/python -m pytest -m minutes tests/images
+
+house: .venv/.ok ## measure folders, imports, lengths and repetition (BASE=REVISION: beside those of a git revision)
+	@$(BIN)/python -m bench.house $(addprefix --at ,$(BASE))
 
 dashboards: .venv/.ok ## write the Grafana dashboards anew
 	$(BIN)/python tests/monitoring/make_dashboards.py
 
 schedules: .venv/.ok ## 5 000 random schedules of the simulated world
-	$(BIN)/python -m pytest -n 2 -m "slow or not slow" tests/scenarios/test_schedules.py
+	$(PYTEST) -m "" tests/scenarios/test_schedules.py
 
 mutations: .venv/.ok ## break the code in known ways, each of which must fail a test
 	$(BIN)/python tests/support/mutations.py

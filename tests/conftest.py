@@ -1,10 +1,13 @@
 """Lets tests of every folder import the shared makers beside this file (`from models import tiny_llama`)."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: workers and silos share the cores as it is
 
 sys.path.insert(0, str(Path(__file__).parent))
 

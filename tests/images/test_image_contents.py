@@ -12,7 +12,7 @@ import pytest
 from images.containers import Container
 from images.image_builds import IMAGES, ROOT, build, call, inspect
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.minutes
 
 INSTALLED = """
 import json

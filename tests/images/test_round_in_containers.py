@@ -27,7 +27,7 @@ from images.federation import (
 from images.network import HOST, METRICS
 from monitoring.prometheus_server import DASHBOARDS, prometheus, until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.minutes
 
 DIAL = """
 import socket, sys

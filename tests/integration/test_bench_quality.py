@@ -14,6 +14,7 @@ from support.models import tiny_llama, write_text
 RATIO = "0.6"
 
 
+@pytest.mark.slow
 def test_random_ties_differ_from_a_run_s_own_only_among_the_tied(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

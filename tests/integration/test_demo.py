@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_federated_beats_the_silos_alone_and_the_self_generated_baseline(tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "bench.demo.run", "--out", str(tmp_path / "demo")],

@@ -13,7 +13,7 @@ from silo_agent.model.dense_weights import DenseWeights
 from support.commands import local
 from support.models import BLOCKS, family, tiny_model, write_text
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.minutes
 
 
 @pytest.mark.parametrize("name", BLOCKS)

@@ -56,6 +56,7 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_every_command_of_the_newcomers_path(repository: Path) -> None:
     port = free_port()
     script = "\n".join(

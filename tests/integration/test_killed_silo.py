@@ -58,6 +58,7 @@ def test_the_run_completes_exactly_over_the_others(
     assert all(torch.equal(counts[name], totals[name]) for name in counts)
 
 
+@pytest.mark.slow
 def test_below_the_threshold_it_aborts_and_names_the_phase(
     kill: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

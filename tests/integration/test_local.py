@@ -35,7 +35,13 @@ def expanded(counts: Tensor, silos: int, weight: Tensor, group: str) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("count", "group"), [(4, "layer"), (3, "row"), (3, "layer"), (5, "layer"), (5, "row"), (17, "layer"), (17, "row")]
+    ("count", "group"),
+    [
+        (4, "layer"),
+        (3, "row"),
+        pytest.param(3, "layer", marks=pytest.mark.slow),
+        *(pytest.param(count, group, marks=pytest.mark.slow) for count in (5, 17) for group in ("layer", "row")),
+    ],
 )
 def test_counts_are_the_sum_of_the_silos_keep_masks_and_the_model_their_expansion(
     count: int, group: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -85,6 +91,7 @@ def test_secure_and_insecure_give_the_same_file_and_a_model_that_loads(
     assert loaded.generate(**words, max_new_tokens=4, do_sample=False).shape[1] > words["input_ids"].shape[1]
 
 
+@pytest.mark.slow
 def test_a_threshold_of_two_is_asked_for_by_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every agent is told that two honest survivors are enough; otherwise it would refuse the plan."""
     model, files = tiny_llama(tmp_path / "dense"), silos(tmp_path, 3)

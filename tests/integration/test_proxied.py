@@ -104,6 +104,7 @@ def stack() -> Iterator[ExitStack]:
         yield found
 
 
+@pytest.mark.parts
 def test_everything_goes_through_the_proxy(world: World, stack: ExitStack, tmp_path: Path) -> None:
     world.start_proxy()
     agent = world.agent(stack, world.url)
@@ -115,6 +116,7 @@ def test_everything_goes_through_the_proxy(world: World, stack: ExitStack, tmp_p
     assert world.callers == [OUTGOING]
 
 
+@pytest.mark.parts
 def test_a_proxy_that_goes_away_in_an_upload_is_waited_for(world: World, stack: ExitStack) -> None:
     world.start_proxy()
     agent = world.agent(stack, world.url)
@@ -135,6 +137,7 @@ def test_a_proxy_that_goes_away_in_an_upload_is_waited_for(world: World, stack: 
     assert set(world.callers) == {OUTGOING}
 
 
+@pytest.mark.parts
 @pytest.mark.parametrize("refusing", [False, True])
 def test_without_its_proxy_the_agent_fails_closed(
     refusing: bool, world: World, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
@@ -154,6 +157,7 @@ def test_without_its_proxy_the_agent_fails_closed(
     assert world.callers == [OUTGOING]
 
 
+@pytest.mark.parts
 def test_it_goes_through_the_proxy_after_a_new_certificate_too(
     world: World, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +170,7 @@ def test_it_goes_through_the_proxy_after_a_new_certificate_too(
     assert world.callers == [OUTGOING, OUTGOING]
 
 
+@pytest.mark.parts
 @pytest.mark.parametrize("name", VARIABLES)
 def test_a_command_reads_every_spelling_of_the_environment(
     name: str, world: World, monkeypatch: pytest.MonkeyPatch
@@ -180,6 +185,7 @@ def test_a_command_reads_every_spelling_of_the_environment(
     assert world.callers == [OUTGOING, "127.0.0.1"]
 
 
+@pytest.mark.parts
 def test_a_command_refuses_a_proxy_of_another_kind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("all_proxy", f"socks5://127.0.0.1:{world.port}")
     with (

@@ -100,6 +100,7 @@ def test_layer_sampling_end_to_end(tmp_path: Path, capsys: Capture) -> None:
     assert (out / "report.html").stat().st_size > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.clause("2.1.8")
 def test_a_ruinous_group_that_is_forced(tmp_path: Path, capsys: Capture) -> None:
     model, files = tiny_llama(tmp_path / "dense"), silos(tmp_path, 3)

@@ -21,7 +21,7 @@ def agent(command: str, capsys: pytest.CaptureFixture[str], *arguments: object) 
     return run(cli, [command, *arguments, "--output", "json"], capsys)
 
 
-@pytest.mark.parametrize("suite", list(Suite))
+@pytest.mark.parametrize("suite", [Suite.DEFAULT, pytest.param(Suite.FIPS, marks=pytest.mark.slow)])
 def test_a_rehearsal_can_be_verified_by_every_silo_of_it(
     suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

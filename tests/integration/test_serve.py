@@ -55,6 +55,7 @@ def test_two_runs_one_after_another_and_an_orderly_stop(deployment: Deployment) 
     assert "Traceback" not in agent.said
 
 
+@pytest.mark.slow
 def test_a_rejected_plan_is_declined_at_once_and_the_others_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,6 +81,7 @@ def test_a_rejected_plan_is_declined_at_once_and_the_others_go_on(
         deployment.close()
 
 
+@pytest.mark.slow
 def test_a_killed_aggregator_goes_on_in_the_same_run(deployment: Deployment) -> None:
     """Killed twice: after a round of the run is done, and again while the next one waits for a silo."""
     server = deployment.serve()

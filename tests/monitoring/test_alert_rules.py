@@ -38,11 +38,13 @@ def runbooks() -> dict[str, str]:
     return dict(zip(sections[::2], sections[1::2], strict=True))
 
 
+@pytest.mark.parts
 @rules
 def test_promtool_accepts_them(file: Path) -> None:
     promtool("check", "rules", "--lint=all", "--lint-fatal", file)
 
 
+@pytest.mark.parts
 @rules
 def test_each_fires_when_it_should_and_not_before(file: Path) -> None:
     tests = Path(__file__).parent / TESTS[file]

@@ -4,6 +4,7 @@ import asyncio
 import time
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from crypto.names import Phase
@@ -15,6 +16,7 @@ from support.driven import Driven, plan
 DAY = 86400
 
 
+@pytest.mark.parts
 def test_a_round_in_which_a_silo_is_dropped(tmp_path: Path) -> None:
     """One silo's metrics are led by hand beside its session; a budget passes 80 %."""
     registry = CollectorRegistry()

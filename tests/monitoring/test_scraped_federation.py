@@ -64,6 +64,7 @@ def free_port() -> int:
         return port
 
 
+@pytest.mark.parts
 def test_a_silo_is_killed_and_budgets_are_spent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def done(command: object, *arguments: object) -> dict[str, str]:
         ran = run(command, [*arguments, "--output", "json"], capsys)  # type: ignore[arg-type]

@@ -44,7 +44,7 @@ def simulate(schedule: Schedule, disk: Path) -> Simulation:
 
 @pytest.mark.clause("4.1", "4.3", "4.4", "4.7", "4.9", "4.10", "4.11")
 @pytest.mark.parametrize(
-    "block", [pytest.param(block, marks=[pytest.mark.slow] if block else []) for block in range(BLOCKS)]
+    "block", [pytest.param(block, marks=[pytest.mark.minutes] if block else []) for block in range(BLOCKS)]
 )
 def test_a_block_of_schedules(block: int, disk: Path, request: pytest.FixtureRequest) -> None:
     seed = request.config.getoption("--schedule")

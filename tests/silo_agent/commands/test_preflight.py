@@ -357,6 +357,7 @@ def test_the_way_is_open(home: Home, capsys: pytest.CaptureFixture[str]) -> None
     assert re.match(r"this machine's clock is [01] seconds", found["clock"][1])
 
 
+@pytest.mark.parts
 @pytest.mark.parametrize("origin", ["https_proxy", "HTTPS_PROXY", "the config's proxy", "a file"])
 def test_the_way_through_a_proxy(
     origin: str, home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -233,6 +233,7 @@ def hostile(monkeypatch: pytest.MonkeyPatch, dead: str) -> None:
     monkeypatch.setenv("GRPC_ADDRESS_HTTP_PROXY_ENABLED_ADDRESSES", "127.0.0.0/8")
 
 
+@pytest.mark.parts
 def test_the_door_tells_direct_connections_from_proxied_ones(world: World) -> None:
     assert world.call(None) == b"silo-a"
     assert world.callers == ["127.0.0.1"]
@@ -241,6 +242,7 @@ def test_the_door_tells_direct_connections_from_proxied_ones(world: World) -> No
     assert world.target in world.proxy.asked_for
 
 
+@pytest.mark.parts
 @pytest.mark.parametrize("name", VARIABLES)
 def test_every_variable_leads_through_the_proxy(name: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, world.proxy.url)
@@ -248,6 +250,7 @@ def test_every_variable_leads_through_the_proxy(name: str, world: World, monkeyp
     assert world.callers == [OUTGOING]
 
 
+@pytest.mark.parts
 @pytest.mark.parametrize("name", EXCEPTIONS)
 @pytest.mark.parametrize("entry", ["*", "127.0.0.1", "127.0.0.0/8"])
 def test_no_exception_of_grpcs_own_overrules_a_setting(
@@ -261,6 +264,7 @@ def test_no_exception_of_grpcs_own_overrules_a_setting(
     world.fails_closed(dead)
 
 
+@pytest.mark.parts
 def test_an_exception_that_is_ours_leads_past_a_dead_proxy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {"HTTPS_PROXY": f"http://127.0.0.1:{free_port()}", "NO_PROXY": "127.0.0.0/8"}
     for name, value in environment.items():
@@ -269,6 +273,7 @@ def test_an_exception_that_is_ours_leads_past_a_dead_proxy(world: World, monkeyp
     assert world.callers == ["127.0.0.1"]
 
 
+@pytest.mark.parts
 @pytest.mark.parametrize("through", [True, False])
 def test_no_variable_of_grpcs_own_leads_anywhere_else(
     through: bool, world: World, monkeypatch: pytest.MonkeyPatch
@@ -278,15 +283,18 @@ def test_no_variable_of_grpcs_own_leads_anywhere_else(
     assert world.callers == [OUTGOING if through else "127.0.0.1"]
 
 
+@pytest.mark.parts
 def test_a_proxy_that_is_down_fails_closed(world: World) -> None:
     details = world.fails_closed(chosen_proxy(f"http://127.0.0.1:{free_port()}", world.target, {}))
     assert "Connection refused" in details
 
 
+@pytest.mark.parts
 def test_a_proxy_whose_name_is_unknown_fails_closed(world: World) -> None:
     world.fails_closed(chosen_proxy("http://proxy.invalid:3128", world.target, {}))
 
 
+@pytest.mark.parts
 @pytest.mark.parametrize(
     "directives", [("ConnectPort 9",), ("FilterURLs On", "FilterDefaultDeny Yes", 'Filter "{filter}"')]
 )
@@ -299,6 +307,7 @@ def test_a_proxy_that_refuses_fails_closed(directives: tuple[str, ...], world: W
         assert proxy.asked_for == {world.target}
 
 
+@pytest.mark.parts
 @pytest.mark.parametrize("reply", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n"])
 def test_what_is_no_proxy_fails_closed(reply: bytes, world: World) -> None:
     with odd_proxy(reply) as (port, requests):
@@ -306,6 +315,7 @@ def test_what_is_no_proxy_fails_closed(reply: bytes, world: World) -> None:
     assert requests
 
 
+@pytest.mark.parts
 def test_credentials(world: World, tmp_path: Path) -> None:
     with tinyproxy(tmp_path, "BasicAuth silo s3cret") as proxy:
         for user in ("", "silo:wrong@", "other:s3cret@", "silo@"):
@@ -317,6 +327,7 @@ def test_credentials(world: World, tmp_path: Path) -> None:
         assert world.callers == [OUTGOING]
 
 
+@pytest.mark.parts
 def test_credentials_of_any_characters(world: World) -> None:
     with odd_proxy(b"HTTP/1.1 407 No\r\n\r\n") as (port, requests):
         url = f"http://s%C3%AFlo:%40%3A%2F%0D%0AEvil%3A%20x{'y' * 200}@127.0.0.1:{port}"
@@ -327,6 +338,7 @@ def test_credentials_of_any_characters(world: World) -> None:
     assert b"Evil" not in head
 
 
+@pytest.mark.parts
 def test_the_certificate_must_still_be_the_aggregators_and_only_the_proxy_need_resolve_its_name(world: World) -> None:
     """A proxy that leads elsewhere: to another member of the same federation, say."""
     _, _, own = world.target.partition(":")

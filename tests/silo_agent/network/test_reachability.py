@@ -195,6 +195,7 @@ def test_a_proxy_that_breaks_off_or_says_nothing(monkeypatch: pytest.MonkeyPatch
         assert "timed out" in refused("aggregator.invalid:443", proxy_at(port))
 
 
+@pytest.mark.parts
 def test_through_a_real_proxy(home: Home, tmp_path: Path) -> None:
     with (
         grpc_server(SERVER, OURS.certificate) as port,
