@@ -32,7 +32,7 @@ USES: Uses = {
         "silo_agent": "config consent host identity model network",
     },
     "silo_agent.config": {"crypto": "errors identity names primitives", "silo_agent": "host"},
-    "silo_agent.consent": {"crypto": "errors names plan pruning secagg", "silo_agent": "config host model"},
+    "silo_agent.consent": {"crypto": "backends errors names plan pruning secagg", "silo_agent": "config host model"},
     "silo_agent.host": {"crypto": "errors names pruning"},
     "silo_agent.identity": {"crypto": "errors identity names primitives roster", "silo_agent": "config host network"},
     "silo_agent.model": {"crypto": "errors"},
@@ -57,11 +57,11 @@ USES: Uses = {
     "aggregator.local": {
         "crypto": "errors identity names plan primitives roster",
         "silo_agent": "host model rounds.run_pruning",
-        "aggregator": "metrics rounds runs silos",
+        "aggregator": "metrics results rounds runs silos",
     },
     "aggregator.metrics": {"crypto": "names", "silo_agent": "host"},
     "aggregator.results": {
-        "crypto": "encoding errors names plan",
+        "crypto": "backends encoding errors names plan",
         "silo_agent": "host model pruning rounds.opened_rounds rounds.opened_sum",
         "aggregator": "rounds",
     },
