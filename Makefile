@@ -80,7 +80,7 @@ proto: .venv/.ok ## regenerate the committed stubs (a test fails when they are s
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto --pyi_out=proto $(STUBS)/*.proto
 
 clean:
-	rm -rf .venv demo-out build site .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv demo-out build dist site .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/.ok: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
