@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
 from torch import Tensor
 
-from aggregator.results.sparse_checkpoint import BYTES, SLICE, copy_others, write_tensors
+from aggregator.results.sparse_checkpoint import SLICE, copy_others
 from crypto.errors import ModelError
 from silo_agent.host.whole_file import whole_folder
 from silo_agent.model.bitmask_container import (
-    BITS_AS,
     FORMAT,
     KEEP_BITS,
     PART,
@@ -24,6 +22,8 @@ from silo_agent.model.bitmask_container import (
     stored_bytes,
 )
 from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.model.mapped_tensors import as_integers
+from silo_agent.model.tensor_files import Entry, read_tensor_file, write_tensor_file
 
 
 @dataclass(frozen=True)
@@ -64,24 +64,22 @@ def unpack(container: Path, folder: Path) -> None:
         for file in packed.files:
             tensors = [(name, packed.dtype(name), packed.shape(name)) for name in packed.names(file)]
             dense = partial / f"{file.name.removesuffix(SUFFIX)}.safetensors"
-            write_tensors(dense, tensors, lambda name: _dense(_bits(packed[name])), packed.metadata(file))
+            write_tensor_file(dense, tensors, lambda name: _dense(as_integers(packed[name])), packed.metadata(file))
         copy_others(container, partial)
 
 
 def _pack_file(weights: DenseWeights, wanted: set[str], file: Path, target: Path, part: str) -> set[str]:
     """Pack those tensors of one safetensors file that are `wanted`; returns their names."""
-    with safe_open(file, framework="pt") as reader:
-        metadata = reader.metadata() or {}
-        dtypes = {name: str(reader.get_slice(name).get_dtype()) for name in sorted(wanted & set(reader.keys()))}
-    entries: list[tuple[str, str, tuple[int, ...]]] = []
+    header = read_tensor_file(file)
+    names = sorted(wanted & header.tensors.keys())
+    entries: list[Entry] = []
     sources: dict[str, tuple[str, Callable[[Tensor], Iterator[memoryview]]]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, dtype in dtypes.items():
-        if dtype not in BYTES:
-            raise ModelError(f"{file}: {name} is {dtype}, which cannot be packed", hint="use an unquantised model")
-        bits, shape = _bits(weights.tensor(name)), tuple(weights.shape(name))
+    for name in names:
+        dtype, shape = header.tensors[name].dtype, header.tensors[name].shape
+        bits = as_integers(weights.tensor(name))
         kept = int(bits.count_nonzero())
-        if stored_bytes(bits.numel(), kept, BYTES[dtype]) == bits.numel() * BYTES[dtype]:
+        if stored_bytes(bits.numel(), kept, bits.element_size()) == bits.nbytes:
             entries.append((name, dtype, shape))
             sources[name] = name, _dense
             continue
@@ -93,16 +91,11 @@ def _pack_file(weights: DenseWeights, wanted: set[str], file: Path, target: Path
 
     def data(entry: str) -> Iterator[memoryview]:
         name, part_of = sources[entry]
-        return part_of(_bits(weights.tensor(name)))
+        return part_of(as_integers(weights.tensor(name)))
 
     own = {"format": FORMAT, PART: part, SHAPES: json.dumps(shapes, sort_keys=True, separators=(",", ":"))}
-    write_tensors(target, entries, data, metadata | own)
-    return set(dtypes)
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    """The elements in row-major order as integers: only +0.0 is 0."""
-    return tensor.contiguous().flatten().view(BITS_AS[tensor.element_size()])
+    write_tensor_file(target, entries, data, {**header.metadata, **own})
+    return set(names)
 
 
 def _dense(bits: Tensor) -> Iterator[memoryview]:

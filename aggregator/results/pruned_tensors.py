@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aggregator.results.sparse_checkpoint import write_tensors
 from crypto.plan import Plan
 from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.model.mapped_tensors import STORED_NAMES
 from silo_agent.model.pruned_file import READ_BYTES, file_digest
-from silo_agent.pruning.prune import SAFETENSORS_NAMES
+from silo_agent.model.tensor_files import write_tensor_file
 from silo_agent.rounds.opened_rounds import ExpandedTensor
 
 
@@ -45,7 +45,7 @@ class PrunedTensors:
 
     def write(self) -> None:
         """Makes the file."""
-        self._write(self.file, "pruned", {name: SAFETENSORS_NAMES[dtype] for name, dtype in self._dtypes.items()})
+        self._write(self.file, "pruned", {name: STORED_NAMES[dtype] for name, dtype in self._dtypes.items()})
 
     def write_counts(self, file: Path) -> None:
         """The keep counts as uint8 tensors named as the model's parameters."""
@@ -59,7 +59,7 @@ class PrunedTensors:
 
     def _write(self, file: Path, kind: str, dtypes: dict[str, str]) -> None:
         tensors = [(tensor.name, dtypes[tensor.name], tuple(tensor.shape)) for tensor in self._plan.prunable]
-        write_tensors(file, tensors, lambda name: _read(self._scratch(name, kind)), {})
+        write_tensor_file(file, tensors, lambda name: _read(self._scratch(name, kind)), {})
 
     def _scratch(self, tensor: str, kind: str) -> Path:
         return self._folder / f"{tensor}.{kind}"

@@ -1,84 +1,23 @@
 """The sparse model on disk: the dense model's folder with the zeroed weights zeroed, and not one other byte changed."""
 
-import json
-import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from math import prod
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from crypto.errors import ModelError, OutputError
 from silo_agent.host.whole_file import whole_folder
-from silo_agent.model.bitmask_container import BITS_AS
 from silo_agent.model.dense_weights import DenseWeights
-
-BYTES: Final = {
-    **dict.fromkeys(("BOOL", "I8", "U8", "F8_E4M3", "F8_E5M2"), 1),
-    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 2),
-    **dict.fromkeys(("I32", "U32", "F32"), 4),
-    **dict.fromkeys(("I64", "U64", "F64", "C64"), 8),
-}
-"""Bytes of one element, by safetensors dtype name."""
+from silo_agent.model.mapped_tensors import as_integers
+from silo_agent.model.tensor_files import read_tensor_file, write_tensor_file
 
 SLICE: Final = 1 << 22
 """Elements written at a time."""
 
 WEIGHT_SUFFIXES: Final = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx"}
 """Files of weights, in whatever format: dense ones must not lie beside the sparse ones."""
-
-
-def write_tensors(
-    path: Path,
-    tensors: Sequence[tuple[str, str, tuple[int, ...]]],
-    data: Callable[[str], Iterable[bytes | memoryview]],
-    metadata: Mapping[str, str],
-) -> None:
-    """Write a safetensors file (https://github.com/huggingface/safetensors, "Format") in slices, atomically.
-
-    `tensors` lists (name, safetensors dtype name, shape); `data(name)` yields that tensor's little-endian bytes, and is
-    called once per tensor: wider elements first, which aligns every tensor, otherwise in the order given.
-    The same arguments give the same bytes. On any error `path` is as it was before.
-    Raises OutputError if the file cannot be written, ValueError if `data` does not fit `tensors`.
-    """
-    # safetensors' own save_file wants every tensor in memory at once: more than a machine has, for the models in use
-    names = [name for name, _, _ in tensors]
-    if len({*names, "__metadata__"}) != len(names) + 1:
-        raise ValueError(f"{path.name}: tensor names repeat, or one is __metadata__")
-    ordered = sorted(tensors, key=lambda tensor: -BYTES[tensor[1]])
-    header: dict[str, object] = {"__metadata__": dict(metadata)}
-    end = 0
-    for name, dtype, shape in ordered:
-        start, end = end, end + BYTES[dtype] * prod(shape)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": (start, end)}
-    head = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)
-
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            try:
-                file.write(len(head).to_bytes(8, "little") + head)
-                for name, dtype, shape in ordered:
-                    left = BYTES[dtype] * prod(shape)
-                    for piece in data(name):
-                        left -= memoryview(piece).nbytes
-                        if left < 0:
-                            break
-                        file.write(piece)
-                    if left:
-                        raise ValueError(f"{path.name}: the data of {name} is {'short' if left > 0 else 'too long'}")
-                file.flush()
-                os.fsync(file.fileno())
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error}", hint="check space and permissions") from error
 
 
 def write_sparse_model(
@@ -106,7 +45,7 @@ def write_sparse_model(
         tensor = (tensor if found is None or kept is not None else found).contiguous().flatten()
         nonzeros = 0
         for start in range(0, tensor.numel(), SLICE):
-            bits = tensor[start : start + SLICE].view(BITS_AS[tensor.element_size()])
+            bits = as_integers(tensor[start : start + SLICE])
             if kept is not None:
                 bits = bits.masked_fill(~kept[start : start + SLICE], 0)  # a copy: the tensor is the mapped file
             if name in prunable:
@@ -118,8 +57,9 @@ def write_sparse_model(
     with whole_folder(folder) as partial:
         for file in weights.files:
             # what a shard holds beside the index belongs to no model and is in no plan's digest
-            tensors = [tensor for tensor in _tensors(file) if tensor[0] in stored]
-            write_tensors(partial / file.name, tensors, data, {**provenance, "format": "pt"})
+            tensors = read_tensor_file(file).tensors.items()
+            entries = [(name, tensor.dtype, tensor.shape) for name, tensor in tensors if name in stored]
+            write_tensor_file(partial / file.name, entries, data, {**provenance, "format": "pt"})
         copy_others(weights.folder, partial)
     return achieved
 
@@ -129,16 +69,3 @@ def copy_others(source: Path, folder: Path) -> None:
     for file in sorted(source.iterdir()):
         if file.is_file() and file.suffix.lower() not in WEIGHT_SUFFIXES:
             shutil.copyfile(file, folder / file.name)
-
-
-def _tensors(file: Path) -> list[tuple[str, str, tuple[int, ...]]]:
-    """(name, safetensors dtype name, shape) of every tensor of a safetensors file, in the order of their bytes."""
-    with safe_open(file, framework="pt") as reader:
-        views = {name: reader.get_slice(name) for name in reader.offset_keys()}
-        tensors = [(name, view.get_dtype(), tuple(view.get_shape())) for name, view in views.items()]
-    for name, dtype, _ in tensors:
-        if dtype not in BYTES:
-            raise ModelError(
-                f"{file.name}: {name} is {dtype}, which cannot be written", hint="use an unquantised model"
-            )
-    return tensors

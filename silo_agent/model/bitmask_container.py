@@ -9,11 +9,12 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from crypto.errors import ModelError
+from silo_agent.model.mapped_tensors import as_integers, mapped_tensor
+from silo_agent.model.tensor_files import StoredTensor, TensorFile, read_tensor_file
 
 FORMAT: Final = "sparsilo-bitmask/1"
 """Metadata `format` of every file of a container, where a dense file has `pt`."""
@@ -29,9 +30,6 @@ PART: Final = "sparsilo.bitmask.part"
 
 KEEP_BITS: Final = ".keep_bits"
 VALUES: Final = ".values"
-
-BITS_AS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""The integer type that carries an element of so many bytes: only +0.0 has no bit set, and no bit is ever changed."""
 
 _HINT = "copy the container again, or pack the model again"
 
@@ -50,23 +48,23 @@ class BitmaskContainer(Mapping[str, Tensor]):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._readers = {file: _open(file) for file in sorted(folder.glob(f"*{SUFFIX}"))}
-        if not self._readers:
+        self._headers = {file: _open(file) for file in sorted(folder.glob(f"*{SUFFIX}"))}
+        if not self._headers:
             raise ModelError(f"{folder}: no file *{SUFFIX}", hint="`aggregator pack` writes containers")
         self._check_parts()
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._file_of: dict[str, Path] = {}
-        for file, reader in self._readers.items():
-            shapes = _shapes(file, reader)
+        for file, header in self._headers.items():
+            shapes = _shapes(file, header)
             halves = {f"{name}{half}" for name in shapes for half in (KEEP_BITS, VALUES)}
-            for name in sorted({*shapes, *reader.keys()} - halves):
+            for name in sorted({*shapes, *header.tensors} - halves):
                 if name in self._file_of:
                     raise ModelError(f"{file}: {name} is in {self._file_of[name].name} too", hint=_HINT)
                 self._file_of[name] = file
             self._shapes |= shapes
 
     def _check_parts(self) -> None:
-        parts = sorted(reader.metadata().get(PART, "none") for reader in self._readers.values())
+        parts = sorted(header.metadata.get(PART, "none") for header in self._headers.values())
         of = len(parts)
         if parts != sorted(f"{index}/{of}" for index in range(1, of + 1)):
             raise ModelError(
@@ -77,43 +75,39 @@ class BitmaskContainer(Mapping[str, Tensor]):
     @property
     def files(self) -> tuple[Path, ...]:
         """Its files, sorted."""
-        return tuple(self._readers)
+        return tuple(self._headers)
 
     def names(self, file: Path) -> tuple[str, ...]:
         """The tensors in one of `files`, sorted."""
-        return tuple(name for name, each in self._file_of.items() if each == file)
+        return tuple(name for name, holder in self._file_of.items() if holder == file)
 
     def metadata(self, file: Path) -> dict[str, str]:
         """Metadata of the dense file that one of `files` stands for; its `format` is `pt`."""
-        found: dict[str, str] = self._readers[file].metadata()
-        return {key: value for key, value in found.items() if key not in {SHAPES, PART}} | {"format": "pt"}
+        own = self._headers[file].metadata
+        return {key: value for key, value in own.items() if key not in {SHAPES, PART}} | {"format": "pt"}
 
     def dtype(self, name: str) -> str:
         """The stored dtype as safetensors names it, such as `BF16`."""
-        entry = name + VALUES if name in self._shapes else name
-        return str(self._reader(name).get_slice(entry).get_dtype())
+        return self._stored(name, VALUES if name in self._shapes else "").dtype
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The stored shape."""
-        found = self._shapes.get(name)
-        return tuple(self._reader(name).get_slice(name).get_shape()) if found is None else found
+        return self._shapes[name] if name in self._shapes else self._stored(name).shape
 
-    def _reader(self, name: str) -> Any:
-        return self._readers[self._file_of[name]]
+    def _stored(self, name: str, half: str = "") -> StoredTensor:
+        return self._headers[self._file_of[name]].tensors[name + half]
 
     def __getitem__(self, name: str) -> Tensor:
-        reader = self._reader(name)
         if name not in self._shapes:
-            tensor: Tensor = reader.get_tensor(name)
-            return tensor
-        shape = self._shapes[name]
-        packed, values = reader.get_tensor(name + KEEP_BITS), reader.get_tensor(name + VALUES)
-        unpacked = np.unpackbits(packed.numpy(), bitorder="little")
+            return mapped_tensor(self._stored(name))
+        shape, values = self._shapes[name], mapped_tensor(self._stored(name, VALUES))
+        unpacked = np.unpackbits(self._stored(name, KEEP_BITS).mapped(), bitorder="little")
         kept = torch.from_numpy(unpacked[: prod(shape)]).bool()
         if unpacked[kept.numel() :].any() or int(kept.count_nonzero()) != values.numel():
             raise ModelError(f"{self._file_of[name]}: {name}: keep bits and values do not fit", hint=_HINT)
-        bits = torch.zeros(kept.numel(), dtype=BITS_AS[values.element_size()])
-        bits[kept] = values.view(bits.dtype)
+        kept_bits = as_integers(values)
+        bits = torch.zeros(kept.numel(), dtype=kept_bits.dtype)
+        bits[kept] = kept_bits
         return bits.view(values.dtype).view(shape)
 
     def __iter__(self) -> Iterator[str]:
@@ -151,29 +145,24 @@ def load(folder: Path) -> Any:
     return model
 
 
-def _open(file: Path) -> Any:
-    try:
-        reader: Any = safe_open(file, framework="pt")
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{file}: damaged or not safetensors: {error}", hint=_HINT) from error
-    found = (reader.metadata() or {}).get("format")
-    if found != FORMAT:
-        raise ModelError(f"{file}: its format is {found}, not {FORMAT}", hint="`aggregator pack` writes containers")
-    return reader
+def _open(file: Path) -> TensorFile:
+    header = read_tensor_file(file)
+    if (given := header.metadata.get("format")) != FORMAT:
+        raise ModelError(f"{file}: its format is {given}, not {FORMAT}", hint="`aggregator pack` writes containers")
+    return header
 
 
-def _shapes(file: Path, reader: Any) -> dict[str, tuple[int, ...]]:
+def _shapes(file: Path, header: TensorFile) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors stored as bitmask, checked against the entries that hold them."""
     try:
-        shapes = json.loads(reader.metadata().get(SHAPES, ""))
+        shapes = json.loads(header.metadata.get(SHAPES, ""))
         shapes = {name: tuple(int(size) for size in shape) for name, shape in shapes.items()}
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{file}: {SHAPES} is not a JSON object of shapes", hint=_HINT) from error
-    present = set(reader.keys())
     for name, shape in shapes.items():
-        if min(shape, default=0) < 0 or name in present or not {name + KEEP_BITS, name + VALUES} <= present:
+        packed, values = header.tensors.get(name + KEEP_BITS), header.tensors.get(name + VALUES)
+        if min(shape, default=0) < 0 or name in header.tensors or packed is None or values is None:
             raise ModelError(f"{file}: {name} is not stored as {SHAPES} says", hint=_HINT)
-        packed, values = reader.get_slice(name + KEEP_BITS), reader.get_slice(name + VALUES)
-        if (packed.get_dtype(), packed.get_shape()) != ("U8", [(prod(shape) + 7) // 8]) or len(values.get_shape()) != 1:
+        if (packed.dtype, packed.shape) != ("U8", ((prod(shape) + 7) // 8,)) or len(values.shape) != 1:
             raise ModelError(f"{file}: {name}: keep bits or values have another shape than {list(shape)}", hint=_HINT)
     return shapes

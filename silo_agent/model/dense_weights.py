@@ -14,14 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, chain
-from math import prod
 from pathlib import Path
 from typing import Any, Final, Self
 
-import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -36,14 +33,10 @@ from transformers.core_model_loading import (
 from transformers.pytorch_utils import Conv1D
 
 from crypto.errors import ModelError
+from silo_agent.model.mapped_tensors import TORCH_DTYPES, mapped_tensor
+from silo_agent.model.tensor_files import StoredTensor, read_tensor_file
 
 _DENSE: Final = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # float8 comes with scales
-
-_DTYPES: Final = {
-    "F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
 
 # What transformers raises on a config or tokenizer file that it cannot use: there is no common class.
 _UNUSABLE = (
@@ -78,20 +71,10 @@ class Place:
     expert: int | None
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """A tensor of a safetensors file; `start` counts from the file's first byte."""
-
-    file: Path
-    dtype: torch.dtype
-    shape: torch.Size
-    start: int
-
-
 class DenseWeights:
     """A causal language model's folder. `files` are its safetensors files, `names` all stored tensors, both sorted."""
 
-    def __init__(self, folder: Path, config: Any, stored: dict[str, _Stored]) -> None:
+    def __init__(self, folder: Path, config: Any, stored: dict[str, StoredTensor]) -> None:
         self.folder = folder
         self.config = config
         self.files = tuple(sorted({each.file for each in stored.values()}))
@@ -133,20 +116,15 @@ class DenseWeights:
 
     def tensor(self, name: str) -> Tensor:
         """The stored tensor, mapped from the file privately: what is written to it stays in memory."""
-        stored = self._stored[name]
-        size = prod(stored.shape) * stored.dtype.itemsize
-        if not size:
-            return torch.empty(stored.shape, dtype=stored.dtype)
-        mapped = np.memmap(stored.file, np.uint8, mode="c", offset=stored.start, shape=(size,))
-        return torch.from_numpy(mapped).view(stored.dtype).view(stored.shape)
+        return mapped_tensor(self._stored[name])
 
     def shape(self, name: str) -> torch.Size:
         """The stored tensor's shape."""
-        return self._stored[name].shape
+        return torch.Size(self._stored[name].shape)
 
     def dtype(self, name: str) -> torch.dtype:
         """The stored tensor's dtype."""
-        return self._stored[name].dtype
+        return TORCH_DTYPES[self._stored[name].dtype]
 
     def input_first(self, name: str) -> bool:
         """Whether a prunable weight is stored as [d_in, d_out], as GPT-2's are, and not as [d_out, d_in]."""
@@ -352,11 +330,11 @@ def _read_config(folder: Path) -> Any:
     return config
 
 
-def _find_tensors(folder: Path) -> dict[str, _Stored]:
+def _find_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Find each stored tensor, by name. As in transformers, a single file beats an index."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
-        return _read_header(single)
+        return dict(read_tensor_file(single).tensors)
     if not index.is_file():
         if any(folder.glob("*.bin")):
             raise ModelError(
@@ -373,7 +351,7 @@ def _find_tensors(folder: Path) -> dict[str, _Stored]:
             raise ModelError(f"{index}: {name} is not a file of this folder", hint="copy the file again")
         if not (folder / name).is_file():
             raise ModelError(f"{folder / name}: no such file, but {index.name} names it", hint="copy the missing file")
-        headers[name] = _read_header(folder / name)
+        headers[name] = read_tensor_file(folder / name).tensors
     for tensor, name in weight_map.items():
         if tensor not in headers[str(name)]:
             raise ModelError(
@@ -391,26 +369,6 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{file}: not a JSON object", hint="copy the file again")
     return content
-
-
-def _read_header(file: Path) -> dict[str, _Stored]:
-    """Read a safetensors file's list of tensors (https://github.com/huggingface/safetensors, "Format")."""
-    try:
-        with safe_open(file, framework="pt"), file.open("rb") as content:  # which checks the header
-            length = int.from_bytes(content.read(8), "little")
-            header = json.loads(content.read(length))
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{file}: damaged or not safetensors: {_line(error)}", hint="copy or download the file again"
-        ) from error
-    header.pop("__metadata__", None)
-    for name, entry in header.items():
-        if entry["dtype"] not in _DTYPES:
-            raise ModelError(f"{file}: tensor {name} is stored as {entry['dtype']}", hint="use the unquantised model")
-    return {
-        name: _Stored(file, _DTYPES[entry["dtype"]], torch.Size(entry["shape"]), 8 + length + entry["data_offsets"][0])
-        for name, entry in header.items()
-    }
 
 
 def _find_blocks(folder: Path, model: nn.Module) -> list[tuple[str, nn.Module]]:

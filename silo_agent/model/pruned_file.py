@@ -6,13 +6,14 @@ Read a tensor at a time.
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from crypto.errors import InputError
+from crypto.errors import InputError, ModelError
+from silo_agent.model.mapped_tensors import STORED_NAMES, mapped_tensor
+from silo_agent.model.tensor_files import read_tensor_file
 
 READ_BYTES: Final = 1 << 20
 
@@ -21,38 +22,30 @@ class PrunedFile(Mapping[str, Tensor]):
     """By parameter name a keep mask (bool) or a pruned weight. Raises InputError naming the file where it is none."""
 
     def __init__(self, file: Path) -> None:
-        self._path = file
-        self._file = _open(file)
-        self._names = frozenset(self._file.keys())
+        self._file = file
+        try:
+            self._stored = read_tensor_file(file).tensors
+        except ModelError:
+            raise InputError(f"{file}: holds no keep masks or weights", hint="`silo-agent prune` writes them") from None
 
     def check(self, tensors: Iterable[tuple[str, tuple[int, ...], torch.dtype]]) -> None:
         """Raises InputError unless each of these parameters has a keep mask of its shape, or a weight of its dtype."""
         for name, shape, dtype in tensors:
-            found = tuple(self._file.get_slice(name).get_shape()) if name in self._names else None
-            if found != shape or self[name].dtype not in (torch.bool, dtype):
+            stored = self._stored.get(name)
+            if stored is None or stored.shape != shape or stored.dtype not in ("BOOL", STORED_NAMES[dtype]):
                 raise InputError(
-                    f"{self._path}: {name}: neither a keep mask nor a {dtype} weight of shape {shape}",
+                    f"{self._file}: {name}: neither a keep mask nor a {dtype} weight of shape {shape}",
                     hint="made for another model?",
                 )
 
     def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
-            raise KeyError(name)
-        tensor: Tensor = self._file.get_tensor(name)
-        return tensor
+        return mapped_tensor(self._stored[name])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._stored)
 
     def __len__(self) -> int:
-        return len(self._names)
-
-
-def _open(file: Path) -> Any:
-    try:
-        return safe_open(file, framework="pt")
-    except (OSError, SafetensorError):
-        raise InputError(f"{file}: holds no keep masks or weights", hint="`silo-agent prune` writes them") from None
+        return len(self._stored)
 
 
 def file_digest(file: Path) -> bytes:

@@ -1,8 +1,6 @@
 """A silo's own pruning, block by block: keep masks, and new weights where the pruner changes them."""
 
-import json
 import logging
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,18 +16,12 @@ from crypto.names import Pruner
 from crypto.pruning.sparsity import Sparsity
 from silo_agent.model.activations import BlockWalk
 from silo_agent.model.dense_weights import Block, DenseWeights
+from silo_agent.model.mapped_tensors import STORED_NAMES
+from silo_agent.model.tensor_files import Entry, write_tensor_file
 from silo_agent.pruning.pruners import method
 
 FEW_TOKENS: Final = 128
 """An expert that fewer calibration tokens reached is named in a warning: its statistics say little."""
-
-SAFETENSORS_NAMES: Final = {
-    torch.bool: "BOOL",
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-}
 
 logger = logging.getLogger(__name__)
 
@@ -190,27 +182,19 @@ def _check_new(path: Path) -> None:
 
 @contextmanager
 def _tensor_file(path: Path) -> Iterator[Callable[[str, Tensor], None]]:
-    """A safetensors file to which tensors are added one by one; `path` appears whole at the end, or not at all."""
-    header: dict[str, dict[str, object]] = {}
+    """Yield what adds a tensor to a safetensors file; `path` appears whole at the end, or not at all."""
+    entries: list[Entry] = []
+    sizes: dict[str, int] = {}
     try:
-        # The header, which comes first, is known last: the tensors wait in a file of their own.
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".pruned-") as folder:
-            whole = Path(folder, path.name)
-            with tempfile.TemporaryFile(dir=folder) as data, whole.open("wb") as out:
+        # The header, which comes first, is known last: the tensors wait in a file without a name.
+        with tempfile.TemporaryFile(dir=path.parent) as waiting:
 
-                def add(name: str, tensor: Tensor) -> None:
-                    start = data.tell()
-                    data.write(tensor.contiguous().view(torch.uint8).numpy().data)
-                    offsets = [start, data.tell()]
-                    dtype = SAFETENSORS_NAMES[tensor.dtype]
-                    header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": offsets}
+            def add(name: str, tensor: Tensor) -> None:
+                entries.append((name, STORED_NAMES[tensor.dtype], tuple(tensor.shape)))
+                sizes[name] = waiting.write(tensor.contiguous().view(torch.uint8).numpy().data)
 
-                yield add
-                text = json.dumps(header).encode()
-                text += b" " * (-len(text) % 8)  # aligns the tensors
-                out.write(len(text).to_bytes(8, "little") + text)
-                data.seek(0)
-                shutil.copyfileobj(data, out)
-            whole.replace(path)
+            yield add
+            waiting.seek(0)
+            write_tensor_file(path, entries, lambda name: [waiting.read(sizes[name])], as_given=True)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}", hint="choose another place") from error

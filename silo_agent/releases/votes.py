@@ -3,7 +3,6 @@
 The keep masks lie in a file of one byte a weight and are read chunk by chunk, so memory does not grow with the model.
 """
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,16 @@ from numpy.typing import NDArray
 from crypto.encoding.layout import Chunk
 from crypto.names import ComparisonGroup
 from crypto.plan import Plan, nonzero_section, votes_section
+from silo_agent.model.tensor_files import read_tensor_file
 
 
 class VotesRelease:
     """Lanes of one round from a keep-mask file (bool tensors named as the model's parameters)."""
 
     def __init__(self, plan: Plan, index: int, file: Path) -> None:
-        self._file, starts = file, _starts(file)
+        self._file, stored = file, read_tensor_file(file).tensors
         self._tensors = {tensor.name: tensor for tensor in plan.tensors(index)}
-        self._starts = {name: starts[name] for name in self._tensors}
+        self._starts = {name: stored[name].start for name in self._tensors}
         self._voted = {votes_section(name): name for name in self._tensors}
         self._counted = {nonzero_section(name): name for name in self._tensors}
         self._group = plan.comparison_group
@@ -47,11 +47,3 @@ class VotesRelease:
         else:  # along the inputs for a row, along the outputs for a column
             counts = np.count_nonzero(keep, axis=int((self._group is ComparisonGroup.ROW) != tensor.input_first))
         return counts.astype(np.uint64)
-
-
-def _starts(file: Path) -> dict[str, int]:
-    """Where each tensor of a safetensors file begins (safetensors README, "Format")."""
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        header = json.loads(opened.read(length))
-    return {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}

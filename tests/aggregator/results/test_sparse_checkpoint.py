@@ -1,40 +1,24 @@
-"""Sparse models and tensor files, read back byte by byte with a reader of our own and with the libraries' readers."""
+"""Sparse models, read back byte by byte with a reader of our own and with the libraries' readers."""
 
-import json
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aggregator.results import sparse_checkpoint
-from aggregator.results.sparse_checkpoint import write_sparse_model, write_tensors
-from crypto.errors import ModelError, OutputError
+from aggregator.results.sparse_checkpoint import write_sparse_model
+from crypto.errors import OutputError
 from silo_agent.model.dense_weights import DenseWeights
 from support.models import tiny_llama
+from support.raw_tensors import raw_tensors
 
 PROVENANCE = {"sparsilo": "1", "plan_digest": "ab" * 32}
-
-
-def raw_tensors(file: Path) -> tuple[dict[str, str], dict[str, tuple[str, list[int], bytes]]]:
-    """Metadata and (dtype, shape, bytes) per tensor of a safetensors file, by the format's own words."""
-    content = file.read_bytes()
-    [length] = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8 : 8 + length])
-    metadata = header.pop("__metadata__", {})
-    body = content[8 + length :]
-    return metadata, {
-        name: (entry["dtype"], entry["shape"], body[slice(*entry["data_offsets"])]) for name, entry in header.items()
-    }
 
 
 def folder_tensors(folder: Path) -> dict[str, tuple[str, list[int], bytes]]:
@@ -55,132 +39,6 @@ def random_keep(weights: DenseWeights) -> Callable[[str], Tensor]:
         return torch.rand(weights.tensor(name).shape, generator=generator) > 1 / 3
 
     return keep
-
-
-def pieces(content: bytes, size: int) -> Iterator[memoryview]:
-    return (memoryview(content)[start : start + size] for start in range(0, len(content), size))
-
-
-# --- write_tensors ----------------------------------------------------------------------------------------------
-
-
-DTYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I16": torch.int16,
-    "U16": torch.uint16,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I32": torch.int32,
-    "U32": torch.uint32,
-    "F32": torch.float32,
-    "I64": torch.int64,
-    "U64": torch.uint64,
-    "F64": torch.float64,
-    "C64": torch.complex64,
-}
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    entries=st.lists(
-        st.tuples(st.sampled_from(list(DTYPES)), st.lists(st.integers(0, 5), max_size=3)), min_size=1, max_size=6
-    ),
-    metadata=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
-    size=st.integers(1, 40),
-)
-def test_the_library_reads_what_was_written(
-    tmp_path_factory: pytest.TempPathFactory,
-    entries: list[tuple[str, list[int]]],
-    metadata: dict[str, str],
-    size: int,
-) -> None:
-    path = tmp_path_factory.mktemp("tensors") / "any.safetensors"
-    random = np.random.default_rng(3)
-    expected: dict[str, Tensor] = {}
-    tensors: list[tuple[str, str, tuple[int, ...]]] = []
-    for index, (dtype, shape) in enumerate(entries):
-        one: int = torch.zeros((), dtype=DTYPES[dtype]).element_size()
-        high = 2 if dtype == "BOOL" else 256
-        content = random.integers(0, high, (int(np.prod(shape, dtype=int)), one), dtype=np.uint8)
-        expected[f"ü{index}"] = torch.from_numpy(content.reshape(-1)).view(DTYPES[dtype]).reshape(shape)
-        tensors.append((f"ü{index}", dtype, tuple(shape)))
-    blobs = {name: tensor.flatten().view(torch.uint8).numpy().tobytes() for name, tensor in expected.items()}
-    write_tensors(path, tensors, lambda name: pieces(blobs[name], size), metadata)
-
-    with safe_open(path, framework="pt") as reader:
-        assert (reader.metadata() or {}) == metadata
-        assert set(reader.keys()) == set(expected)
-        for name, tensor in expected.items():
-            read = reader.get_tensor(name)
-            assert (read.dtype, read.shape) == (tensor.dtype, tensor.shape)
-            assert read.flatten().view(torch.uint8).numpy().tobytes() == blobs[name]
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
-
-
-def test_the_header_is_canonical(tmp_path: Path) -> None:
-    path = tmp_path / "t.safetensors"
-    blobs = {"b": b"\x01", "a": b"abcdefgh", "c": b"\x02\x03"}
-    tensors = [("b", "U8", (1,)), ("c", "U8", (2,)), ("a", "F32", (2, 1))]
-    write_tensors(path, tensors, lambda name: [blobs[name]], {"z": "1", "k": "2"})
-    header = (
-        b'{"__metadata__":{"k":"2","z":"1"},'
-        b'"a":{"data_offsets":[0,8],"dtype":"F32","shape":[2,1]},'
-        b'"b":{"data_offsets":[8,9],"dtype":"U8","shape":[1]},'
-        b'"c":{"data_offsets":[9,11],"dtype":"U8","shape":[2]}}'
-    )
-    padded = header.ljust((len(header) + 7) // 8 * 8)
-    assert path.read_bytes() == struct.pack("<Q", len(padded)) + padded + b"abcdefgh" + b"\x01" + b"\x02\x03"
-
-
-@pytest.mark.parametrize("metadata_length", range(8))
-def test_the_bytes_begin_at_a_multiple_of_eight(tmp_path: Path, metadata_length: int) -> None:
-    path = tmp_path / "t.safetensors"
-    write_tensors(path, [("a", "U8", (1,))], lambda _: [b"x"], {"m": "m" * metadata_length})
-    assert (path.stat().st_size - 1) % 8 == 0
-    assert raw_tensors(path)[1] == {"a": ("U8", [1], b"x")}
-
-
-@pytest.mark.parametrize("length", [0, 11, 13, 24])
-def test_bytes_that_do_not_fit_the_header_are_refused(tmp_path: Path, length: int) -> None:
-    path = tmp_path / "t.safetensors"
-    path.write_bytes(b"what was there before")
-    with pytest.raises(ValueError, match="data of a is"):
-        write_tensors(path, [("a", "F32", (3,)), ("b", "U8", (1,))], lambda _: pieces(bytes(length), 5), {})
-    assert contents(tmp_path) == {path.name: b"what was there before"}
-
-
-def test_names_that_a_header_cannot_hold_are_refused(tmp_path: Path) -> None:
-    for names in (["a", "a"], ["__metadata__"]):
-        with pytest.raises(ValueError, match="names"):
-            write_tensors(tmp_path / "t", [(name, "U8", (1,)) for name in names], lambda _: [b"x"], {})
-    assert not contents(tmp_path)
-
-
-def test_a_place_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    for parent in ("missing", "file"):
-        with pytest.raises(OutputError, match=r"t\.safetensors"):
-            write_tensors(tmp_path / parent / "t.safetensors", [], lambda _: [], {})
-
-
-def test_only_one_slice_is_alive_at_a_time(tmp_path: Path) -> None:
-    """The next slice is asked for only when the last is on its way to the disk."""
-    written: list[int] = []
-
-    def data(_name: str) -> Iterator[bytes]:
-        for _ in range(8):
-            written.append((tmp_path / ".t.partial").stat().st_size)
-            yield bytes(1 << 20)
-
-    write_tensors(tmp_path / "t", [("a", "U8", (8 << 20,))], data, {})
-    assert [size >> 20 for size in written] == list(range(8))
-
-
-# --- write_sparse_model -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=[(torch.float32, False), (torch.bfloat16, True), (torch.float16, False)], ids=str)
@@ -378,12 +236,3 @@ def test_a_place_with_something_in_it_is_refused(tmp_path: Path) -> None:
             write_sparse_model(weights, asked.append, folder, PROVENANCE)
         assert not asked  # before the work, not after it
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_a_dtype_that_cannot_be_written_is_a_model_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny_llama(tmp_path / "dense")
-    weights = DenseWeights.open(tmp_path / "dense")
-    monkeypatch.delitem(sparse_checkpoint.BYTES, "F32")
-    with pytest.raises(ModelError, match=r"model\.safetensors: .* is F32"):
-        write_sparse_model(weights, lambda _: None, tmp_path / "sparse", PROVENANCE)
-    assert [file.name for file in tmp_path.iterdir()] == ["dense"]
