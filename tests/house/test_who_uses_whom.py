@@ -166,6 +166,14 @@ def test_an_import_that_the_table_allows_is_left_alone(name: str, imported: str)
     assert list(used_beyond(name, {imported}, entries(USES, room(name)))) == []
 
 
+@pytest.mark.parametrize("of", USES)
+def test_the_architecture_has_the_same_table(of: str) -> None:
+    columns = [", ".join(USES[of].get(package, "").split()) for package in ("crypto", "silo_agent", "aggregator")]
+    row = f"| `{of.replace('.', '/')}` | {' | '.join(columns)} |"
+    rows = (Path(__file__).parents[2] / "docs/architecture.md").read_text().splitlines()
+    assert [line for line in rows if line.startswith(f"| `{of.replace('.', '/')}` | ") and line.count("|") == 5] == [row]
+
+
 def test_the_core_uses_nobody_and_the_agent_not_the_aggregator() -> None:
     for of, packages in USES.items():
         order = ("crypto", "silo_agent", "aggregator")
