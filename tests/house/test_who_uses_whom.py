@@ -169,9 +169,10 @@ def test_an_import_that_the_table_allows_is_left_alone(name: str, imported: str)
 @pytest.mark.parametrize("of", USES)
 def test_the_architecture_has_the_same_table(of: str) -> None:
     columns = [", ".join(USES[of].get(package, "").split()) for package in ("crypto", "silo_agent", "aggregator")]
-    row = f"| `{of.replace('.', '/')}` | {' | '.join(columns)} |"
-    rows = (Path(__file__).parents[2] / "docs/architecture.md").read_text().splitlines()
-    assert [line for line in rows if line.startswith(f"| `{of.replace('.', '/')}` | ") and line.count("|") == 5] == [row]
+    start = f"| `{of.replace('.', '/')}` | "
+    lines = (Path(__file__).parents[2] / "docs/architecture.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith(start) and line.count("|") == 5]
+    assert rows == [f"{start}{' | '.join(columns)} |"]
 
 
 def test_the_core_uses_nobody_and_the_agent_not_the_aggregator() -> None:
