@@ -44,7 +44,7 @@ async def run_aggregator(config: AggregatorConfig, clock: Clock = utc_now) -> No
     registry = CollectorRegistry()
     metrics = AggregatorMetrics(registry)
     work = Work(config, metrics)
-    metrics.connected_silos.set_function(work.driver.connected)
+    metrics.connected_silos.set_function(work.driver.present.connected)
     metrics.enrolled_silos.set_function(lambda: len(enrolments.roster()))
     metrics.certificate_expiry.set_function(identity.expiry)
     ready = False

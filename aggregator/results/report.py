@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, Final
 
-from aggregator.rounds.round_driver import ClosedRound, Traffic
+from aggregator.rounds.closed_round import ClosedRound
+from aggregator.rounds.traffic import Traffic
 from crypto.backends.backend_spec import backend_spec
 from crypto.names import Allocation, Backend, ComparisonGroup, Phase, Pruner, ReleaseKind, Schedule
 from crypto.plan import Plan

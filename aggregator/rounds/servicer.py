@@ -183,7 +183,7 @@ class Servicer:
         def chunks(_: str) -> AsyncIterator[bytes]:
             asked = decode(words_pb2.FileRequest, request, MESSAGE_LIMIT)
             kind = asked.WhichOneof("file") or ""
-            return self._driver.file(kind, getattr(asked, kind) if kind else b"")
+            return self._driver.files.pieces(kind, getattr(asked, kind) if kind else b"")
 
         async for chunk in self._streamed(request, chunks, context):
             yield chunk
@@ -226,7 +226,7 @@ class Servicer:
                 self._admitted.pop(pem, None)
                 await self._refuse(context, "a caller", error)
             self._admitted[pem] = now, silo
-        self._driver.called(silo)
+        self._driver.present.called(silo)
         return silo
 
     async def _refuse(self, context: Any, silo: str, error: SparsiloError) -> None:
@@ -248,7 +248,7 @@ class Servicer:
         await context.abort(status, said)
 
     def _count(self, silo: str, *, up: int = 0, down: int = 0) -> None:
-        self._driver.count(silo, up=up, down=down)
+        self._driver.traffic.count(silo, up=up, down=down)
 
 
 def _certificate(context: Context) -> bytes:

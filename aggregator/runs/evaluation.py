@@ -68,7 +68,7 @@ async def evaluate(
     """
     digests = {name: file_digest(file) for name, file in candidates.files.items()}
     for name, file in candidates.files.items():
-        driver.offer_candidate(digests[name], file)
+        driver.files.offer_candidate(digests[name], file)
     plan_file = folder / PLAN_FILE
     if plan_file.exists():
         plan = Plan.decode(plan_file.read_bytes())

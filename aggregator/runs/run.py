@@ -6,7 +6,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,8 @@ from aggregator.results.pruned_tensors import PrunedTensors
 from aggregator.results.report import BytesOnDisk, Perplexity, Report, make_report
 from aggregator.results.report_html import write_report_html
 from aggregator.results.sparse_checkpoint import write_sparse_model
-from aggregator.rounds.round_driver import ClosedRound, RoundDriver, Watch
+from aggregator.rounds.closed_round import ClosedRound
+from aggregator.rounds.round_driver import RoundDriver, Watch
 from aggregator.runs.evaluation import Candidates, evaluate
 from aggregator.runs.planning import Planner
 from crypto.names import ReleaseKind
@@ -78,7 +79,7 @@ class PruningRun:
         while len(self.closed) < len(self.plan.message.rounds):
             await self._round()
         await asyncio.to_thread(self._pruned.write)
-        traffic = {silo: replace(self._driver.traffic[silo]) for silo in self.plan.silos}  # without the evaluation's
+        traffic = self._driver.traffic.so_far(self.plan.silos)  # without the evaluation's
         result = self._subfolder("out")
         achieved = await self._write_model(result)
         report = make_report(
@@ -95,7 +96,7 @@ class PruningRun:
         folder = self._subfolder(f"round-{len(self.closed)}")
         closed = await self._driver.run(self._start.round, folder)
         (folder / DONE_FILE).touch()
-        self._driver.offer_opened(closed)
+        self._driver.files.offer_opened(closed)
         self.closed.append(closed)
         if self.plan.release_kind(closed.session.round.index) in (ReleaseKind.VOTES, ReleaseKind.WEIGHTS):
             tensors = self._start.expanded(closed.opened, self._weights)

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from safetensors.torch import load_file
 
 from aggregator.local import Federation
+from aggregator.metrics import AggregatorMetrics
 from aggregator.rounds.round_driver import RoundDriver
 from aggregator.rounds.spool import Spool
 from aggregator.runs import planning
@@ -104,8 +105,8 @@ def test_a_silo_whose_connection_is_cut_twice_survives_and_the_counts_are_exact(
             proxies[0].cut()
 
     async def advance_after_cut(self: RoundDriver, silo: str, data: bytes) -> bytes:
-        assert self._session is not None
-        if self._session.phase is Phase.CONSISTENCY:
+        assert self._round is not None
+        if self._round.session.phase is Phase.CONSISTENCY:
             if silo == "b":
                 waits.append(data)
             if silo == "a":  # the phase waits for this one, until the other has lost its connection and called anew
@@ -147,22 +148,16 @@ SERVER = AUTHORITY.issue("aggregator", ("127.0.0.1",))
 SILO = AUTHORITY.issue("a")
 
 
-class Answers:
-    """What the servicer calls, in place of a RoundDriver."""
+class Answers(RoundDriver):
+    """A driver that answers at once, whoever asks."""
 
     def __init__(self) -> None:
+        super().__init__(AggregatorMetrics(CollectorRegistry()), lambda *_: None)
         self.uploads: list[list[bytes]] = []
         """Each stream's messages, as far as they came."""
         self.cut_after: list[int] = []
         """After how many messages each stream, up or down, is cut."""
-        self.content = b""
-        self.file_asked_for = ("", b"")
-        """What every keep-mask file holds."""
         self.cut: Callable[[], object] = lambda: None
-
-    def count(self, silo: str, *, up: int = 0, down: int = 0) -> None: ...
-
-    def called(self, silo: str) -> None: ...
 
     async def next(self, silo: str) -> bytes:
         return encode(round_pb2.Offer(over=round_pb2.Over()))
@@ -190,10 +185,6 @@ class Answers:
                 time.sleep(0.2)  # the connection breaks before the next one is sent
             yield encode(words_pb2.CommittedChunk(silo=f"{index}", words=bytes([sent]) * 100_000))
 
-    async def file(self, kind: str, digest: bytes) -> AsyncIterator[bytes]:
-        assert (kind, digest) == self.file_asked_for
-        yield encode(words_pb2.FilePiece(data=self.content))
-
 
 @dataclass
 class Behind:
@@ -207,8 +198,7 @@ class Behind:
 @pytest.fixture
 def behind() -> Iterator[Behind]:
     answers = Answers()
-    driver: Any = answers
-    with looping() as loop, serving(driver, ["a"], SERVER, AUTHORITY.certificate) as port:
+    with looping() as loop, serving(answers, ["a"], SERVER, AUTHORITY.certificate) as port:
         proxy = Proxy(port)
         answers.cut = lambda: loop.call_soon_threadsafe(proxy.cut)
         agent = Transport(
@@ -320,14 +310,15 @@ def test_what_a_silo_finds_wrong_in_its_own_upload_is_its_own_error(behind: Behi
 @pytest.mark.clause("7.5")
 @pytest.mark.parametrize("altered", [False, True])
 def test_a_candidate_has_the_digest_that_was_asked_for(altered: bool, behind: Behind, tmp_path: Path) -> None:
-    behind.answers.content = b"keep" * 100_000
-    digest, file = sha256(behind.answers.content).digest(), tmp_path / "file.safetensors"
-    behind.answers.file_asked_for = "candidate", digest
+    content = b"keep" * 100_000
+    digest, served, fetched = sha256(content).digest(), tmp_path / "served", tmp_path / "fetched"
+    fetched.mkdir()
+    served.write_bytes(b"Keep" + content[4:] if altered else content)
+    behind.answers.files.offer_candidate(digest, served)
     if altered:
-        behind.answers.content = b"Keep" + behind.answers.content[4:]
         with pytest.raises(ProtocolError, match=r"^aggregator: the candidate is not the one"):
-            behind.agent.candidate(digest, file)
+            behind.agent.candidate(digest, fetched / "file.safetensors")
     else:
-        behind.agent.candidate(digest, file)
-        assert file.read_bytes() == behind.answers.content
-    assert [each.name for each in tmp_path.iterdir()] == ([] if altered else ["file.safetensors"])
+        behind.agent.candidate(digest, fetched / "file.safetensors")
+        assert (fetched / "file.safetensors").read_bytes() == content
+    assert [file.name for file in fetched.iterdir()] == ([] if altered else ["file.safetensors"])

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from aggregator.metrics import AggregatorMetrics
+from aggregator.rounds.round_driver import RoundDriver
 from crypto.encoding.wire import encode
 from crypto.errors import ConfigError, ConnectionFailed
 from crypto.identity import Authority
@@ -28,16 +30,12 @@ OVER = round_pb2.Offer(over=round_pb2.Over())
 MESSAGES = [encode(words_pb2.WordChunk(index=index, words=bytes([index]) * 1_000_000)) for index in range(12)]
 
 
-class Answers:
-    """What the servicer calls, in place of a RoundDriver."""
+class Answers(RoundDriver):
+    """A driver that answers at once, whoever asks."""
 
     def __init__(self) -> None:
+        super().__init__(AggregatorMetrics(CollectorRegistry()), lambda *_: None)
         self.uploads: list[list[bytes]] = []
-        self.content = b"keep" * 1_000_000
-
-    def called(self, silo: str) -> None: ...
-
-    def count(self, silo: str, *, up: int = 0, down: int = 0) -> None: ...
 
     async def next(self, silo: str) -> bytes:
         return encode(OVER)
@@ -47,10 +45,6 @@ class Answers:
         async for chunk in chunks:
             taken.append(chunk)
         return encode(words_pb2.UploadReceipt(chunks=len(taken)))
-
-    async def file(self, kind: str, digest: bytes) -> AsyncIterator[bytes]:
-        for start in range(0, len(self.content), 1 << 20):
-            yield encode(words_pb2.FilePiece(data=self.content[start : start + (1 << 20)]))
 
 
 @dataclass
@@ -91,8 +85,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     for name in (*VARIABLES, *EXCEPTIONS):
         monkeypatch.delenv(name, raising=False)
     answers = Answers()
-    driver: Any = answers
-    with serving(driver, ["a"], SERVER, AUTHORITY.certificate) as server, door(server) as (port, callers):
+    with serving(answers, ["a"], SERVER, AUTHORITY.certificate) as server, door(server) as (port, callers):
         found = World(f"127.0.0.1:{port}", callers, answers, tmp_path, free_port())
         yield found
         found.stop_proxy()
@@ -110,9 +103,12 @@ def test_everything_goes_through_the_proxy(world: World, stack: ExitStack, tmp_p
     agent = world.agent(stack, world.url)
     assert agent.next() == OVER
     agent.perform(Upload(lambda: iter(MESSAGES)))
-    agent.candidate(sha256(world.answers.content).digest(), tmp_path / "candidate.safetensors")
+    content = b"keep" * 1_000_000
+    (tmp_path / "offered").write_bytes(content)
+    world.answers.files.offer_candidate(sha256(content).digest(), tmp_path / "offered")
+    agent.candidate(sha256(content).digest(), tmp_path / "candidate.safetensors")
     assert world.answers.uploads == [MESSAGES]
-    assert (tmp_path / "candidate.safetensors").read_bytes() == world.answers.content
+    assert (tmp_path / "candidate.safetensors").read_bytes() == content
     assert world.callers == [OUTGOING]
 
 

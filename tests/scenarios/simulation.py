@@ -17,7 +17,9 @@ from typing import Any, TypeVar
 from prometheus_client import CollectorRegistry
 
 from aggregator.metrics import AggregatorMetrics
-from aggregator.rounds.round_driver import ClosedRound, RoundDriver
+from aggregator.rounds.closed_round import ClosedRound
+from aggregator.rounds.round_driver import RoundDriver
+from aggregator.rounds.running_round import RunningRound
 from crypto.backends.double_masking.silo import DoubleMaskingSilo
 from crypto.encoding.layout import Chunk
 from crypto.encoding.wire import MESSAGE_LIMIT, decode
@@ -25,7 +27,6 @@ from crypto.errors import ConnectionFailed, SparsiloError
 from crypto.names import Phase
 from crypto.plan import Plan, least_threshold
 from crypto.secagg.round import Round
-from crypto.secagg.session import AggregatorSession
 from scenarios.world import Lanes, plain_sum, random_lanes
 from silo_agent.consent.ledger import Release
 from silo_agent.consent.state_store import StateStore
@@ -52,9 +53,9 @@ class KillableDriver(RoundDriver):
 
     killed = False
 
-    async def _abort(self, session: AggregatorSession, reason: str) -> None:
+    async def _abort(self, running: RunningRound, reason: str) -> None:
         if not self.killed:
-            await super()._abort(session, reason)
+            await super()._abort(running, reason)
 
 
 @dataclass(frozen=True)

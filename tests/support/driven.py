@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from aggregator.metrics import AggregatorMetrics
-from aggregator.rounds.round_driver import ClosedRound, RoundDriver
+from aggregator.rounds.closed_round import ClosedRound
+from aggregator.rounds.round_driver import RoundDriver
 from aggregator.rounds.servicer import serve
 from aggregator.silos.admission import known, utc_now
 from crypto.encoding.layout import Chunk
@@ -21,7 +22,7 @@ from crypto.identity import Certified
 from crypto.names import Phase
 from crypto.plan import Plan
 from crypto.secagg.round import Round
-from crypto.secagg.session import SiloSession
+from crypto.secagg.session import AggregatorSession, SiloSession
 from scenarios.world import Lanes, World, random_lanes
 from silo_agent.consent.ledger import Release
 from silo_agent.consent.state_store import StateStore
@@ -83,6 +84,16 @@ class Driven:
         """Silo, message and answer of every phase that a silo was answered in."""
         self._rounds = {silo: self._one_round(silo) for silo in round_.silos}
         self._calls: dict[str, Call] = {}
+
+    @property
+    def session(self) -> AggregatorSession:
+        """The driver's, of the present round."""
+        assert self.driver._round is not None
+        return self.driver._round.session
+
+    def has_begun(self, round_: Round) -> bool:
+        """Whether a round is the driver's present one."""
+        return self.driver._round is not None and self.driver._round.session.round is round_
 
     def metric(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(f"sparsilo_aggregator_{name}", labels)

@@ -328,14 +328,14 @@ MUTATIONS = (
     Mutation(
         CHECK,
         "aggregator/rounds/round_driver.py",
-        "            if self._disk_failure:\n                raise self._disk_failure\n",
+        "            if running.disk_failure:\n                raise running.disk_failure\n",
         "",
         "tests/aggregator/rounds/test_round_driver.py",
     ),
     Mutation(
         CHECK,
         "aggregator/rounds/round_driver.py",
-        "await self._changed.wait_for(lambda: self._session or self._over)",
+        "await self._changed.wait_for(lambda: self._round or self._over)",
         "pass",
         "tests/aggregator/rounds/test_resumed_round.py",
     ),
@@ -495,9 +495,9 @@ MUTATIONS = (
     ),
     Mutation(
         CHECK,
-        "aggregator/rounds/round_driver.py",
-        "                or silo in session.arrived | self._declined",
-        "                or silo in session.arrived",
+        "aggregator/rounds/present_silos.py",
+        "and silo not in session.arrived and not declined",
+        "and silo not in session.arrived",
         "tests/aggregator/rounds/test_round_driver.py::test_a_silo_that_declines_is_not_waited_for_and_not_asked_again",
     ),
     Mutation(

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from aggregator.results.report import BytesOnDisk, Perplexity, Report, ReportedRound, SparsityRatio, make_report
-from aggregator.rounds.round_driver import ClosedRound, Traffic
+from aggregator.rounds.closed_round import ClosedRound
+from aggregator.rounds.traffic import Traffic
 from crypto.backends.double_masking.phases import TABLE
 from crypto.names import Allocation, Backend, ComparisonGroup, Phase, Pruner, ReleaseKind, Schedule
 from crypto.secagg.round import Round

@@ -103,7 +103,7 @@ class Recorded(Driven):
             session = (await driver.run(self.round, folder)).session
             await calling
         assert session.survivors == (A, B, C)
-        assert session.transcript == self.driver._session.transcript  # type: ignore[union-attr]
+        assert session.transcript == self.session.transcript
         assert (folder / SUM_FILE).read_bytes() == (self.folder / SUM_FILE).read_bytes()
 
 
@@ -147,7 +147,7 @@ def test_a_silo_is_held_to_what_it_told_the_killed_aggregator(tmp_path: Path) ->
         driver, running = begun(agreed, tmp_path)
         await driver.next(A)
         said = asyncio.create_task(driver.advance(A, honest.message()))
-        while not (driver._session and driver._session.arrived):
+        while not (driver._round and driver._round.session.arrived):
             await asyncio.sleep(0)
         again, resumed = begun(agreed, tmp_path)  # the first one is stuck from now on, as if it were killed
         await again.next(B)

@@ -5,24 +5,22 @@ import random
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aggregator.rounds import round_driver
+from aggregator.rounds import running_round
+from aggregator.rounds.closed_round import ClosedRound
 from aggregator.rounds.journal import CLOSED, SPOKE, UPLOADED, Journal
-from aggregator.rounds.round_driver import ClosedRound, RoundDriver
 from aggregator.rounds.spool import Spool
 from crypto.backends.double_masking.aggregator import DoubleMaskingAggregator
 from crypto.backends.double_masking.phases import TABLE
-from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
+from crypto.encoding.wire import MESSAGE_LIMIT, decode
 from crypto.errors import (
     BadUpload,
     MalformedMessage,
-    ProtocolError,
     RoundAborted,
     TooFewSurvivors,
     UnexpectedMessage,
@@ -32,7 +30,7 @@ from crypto.plan import Plan
 from crypto.secagg.round import Round
 from scenarios.world import World, plain_sum
 from silo_agent.network.calls import Advance, Call, Committed
-from silo_agent.rounds.committed_words import SUM_FILE, CommittedWords
+from silo_agent.rounds.committed_words import CommittedWords
 from sparsilo.v1 import round_pb2, words_pb2
 from support.driven import Driven, iterate, listed, plan
 from support.plans import plan_message, signing_keys
@@ -70,8 +68,8 @@ async def when(condition: Callable[[], bool]) -> None:
 
 def arrived(driven: Driven, phase: Phase, *silos: str) -> Callable[[], bool]:
     def condition() -> bool:
-        session = driven.driver._session
-        return session is not None and session.phase is phase and session.arrived >= set(silos)
+        begun = driven.has_begun(driven.round)
+        return begun and driven.session.phase is phase and driven.session.arrived >= set(silos)
 
     return condition
 
@@ -370,19 +368,6 @@ def test_committed_words_are_for_their_auditors_and_in_audit_only(tmp_path: Path
     timed(work)
 
 
-def test_a_saved_transcript_is_that_of_the_round(tmp_path: Path) -> None:
-    async def work() -> None:
-        driven = Driven(plan(4, threshold=3), tmp_path)
-        await driven.driver.gone(D)
-        closed = await driven.run({D: Phase.SHARES})
-        closed.save_transcript(tmp_path / "saved")
-        saved = {file.name: file.read_bytes() for file in (tmp_path / "saved").iterdir()}
-        assert decode(round_pb2.Transcript, saved.pop("transcript"), MESSAGE_LIMIT) == closed.session.transcript
-        assert saved == {f"{name}.words": (tmp_path / f"{name}.words").read_bytes() for name in (A, B, C, "opened_sum")}
-
-    timed(work)
-
-
 @pytest.mark.parametrize("phase", [Phase.PLAN, Phase.SHARES, Phase.UPLOAD, Phase.UNMASK])
 def test_nobody_waits_for_a_silo_that_is_gone(phase: Phase, tmp_path: Path) -> None:
     async def work() -> None:
@@ -407,8 +392,7 @@ def test_a_silo_that_is_gone_before_the_last_message_does_not_close_the_phase(tm
         others = [asyncio.create_task(driven.take_part(silo)) for silo in (A, C)]
         await when(arrived(driven, Phase.PLAN, A, C))
         await asyncio.sleep(0.1)
-        assert driven.driver._session is not None
-        assert driven.driver._session.phase is Phase.PLAN
+        assert driven.session.phase is Phase.PLAN
         await asyncio.gather(running, driven.take_part(D), *others)
 
     timed(work)
@@ -419,7 +403,7 @@ def test_refused_messages_leave_the_round_as_it_was(tmp_path: Path) -> None:
         driven = Driven(plan(4, threshold=3), tmp_path)
         driver, honest = driven.driver, driven.silos
         running = asyncio.create_task(driver.run(driven.round, tmp_path))
-        await when(lambda: driver._session is not None)
+        await when(lambda: driven.has_begun(driven.round))
         with pytest.raises(UnexpectedMessage, match="silo-009"):
             await driver.advance("silo-009", honest[A].message())
         with pytest.raises(MalformedMessage):
@@ -483,7 +467,7 @@ WRITES = [
     (Journal, "note", Phase.UPLOAD, UPLOADED, sqlite3.OperationalError("disk I/O error")),
     (Spool, "take", Phase.UPLOAD, None, FULL),
     (Spool, "root", Phase.UPLOAD, None, FULL),
-    (round_driver, "write_sum", Phase.UNMASK, None, FULL),
+    (running_round, "write_sum", Phase.UNMASK, None, FULL),
     (CommittedWords, "chunk", Phase.AUDIT, None, FULL),
 ]
 """What fails, in which phase of the session, and in a journal for which kind of event."""
@@ -501,8 +485,8 @@ def test_a_disk_that_fails_ends_the_round_for_everybody(
         done = getattr(owner, name)
 
         def failing(*arguments: Any) -> Any:
-            session = driven.driver._session
-            if session is not None and session.phase is phase and (kind is None or arguments[1] == kind):
+            present = driven.session.phase if driven.has_begun(driven.round) else None
+            if present is phase and (kind is None or arguments[1] == kind):
                 raise error
             return done(*arguments)
 
@@ -523,6 +507,21 @@ def test_a_disk_that_fails_ends_the_round_for_everybody(
 
     _, seconds = timed(work)
     assert seconds < 10, "the plan would wait for a minute"
+
+
+@pytest.mark.clause("4.11")
+def test_a_round_does_not_begin_on_a_disk_that_fails(tmp_path: Path) -> None:
+    async def work() -> None:
+        driven = Driven(plan(3), tmp_path)
+        asking = asyncio.create_task(driven.driver.next(A))
+        with pytest.raises(RoundAborted, match=f"^{tmp_path}/nowhere: unable to open database file \\(is there room"):
+            await driven.driver.run(driven.round, tmp_path / "nowhere")
+        assert not asking.done()
+        running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
+        assert decode(round_pb2.Offer, await asking, MESSAGE_LIMIT).round.plan == driven.round.plan.encoded
+        running.cancel()
+
+    timed(work)
 
 
 def test_next_waits_for_a_round_and_offers_it_once(tmp_path: Path) -> None:
@@ -656,52 +655,11 @@ def test_an_upload_that_ends_after_the_upload_closed_is_refused_and_not_noted(tm
         next_folder.mkdir()
         next_round = Round(plan(4, run=b"another run of 4"), 0, b"")
         following = asyncio.create_task(driven.driver.run(next_round, next_folder))
-        await when(lambda: driven.driver._session is not None and driven.driver._session.round is next_round)
+        await when(lambda: driven.has_begun(next_round))
         go_on.set()
         await losing
         assert Journal(next_folder / "journal.sqlite", next_round.digest).events() == []
         following.cancel()
-
-    timed(work)
-
-
-@pytest.mark.parametrize("size", [0, 1, 6, 7, 8, 20])
-def test_candidates_are_served_by_digest(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(round_driver, "FILE_PIECE_BYTES", 7)
-    content = bytes(range(size))
-    (tmp_path / "candidate").write_bytes(content)
-
-    async def work() -> None:
-        driver = Driven(plan(3), tmp_path).driver
-        digest = sha256(content).digest()
-        driver.offer_candidate(digest, tmp_path / "candidate")
-        pieces = await served(driver, "candidate", digest)
-        assert b"".join(pieces) == content
-        assert all(0 < len(piece) <= 7 for piece in pieces)
-        others = [("candidate", b""), ("candidate", sha256(b"another").digest()), ("", digest)]
-        for kind, unknown in (*others, ("transcript", digest), ("opened_sum", digest)):
-            with pytest.raises(ProtocolError, match="no such file"):
-                await anext(driver.file(kind, unknown))
-
-    timed(work)
-
-
-async def served(driver: RoundDriver, kind: str, digest: bytes) -> list[bytes]:
-    return [decode(words_pb2.FilePiece, piece, MESSAGE_LIMIT).data async for piece in driver.file(kind, digest)]
-
-
-def test_what_a_round_opened_is_served_by_its_digest_once_it_is_offered(tmp_path: Path) -> None:
-    async def work() -> None:
-        driven = Driven(plan(3), tmp_path)
-        driver, digest = driven.driver, driven.round.digest
-        closed = await driven.run()
-        with pytest.raises(ProtocolError, match="no such file"):
-            await anext(driver.file("opened_sum", digest))
-        driver.offer_opened(closed)
-        assert b"".join(await served(driver, "opened_sum", digest)) == (tmp_path / SUM_FILE).read_bytes()
-        assert b"".join(await served(driver, "transcript", digest)) == encode(driven.silos[A].transcript)
-        with pytest.raises(ProtocolError, match="no such file"):
-            await anext(driver.file("candidate", digest))
 
     timed(work)
 
@@ -776,20 +734,6 @@ def test_waiting_silos_hear_of_a_round_that_is_cancelled_while_it_fails(
     in_real_time(work)
 
 
-def test_bytes_are_counted_by_silo_and_in_total(tmp_path: Path) -> None:
-    async def work() -> None:
-        driven = Driven(plan(3), tmp_path)
-        driven.driver.count(A, up=5)
-        driven.driver.count(A, up=2, down=1)
-        driven.driver.count(B, down=40)
-        traffic = {silo: (count.up, count.down) for silo, count in driven.driver.traffic.items()}
-        assert traffic == {A: (7, 1), B: (0, 40)}
-        assert driven.metric("received_bytes_total") == 7
-        assert driven.metric("sent_bytes_total") == 41
-
-    timed(work)
-
-
 def test_the_round_that_is_asked_for_is_the_one_that_is_offered(tmp_path: Path) -> None:
     async def work() -> None:
         message = plan(3).message
@@ -839,8 +783,7 @@ def test_a_silo_that_was_lost_is_not_waited_for_as_if_it_were_preparing(tmp_path
         await asyncio.sleep(0)
         running = asyncio.create_task(without_d(third))
         await asyncio.sleep(2)
-        assert third.driver._session is not None
-        assert third.driver._session.phase is Phase.PLAN, "a silo that called is given its time"
+        assert third.session.phase is Phase.PLAN, "a silo that called is given its time"
         await running
         await calling
 

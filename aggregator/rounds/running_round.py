@@ -1,0 +1,106 @@
+"""One round under way, as the aggregator holds it: in memory its session and who waits for which answer, in a folder
+its journal, the uploads and the opened sum.
+"""
+
+import asyncio
+from collections import ChainMap
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+
+from aggregator.rounds.journal import CLOSED, SPOKE, UPLOADED, Journal
+from aggregator.rounds.spool import Spool
+from aggregator.rounds.word_sum import write_sum
+from crypto.backends.backend_spec import backend_spec
+from crypto.errors import RoundAborted
+from crypto.names import Phase, ReleaseKind
+from crypto.primitives import merkle
+from crypto.secagg.round import Round
+from silo_agent.rounds.committed_words import SUM_FILE, WORDS_SUFFIX, CommittedWords
+from sparsilo.v1 import round_pb2
+
+Answers = dict[tuple[str, bytes], bytes]
+"""What each silo was answered, by the SHA-256 of its message."""
+
+
+class RunningRound:
+    """A round from its beginning, or the moment that its journal tells of, until the next one begins.
+
+    A message is answered when its phase closes, and again by the same bytes whenever it comes again: `earlier` are the
+    answers of the round before, of which some may have been lost on their way. Nobody asks for older ones.
+    Raises InputError where the folder is another round's.
+    """
+
+    def __init__(self, round_: Round, folder: Path, threads: int, earlier: Answers) -> None:
+        spec = backend_spec(round_.plan.backend)
+        lengths = spec.upload_lengths(round_.layout)
+        self.session, self.folder = spec.aggregator_session(round_), folder
+        self.journal = Journal(folder / "journal.sqlite", round_.digest)
+        self.spools = {
+            silo: Spool(folder / f"{silo}{WORDS_SUFFIX}", lengths, round_.digest, silo) for silo in round_.silos
+        }
+        self.own_answers: Answers = {}
+        self.answers = ChainMap(self.own_answers, earlier)
+        self.committed: list[CommittedWords] = []
+        """The survivors' uploads and then the sum, for auditors, once it is opened."""
+        self.disk_failure: RoundAborted | None = None
+        self._waits_on: dict[str, bytes] = {}
+        self._threads = threads
+
+    @property
+    def release_kind(self) -> ReleaseKind:
+        """What the round sums."""
+        return self.session.round.plan.release_kind(self.session.round.index)
+
+    @property
+    def offer(self) -> round_pb2.RoundOffer:
+        """The round as silos are offered it."""
+        round_ = self.session.round
+        return round_pb2.RoundOffer(
+            plan=round_.plan.encoded, index=round_.index, input=round_.input_digest, cohort=round_.cohort
+        )
+
+    async def replay(self) -> None:
+        """Let whatever the journal says has happened in the round happen to the session."""
+        for kind, silo, data in self.journal.events():
+            if kind == SPOKE:
+                self.receive(silo, data)
+            elif kind == UPLOADED:
+                self.session.uploaded(silo, data)
+            elif kind == CLOSED:
+                self.answer(await self.close_phase())
+
+    def waits_on(self, silo: str, digest: bytes) -> bool:
+        """Return whether a message with this SHA-256 is what a silo has said and was not answered yet."""
+        return self._waits_on.get(silo) == digest
+
+    def receive(self, silo: str, data: bytes) -> None:
+        """Take a silo's message, which then waits for an answer. Raises the ProtocolError that it deserves."""
+        self.session.receive(silo, data)
+        self._waits_on[silo] = sha256(data).digest()
+
+    async def close_phase(self) -> dict[str, bytes]:
+        """Return each silo's answer; UNMASK opens the sum first. Raises TooFewSurvivors naming the phase."""
+        if self.session.phase is Phase.UNMASK:
+            await self.open_sum()
+        return await asyncio.to_thread(self.session.close_phase)
+
+    def answer(self, answers: Mapping[str, bytes]) -> None:
+        """Give silos the answer to what they wait on."""
+        for silo, answer in answers.items():
+            self.own_answers[silo, self._waits_on.pop(silo)] = answer
+
+    def abort(self, reason: str) -> None:
+        """End the round; whoever waits is answered with the reason."""
+        self.answer(dict.fromkeys(self._waits_on, self.session.abort(reason)))
+
+    async def open_sum(self) -> None:
+        """Add up the survivors' words and open the sum into a file. Raises TooFewSurvivors, BadShare or CorruptSum."""
+        session, layout, file = self.session, self.session.round.layout, self.folder / SUM_FILE
+        await asyncio.to_thread(session.recover)
+        survivors = [self.spools[silo] for silo in session.survivors]
+        uploads = [spool.file for spool in survivors]
+        leaves = await asyncio.to_thread(write_sum, layout, uploads, session, file, self._threads)
+        opened = CommittedWords(file, layout.lengths, "", leaves)
+        self.committed = [*(spool.committed() for spool in survivors), opened]
+        session.summed(merkle.root(leaves))
