@@ -101,7 +101,7 @@ def test_a_silo_whose_connection_is_cut_twice_survives_and_the_counts_are_exact(
         take(self, stream, message)
         if self._silo == "b" and stream not in streams:
             streams.append(stream)
-        if self._silo == "b" and stream == 1 and message.index == len(self._layout.chunks) // 2:
+        if self._silo == "b" and stream == 1 and message.index == len(self._lengths) // 2:
             proxies[0].cut()
 
     async def advance_after_cut(self: RoundDriver, silo: str, data: bytes) -> bytes:
