@@ -1,7 +1,7 @@
 """The two interfaces of secure aggregation, and the machine that both roles of every backend run on.
 
 A session holds the cryptography and knows no clock, disk or socket. A driver feeds it encoded messages, tells it when a
-phase closes (time is a message), and carries what it answers. A backend is one transition table (`Table`) and one file
+phase closes (time is a message), and carries what it answers. A backend is one transition table (`Table`) and one class
 a role.
 
 Bulk words never pass through the messages: while the phase is UPLOAD a silo's session lends `masked`, in AUDIT
@@ -78,7 +78,7 @@ class SiloSession(ABC):
         exchange = self._exchange()
         if self._sent is None:
             try:
-                body: dict[str, Any] = {exchange.silo: self._outgoing()[self.phase]()}
+                body: dict[str, Any] = {exchange.silo: self._outgoing()}
             except SparsiloError:
                 self.phase = Phase.ABORTED
                 raise
@@ -100,7 +100,7 @@ class SiloSession(ABC):
             if kind != exchange.aggregator:
                 raise UnexpectedMessage(f"{kind} in phase {self.phase}", party=AGGREGATOR)
             body = getattr(message, kind)
-            self._incoming()[self.phase](body)
+            self._incoming(body)
             _note(self.transcript, kind, body)
         except SparsiloError:
             self.phase, self._sent = Phase.ABORTED, None
@@ -136,10 +136,12 @@ class SiloSession(ABC):
         """Hide one packed chunk in place; a pure function of the chunk."""
 
     @abstractmethod
-    def _outgoing(self) -> Mapping[Phase, Callable[[], Message]]: ...
+    def _outgoing(self) -> Message:
+        """Return the body of this silo's message of the present phase."""
 
     @abstractmethod
-    def _incoming(self) -> Mapping[Phase, Callable[[Any], None]]: ...
+    def _incoming(self, answer: Any) -> None:
+        """Check the body of the aggregator's answer and take it in. Raises ProtocolError."""
 
     def _exchange(self) -> Exchange:
         if self.phase not in self._table:
@@ -191,7 +193,9 @@ class AggregatorSession(ABC):
         if kind != self._table[self.phase].silo:
             raise UnexpectedMessage(f"{kind} in phase {self.phase}", party=silo)
         body = getattr(message, kind)
-        self._checks()[self.phase](silo, body)
+        if self.phase is Phase.UPLOAD and self._roots.get(silo) != body.root:
+            raise BadUpload("the signed root is not that of the uploaded chunks", party=silo)
+        self._check(silo, body)
         self._messages[silo] = (data, body)
 
     def uploaded(self, silo: str, root: bytes) -> None:
@@ -218,7 +222,9 @@ class AggregatorSession(ABC):
         exchange = self._table[self.phase]
         bodies = {silo: self._messages[silo][1] for silo in self.expected if silo in self._messages}
         self._enough(bodies)
-        answers = self._closing()[self.phase](bodies)
+        answers = self._close(bodies)
+        if self.phase is Phase.UPLOAD:
+            self.survivors = tuple(bodies)
         self.expected, self.phase = tuple(bodies), exchange.then
         self._messages = {}
         _note(self.transcript, exchange.aggregator, next(iter(answers.values())))
@@ -241,10 +247,12 @@ class AggregatorSession(ABC):
         """Open, in place, the sum of the survivors' masked words of one chunk."""
 
     @abstractmethod
-    def _checks(self) -> Mapping[Phase, Callable[[str, Any], None]]: ...
+    def _check(self, silo: str, body: Any) -> None:
+        """Check the body of one silo's message of the present phase. Raises ProtocolError."""
 
     @abstractmethod
-    def _closing(self) -> Mapping[Phase, Callable[[dict[str, Any]], dict[str, Message]]]: ...
+    def _close(self, bodies: dict[str, Any]) -> dict[str, Message]:
+        """Return the body of each silo's answer, from the bodies of all messages of the present phase, by silo."""
 
     def _enough(self, spoke: Mapping[str, Any]) -> None:
         """Whoever did not speak is dropped. Raises TooFewSurvivors naming the phase."""
@@ -259,10 +267,6 @@ class AggregatorSession(ABC):
     def _fewest(self) -> int:
         """How many silos the present phase needs: the least survivors until they are fixed, then the threshold."""
         return self.round.threshold if self.survivors else self.round.least_survivors
-
-    def _check_root(self, silo: str, root: bytes) -> None:
-        if self._roots.get(silo) != root:
-            raise BadUpload("the signed root is not that of the uploaded chunks", party=silo)
 
 
 def _note(transcript: round_pb2.Transcript, field: str, body: Message) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from aggregator.rounds.spool import Spool
 from crypto.backends.double_masking.transcript import pairwise_sign, participants_digest
+from crypto.backends.double_masking.unmasking import Masked, Revealed
 from crypto.encoding.layout import Chunk, open_chunk, pack_chunk
 from crypto.encoding.wire import encode
 from crypto.errors import BadUpload, ProtocolError, SparsiloError, UnexpectedMessage
@@ -236,6 +237,14 @@ def gullible() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(signing._Ed25519, "verify", lambda *_: None)
         yield
+
+
+def forget_survivors(session: SiloSession) -> None:
+    """Put a silo back into UPLOAD, as if it had never heard who survived: what no rule lets an honest one do."""
+    known: Any = session._known  # type: ignore[attr-defined]
+    while not isinstance(known, Masked):
+        known = known.fixed if isinstance(known, Revealed) else known.masked
+    session.phase, session._known = Phase.UPLOAD, known  # type: ignore[attr-defined]
 
 
 # How an attack ends.

@@ -11,6 +11,7 @@ from attacks.stage import (
     Stage,
     altered,
     assert_refused,
+    forget_survivors,
     heard,
     pairwise_of,
     plain,
@@ -56,7 +57,7 @@ def test_silos_that_forgot_what_they_revealed_would_give_the_victim_away() -> No
     for silo in coalition:
         point, session = stage.plan.point(silo), stage.silos[silo]
         seeds[point] = heard(session.message()).self_seeds[-1].share
-        session.phase = Phase.UPLOAD
+        forget_survivors(session)
         session.receive(other_survivors(stage))
     signatures = round_pb2.SurvivorsSignatures()
     for silo in coalition:

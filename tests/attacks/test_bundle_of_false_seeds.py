@@ -15,7 +15,7 @@ pytestmark = pytest.mark.clause("5.6.6", "6.7.2")
 
 def test_the_sum_does_not_open_and_no_survivor_signs_it(tmp_path: Path) -> None:
     stage = Stage(Phase.SHARES, {FOUR: Phase.UPLOAD})
-    key = stage.silos[FOUR]._bundle_key  # type: ignore[attr-defined]  # its own
+    key = stage.silos[FOUR]._known.secrets.bundle_key  # type: ignore[attr-defined]  # its own
     bundle = seal_bundle(key, stage.context, FOUR, dict.fromkeys(SILOS[:4], bytes(32)))
     stage.lies[FOUR, Phase.SHARES] = lambda body: setattr(body, "bundle", bundle)
     stage.go_on(Phase.UNMASK)

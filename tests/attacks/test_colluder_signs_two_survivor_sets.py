@@ -12,6 +12,7 @@ from attacks.stage import (
     Stage,
     altered,
     assert_refused,
+    forget_survivors,
     heard,
     pairwise_of,
     plain,
@@ -42,7 +43,7 @@ def two_sets(stage: Stage) -> dict[tuple[str, ...], bytes]:
             stage.silos[silo].receive(survivors)
             signed.signatures.add(silo=silo, signature=heard(stage.silos[silo].message()).signature)
         sent[half] = told(stage, survivors_signatures=signed)
-        stage.silos[FOUR].phase = Phase.UPLOAD  # a liar's own session does what it likes
+        forget_survivors(stage.silos[FOUR])  # a liar's own session does what it likes
     return sent
 
 
@@ -57,7 +58,7 @@ def test_a_plan_for_no_colluders_would_give_the_victim_away() -> None:
     stage = Stage(Phase.UPLOAD)
     seeds, keys = {}, {}
     for half, answer in two_sets(stage).items():
-        stage.silos[FOUR].phase = Phase.UPLOAD
+        forget_survivors(stage.silos[FOUR])
         survivors = told(stage, survivors=stage.aggregator.transcript.survivors)
         stage.silos[FOUR].receive(survivors if half is WITH else altered(survivors, without("roots", ZERO)))
         for silo in (*half, FOUR):

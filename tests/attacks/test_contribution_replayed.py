@@ -33,7 +33,7 @@ def test_of_another_pair_or_reflected(phase: Phase) -> None:
 def test_of_another_round_under_the_same_key() -> None:
     """Even a silo that used one sealing key twice would not take the seal of one round in another."""
     stage, other = Stage(Phase.KEYS), Stage(Phase.KEYS, run=b"another run     ")
-    key = stage.silos[ZERO]._sealing_key  # type: ignore[attr-defined]
+    key = stage.silos[ZERO]._known.secrets.sealing_key  # type: ignore[attr-defined]
     stage.answers()
     sealed = entry(heard(stage.said[ONE, Phase.KEYS]), "sealed", ZERO).sealed
     own = (b"contribution", stage.context, ONE, ZERO)

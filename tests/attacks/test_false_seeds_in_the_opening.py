@@ -50,7 +50,7 @@ def test_the_others_find_it_in_audit() -> None:
     for silo in SILOS:
         stage.speak(silo)
     stage.aggregator.recover()
-    seed_of("self_seeds", 1)(stage.aggregator._opening)  # type: ignore[attr-defined]  # its own
+    seed_of("self_seeds", 1)(stage.aggregator._known.opening)  # type: ignore[attr-defined]  # its own
     stage.opened = stage.open_sum()
     stage.aggregator.summed(tree(stage.opened).root)
     for silo, answer in stage.aggregator.close_phase().items():

@@ -23,7 +23,7 @@ def test_the_self_mask_still_hides_them() -> None:
     pairwise = pairwise_of(stage, FOUR, seeds)
     with pytest.raises(CorruptSum):
         stripped(stage, late, pairwise)
-    own = (stage.silos[FOUR]._self_seed, -1)  # type: ignore[attr-defined]
+    own = (stage.silos[FOUR]._known.self_seed, -1)  # type: ignore[attr-defined]
     assert stripped(stage, late, [own, *pairwise]) == plain(stage, FOUR)  # what a single mask would have come to
     stage.finish()
     assert stage.aggregator.survivors == tuple(SILOS[:4])

@@ -2,7 +2,18 @@
 
 import pytest
 
-from attacks.stage import FOUR, SILOS, Stage, assert_refused, heard, pairwise_of, plain, stripped, told
+from attacks.stage import (
+    FOUR,
+    SILOS,
+    Stage,
+    assert_refused,
+    forget_survivors,
+    heard,
+    pairwise_of,
+    plain,
+    stripped,
+    told,
+)
 from crypto.backends.double_masking.transcript import UPLOAD_ROOT
 from crypto.errors import MalformedMessage, UnexpectedMessage
 from crypto.names import Phase
@@ -50,7 +61,7 @@ def test_silos_that_forgot_what_they_revealed_would_give_its_words_away() -> Non
     coalition, seeds = SILOS[:3], {}
     for silo in coalition:
         stage.speak(silo)
-        stage.silos[silo].phase = Phase.UPLOAD
+        forget_survivors(stage.silos[silo])
         stage.silos[silo].receive(with_it)
     signatures = round_pb2.SurvivorsSignatures()
     for silo in coalition:

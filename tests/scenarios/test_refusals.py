@@ -428,7 +428,7 @@ def test_a_sealed_message_of_the_wrong_length_is_its_senders_fault(phase: Phase,
     for length in (0, right - 1, right + 1):
         scene = Scene(phase)
         info = seal_info(purpose, scene.participants, THREE, ZERO)
-        sealed = seal(Suite.DEFAULT, scene.silo(ZERO)._sealing_key.public_bytes, bytes(length), info)
+        sealed = seal(Suite.DEFAULT, scene.silo(ZERO)._known.secrets.sealing_key.public_bytes, bytes(length), info)
         edit = mangle("sealed", 2, "sealed", lambda _, sealed=sealed: sealed)  # type: ignore[misc]
         with pytest.raises(MalformedMessage, match=f"^silo-003: a sealed {purpose.decode()} has the wrong length"):
             scene.silo(ZERO).receive(alter_answer(scene.close()[ZERO], edit))
@@ -436,7 +436,7 @@ def test_a_sealed_message_of_the_wrong_length_is_its_senders_fault(phase: Phase,
 
 def test_a_message_sealed_for_another_silo_phase_or_sender_does_not_open() -> None:
     scene = Scene(Phase.SHARES)
-    key = scene.silo(ZERO)._sealing_key
+    key = scene.silo(ZERO)._known.secrets.sealing_key
     info = (b"shares", scene.participants, THREE, ZERO)
     sealed = seal(Suite.DEFAULT, key.public_bytes, bytes(132), seal_info(*info))
     assert key.open(sealed, seal_info(*info)) == bytes(132)
@@ -810,7 +810,7 @@ def test_shares_of_two_silos_exchanged_never_open_a_sum(field: str) -> None:
 def test_shares_that_a_silo_dealt_wrong_never_open_a_sum() -> None:
     scene = Scene(Phase.SHARES)
     info = seal_info(b"shares", scene.participants, TWO, ZERO)
-    sealed = seal(Suite.DEFAULT, scene.silo(ZERO)._sealing_key.public_bytes, bytes(132), info)
+    sealed = seal(Suite.DEFAULT, scene.silo(ZERO)._known.secrets.sealing_key.public_bytes, bytes(132), info)
     data = alter_message(scene.silo(TWO).message(), mangle("sealed", 0, "sealed", lambda _: sealed))
     scene.aggregator.receive(TWO, data)
     while scene.aggregator.phase is not Phase.UNMASK:
@@ -846,7 +846,7 @@ def test_a_bundle_of_other_seeds_never_opens_a_sum() -> None:
     scene = Scene(Phase.SHARES, {FOUR: Phase.UPLOAD})
     silo = scene.silo(FOUR)
     seeds = {peer: sha256(peer.encode()).digest() for peer in SILOS[:4]}
-    bundle = seal_bundle(silo._bundle_key, scene.participants, FOUR, seeds)
+    bundle = seal_bundle(silo._known.secrets.bundle_key, scene.participants, FOUR, seeds)
     scene.aggregator.receive(FOUR, alter_message(silo.message(), setting(bundle=lambda _: bundle)))
     while scene.aggregator.phase is not Phase.UNMASK:
         scene.step()

@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from crypto.backends.double_masking import silo as silo_side
+from crypto.backends.double_masking import key_agreement
 from crypto.names import Phase
 from crypto.primitives import sealed
 from scenarios.simulation import Schedule, Simulation
@@ -50,8 +50,8 @@ def test_no_key_seed_share_or_coin_is_on_a_silos_disk(tmp_path: Path, monkeypatc
 @pytest.mark.clause("3.6.2", "4.3")
 def test_a_bundle_key_encrypts_once_however_often_the_message_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[bytes] = []
-    seal_bundle = silo_side.seal_bundle
-    monkeypatch.setattr(silo_side, "seal_bundle", lambda key, *rest: (used.append(key), seal_bundle(key, *rest))[1])
+    seal_bundle = key_agreement.seal_bundle
+    monkeypatch.setattr(key_agreement, "seal_bundle", lambda key, *rest: (used.append(key), seal_bundle(key, *rest))[1])
     agreed = plan(4, threshold=3)
     world, lanes = World(agreed, signing_keys(4)), random_lanes(agreed, seed=1)
     while world.aggregator.phase is not Phase.UPLOAD:

@@ -145,9 +145,9 @@ MUTATIONS = (
     ),
     Mutation(
         ORDER,
-        "crypto/backends/double_masking/silo.py",
-        "of_seed, of_key = self._shares[silo]",
-        "of_key, of_seed = self._shares[silo]",
+        "crypto/backends/double_masking/unmasking.py",
+        "of_seed, of_key = shares[silo]",
+        "of_key, of_seed = shares[silo]",
         f"{HONEST}::test_the_opened_sum_is_exact",
     ),
     Mutation(
@@ -271,7 +271,7 @@ MUTATIONS = (
     ),
     Mutation(
         CHECK,
-        "crypto/backends/double_masking/silo.py",
+        "crypto/backends/double_masking/unmasking.py",
         "if not all(own):",
         "if not any(own):",
         f"{ATTACKS}/test_false_seeds_in_the_opening.py",

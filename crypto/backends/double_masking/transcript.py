@@ -5,7 +5,7 @@ Every context binds the round digest (and with it the plan), and from KEYS on al
 keys, so that silos who were shown different participants cannot understand each other.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from itertools import pairwise
 from typing import Final, Literal
@@ -33,6 +33,9 @@ AUDITORS: Final = 2
 
 Auditors = NDArray[np.uint8]
 """Shape (chunks, AUDITORS): each chunk's auditors, as places among the silos that signed the opening."""
+
+Masks = list[tuple[bytes, Literal[1, -1]]]
+"""Seeds of masks, each with the sign with which its keystream is added."""
 
 Signatures = round_pb2.SurvivorsSignatures | round_pb2.OpeningSignatures | round_pb2.Verdicts
 
@@ -121,11 +124,11 @@ def auditors(coin: bytes, chunks: int, silos: int) -> Auditors:
     return pairs
 
 
-def opening_masks(plan: Plan, opening: round_pb2.Opening) -> list[tuple[bytes, Literal[1, -1]]]:
+def opening_masks(plan: Plan, opening: round_pb2.Opening) -> Masks:
     """Seeds and signs of the masks that, added to the sum over the survivors, open it (docs/protocol.md, 6.7.1)."""
-    self_masks: list[tuple[bytes, Literal[1, -1]]] = [(seed.seed, -1) for seed in opening.self_seeds]
+    self_masks: Masks = [(seed.seed, -1) for seed in opening.self_seeds]
     # The survivor added its end of a pairwise mask; adding the dropped silo's end, of opposite sign, cancels it.
-    lost = [(pair.seed, pairwise_sign(plan, pair.dropped, pair.survivor)) for pair in opening.pair_seeds]
+    lost: Masks = [(pair.seed, pairwise_sign(plan, pair.dropped, pair.survivor)) for pair in opening.pair_seeds]
     return self_masks + lost
 
 
@@ -183,6 +186,6 @@ def check_names(names: Sequence[str], wanted: Sequence[str], what: str, party: s
         raise MalformedMessage(f"{what} must name exactly {', '.join(wanted) or 'nobody'}, in this order", party=party)
 
 
-def others(silos: Sequence[str], silo: str) -> Iterator[str]:
+def others(silos: Iterable[str], silo: str) -> Iterator[str]:
     """Everyone but one."""
     return (peer for peer in silos if peer != silo)

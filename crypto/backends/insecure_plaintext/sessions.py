@@ -2,7 +2,6 @@
 asked by name.
 """
 
-from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -20,23 +19,23 @@ TABLE: Final[Table] = {
 
 
 class InsecurePlaintextSilo(SiloSession):
-    """Sends its words in the clear."""
+    """A silo that sends its words in the clear."""
 
     def __init__(self, round_: Round, silo: str) -> None:
         super().__init__(TABLE, round_, silo)
 
     def _mask(self, index: int, words: Words) -> None:
-        """Leaves the words as they are."""
+        """Leave the words as they are."""
 
-    def _outgoing(self) -> Mapping[Phase, Callable[[], Message]]:
-        return {Phase.PLAN: round_pb2.Acceptance, Phase.UPLOAD: lambda: round_pb2.UploadRoot(root=self._root)}
+    def _outgoing(self) -> Message:
+        return round_pb2.Acceptance() if self.phase is Phase.PLAN else round_pb2.UploadRoot(root=self._root)
 
-    def _incoming(self) -> Mapping[Phase, Callable[[Any], None]]:
-        return {Phase.PLAN: lambda _: None, Phase.UPLOAD: lambda _: None}
+    def _incoming(self, answer: Any) -> None:
+        """Take nothing from an answer: it only says that the phase is over."""
 
 
 class InsecurePlaintextAggregator(AggregatorSession):
-    """Sees every silo's words."""
+    """An aggregator that sees every silo's words."""
 
     def __init__(self, round_: Round) -> None:
         super().__init__(TABLE, round_)
@@ -47,18 +46,9 @@ class InsecurePlaintextAggregator(AggregatorSession):
     def unmask_chunk(self, index: int, words: Words) -> None:
         """There is nothing to remove."""
 
-    def _checks(self) -> Mapping[Phase, Callable[[str, Any], None]]:
-        return {
-            Phase.PLAN: lambda _silo, _body: None,
-            Phase.UPLOAD: lambda silo, body: self._check_root(silo, body.root),
-        }
+    def _check(self, silo: str, body: Any) -> None:
+        """There is nothing to check but the root, which every backend has."""
 
-    def _closing(self) -> Mapping[Phase, Callable[[dict[str, Any]], dict[str, Message]]]:
-        return {
-            Phase.PLAN: lambda bodies: {silo: round_pb2.Participants() for silo in bodies},
-            Phase.UPLOAD: self._fix_survivors,
-        }
-
-    def _fix_survivors(self, bodies: dict[str, Any]) -> dict[str, Message]:
-        self.survivors = tuple(bodies)
-        return {silo: round_pb2.Survivors() for silo in bodies}
+    def _close(self, bodies: dict[str, Any]) -> dict[str, Message]:
+        answer = round_pb2.Participants if self.phase is Phase.PLAN else round_pb2.Survivors
+        return {silo: answer() for silo in bodies}

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crypto.backends.double_masking.replay import Replay, check_covered
-from crypto.backends.double_masking.transcript import participants_digest
+from crypto.backends.double_masking.transcript import opening_masks, participants_digest
 from crypto.errors import BadAudit
 from crypto.names import Phase
+from crypto.primitives.mask_stream import add_masks
 from scenarios.world import World, random_lanes, tree
 from sparsilo.v1 import round_pb2, words_pb2
 from support.plans import plan, signing_keys
@@ -141,10 +142,11 @@ def other_pair_seed(opening: round_pb2.Opening) -> None:
 def test_false_seeds_and_the_sum_they_give_do_not_count_the_survivors(
     lie: Callable[[round_pb2.Opening], None], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opening = round_pb2.Opening()
+    opening, keys = round_pb2.Opening(), world.aggregator.transcript.participants
     opening.CopyFrom(world.aggregator.transcript.opening)
     lie(opening)
-    monkeypatch.setattr(world.aggregator, "_opening", opening)
+    masks, participants = opening_masks(world.plan, opening), participants_digest(world.round.digest, keys)
+    monkeypatch.setattr(world.aggregator, "unmask_chunk", lambda at, words: add_masks(words, masks, participants, at))
     monkeypatch.setattr(world, "opened", world.open_sum())
     opening.sum_root = tree(world.opened).root
     for index in range(4):
