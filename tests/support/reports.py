@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from aggregator.results.report import BytesOnDisk, Perplexity, Report, ReportedRound, SparsityRatio
-from aggregator.rounds.round_driver import Traffic
+from aggregator.rounds.traffic import Traffic
 from crypto.names import Allocation, Backend, ComparisonGroup, Phase, Pruner, ReleaseKind, Schedule
 from support.keep_counts import histogram, keep_masks
 
