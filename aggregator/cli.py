@@ -1,11 +1,10 @@
 """`aggregator`: run rounds over silos."""
 
-from typing import Any
-
 import click
 
 from aggregator.commands import containers, local, runs, silos
-from silo_agent.commands.configuration import config_group
+from aggregator.config import AggregatorConfig
+from silo_agent.host.config_command import config_group
 from silo_agent.host.terminal import completion_command, run_command
 
 
@@ -15,15 +14,9 @@ def cli() -> None:
     """The aggregator's side of Sparsilo: opens sums over silos, and nothing else."""
 
 
-def _config() -> Any:
-    from aggregator.config import AggregatorConfig
-
-    return AggregatorConfig
-
-
 for _command in (
     *(runs.serve, runs.plan, runs.rounds, silos.invite, silos.silos),
-    *(config_group(_config), completion_command("aggregator", cli)),
+    *(config_group(AggregatorConfig), completion_command("aggregator", cli)),
     *(local.local, containers.pack, containers.unpack),
 ):
     cli.add_command(_command)

@@ -7,6 +7,7 @@ from pathlib import Path
 from crypto.errors import ConfigError
 from crypto.names import Suite
 from silo_agent.host.layered_config import NOTHING, read_config
+from silo_agent.network.address import split_address
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,13 @@ class AggregatorConfig:
         missing = [name for name, value in own.items() if value is None]
         if 0 < len(missing) < len(own):
             raise ConfigError(f"{file}: {missing[0]}: is missing", hint="give certificate, private_key and authority")
-        if not _host_and_port(config.public_address):
-            raise ConfigError(f"{file}: public_address: must be host:port, as silos dial it")
+        try:
+            split_address(config.public_address)
+        except ConfigError:
+            raise ConfigError(f"{file}: public_address: must be host:port, as silos dial it") from None
         return config
 
     @property
     def public_host(self) -> str:
         """The host of `public_address`."""
-        return self.public_address.rpartition(":")[0].strip("[]")
-
-
-def _host_and_port(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    return bool(host) and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16
+        return split_address(self.public_address)[0]

@@ -8,18 +8,15 @@ import asyncio
 import logging
 import os
 import secrets
-import sys
-from asyncio.subprocess import DEVNULL, Process
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-import yaml
 from prometheus_client import CollectorRegistry
 
+from aggregator.local_agents import LocalAgents
 from aggregator.metrics import AggregatorMetrics
 from aggregator.results.report import Report
 from aggregator.rounds.round_driver import RoundDriver, Watch
@@ -28,14 +25,13 @@ from aggregator.runs.evaluation import is_reserved
 from aggregator.runs.planning import Planner, silo_names
 from aggregator.runs.run import PruningRun, Wanted
 from aggregator.silos.admission import known, utc_now
-from crypto.errors import ConfigError, InputError, LinkError, OutputError, SparsiloError
+from crypto.errors import ConfigError, OutputError, SparsiloError
 from crypto.identity import Authority
 from crypto.names import Backend, Suite
 from crypto.plan import FEWEST_SILOS, MOST_SILOS
 from crypto.plan_options import PlanOptions
 from crypto.primitives.signing import SigningKey
-from crypto.roster import roster_file
-from silo_agent.config import write_secret
+from silo_agent.config import AgentConfig
 from silo_agent.host.health import serve_health
 from silo_agent.model.calibration import read_sequences, usual_length
 from silo_agent.model.dense_weights import DenseWeights
@@ -44,14 +40,16 @@ from silo_agent.model.pruned_file import PrunedFile
 from silo_agent.rounds.run_pruning import pruned_files
 
 LIFETIME: Final = timedelta(days=7)
-LEAVE_SECONDS: Final = 30.0
+"""How long the authority of one run, and the certificates that it issues, are in force."""
+MOST_RELEASES: Final = 1_000_000
+"""How often the text of a run on one machine may be used: as good as always."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LocalSettings:
-    """What the command line asked for."""
+    """What the command line of `aggregator local` asked for."""
 
     model: Path
     calibration: tuple[Path, ...]
@@ -64,7 +62,7 @@ class LocalSettings:
 
 
 def run_local(settings: LocalSettings, watch: Watch) -> Report:
-    """Runs it; the report. OUT appears whole or not at all.
+    """Run the federation; return its report. OUT appears whole or not at all.
 
     Raises InputError before anything is started, LinkError or RoundAborted after.
     """
@@ -79,7 +77,7 @@ def run_local(settings: LocalSettings, watch: Watch) -> Report:
 
 
 def _work_folder(out: Path) -> TemporaryDirectory[str]:
-    """A hidden folder beside OUT, so that the result can be renamed into place; closed to other users."""
+    """Return a hidden folder beside OUT, closed to other users, from which the result can be renamed into place."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         return TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent)
@@ -88,7 +86,7 @@ def _work_folder(out: Path) -> TemporaryDirectory[str]:
 
 
 def _check(settings: LocalSettings) -> DenseWeights:
-    """Everything that can be found wrong before a process is started."""
+    """Open the model. Raises InputError for everything that can be found wrong before a process is started."""
     silos = len(settings.calibration)
     if not FEWEST_SILOS <= silos <= MOST_SILOS:
         raise ConfigError(
@@ -116,7 +114,7 @@ def _check(settings: LocalSettings) -> DenseWeights:
 
 
 class Federation:
-    """One aggregator and its agents, for one `local`."""
+    """One aggregator, which is this process, and its agents."""
 
     def __init__(self, settings: LocalSettings, weights: DenseWeights, work: Path, watch: Watch) -> None:
         self._settings = settings
@@ -129,21 +127,24 @@ class Federation:
         suite, backend = settings.suite, settings.backend
         self._planner = Planner(weights, settings.asked, roster, suite, secrets.token_bytes, backend)
         self._plan = self._planner.pruning()  # found wrong here, before a process is started
-        self.agents: dict[str, Process] = {}
 
     async def run(self) -> tuple[Report, Path]:
-        """The report and the folder that becomes OUT."""
+        """Carry out all rounds; return the report and the folder that becomes OUT.
+
+        Raises LinkError or RoundAborted, and an agent's own error where one says why.
+        """
         authority = Authority("sparsilo local", datetime.now(UTC), LIFETIME)
         registry = CollectorRegistry()
-        self.driver = driver = RoundDriver(AggregatorMetrics(registry), self._watch, len(os.sched_getaffinity(0)))
+        driver = RoundDriver(AggregatorMetrics(registry), self._watch, len(os.sched_getaffinity(0)))
+        self.agents = LocalAgents(self._work / "silos", self._signing_keys, self._policy(), driver.gone)
         own = authority.issue("aggregator", ("localhost", "127.0.0.1"))
         admit = known(frozenset(self._calibration), utc_now)
         server, port = await serve(driver, admit, "127.0.0.1:0", lambda: (own, authority.certificate))
         health_port = serve_health(registry, lambda: True, "127.0.0.1", 0)
         _log.info("aggregator on 127.0.0.1:%d, metrics on http://127.0.0.1:%d/metrics", port, health_port)
         for silo in self._calibration:
-            self.agents[silo] = await self._start(silo, authority, f"127.0.0.1:{port}")
-        watchers = [asyncio.create_task(self._watch_agent(silo)) for silo in self.agents]
+            await self.agents.start(self._agent_config(silo, f"127.0.0.1:{port}"), authority)
+        watchers = self.agents.watch()
         run = PruningRun(
             *(self._planner, self._plan, self._weights, driver, self._work, self._settings.wanted, self._watch),
             self._own_pruned,
@@ -158,13 +159,13 @@ class Federation:
         finally:
             rounds.cancel()
             await driver.finish()
-            await self._leave(watchers)
+            await self.agents.leave()
             await asyncio.gather(rounds, *watchers, return_exceptions=True)
             await server.stop(None)
 
     @staticmethod
     async def _until_done(rounds: asyncio.Task[Any], watchers: list[asyncio.Task[None]]) -> None:
-        """Until the rounds have ended; raises an agent's own error, which explains a failed round better."""
+        """Wait until the rounds have ended. Raises an agent's own error, which explains a failed round better."""
         while not rounds.done():
             running = [watcher for watcher in watchers if not watcher.done()]
             await asyncio.wait([rounds, *running], return_when=asyncio.FIRST_COMPLETED)
@@ -172,85 +173,29 @@ class Federation:
                 if watcher.done():
                     watcher.result()
 
-    # Processes
+    def _agent_config(self, silo: str, address: str) -> AgentConfig:
+        """Return the config of a silo's agent, which dials `address`."""
+        model, calibration = self._settings.model.absolute(), self._calibration[silo].absolute()
+        return replace(
+            AgentConfig.beside(silo, address, model, calibration),
+            backend=self._settings.backend,
+            suite=self._settings.suite,
+            device=self._settings.device,
+        )
 
-    async def _start(self, silo: str, authority: Authority, target: str) -> Process:
-        home = self._home(silo)
-        home.mkdir(mode=0o700, parents=True)
-        identity = authority.issue(silo)
-        write_secret(home / "signing_key", self._signing_keys[silo].to_bytes().hex().encode())
-        write_secret(home / "tls.key", identity.private_key)
-        (home / "tls.crt").write_bytes(identity.certificate)
-        (home / "ca.crt").write_bytes(authority.certificate)
-        roster = {each: key.public_bytes for each, key in self._signing_keys.items()}
-        (home / "roster.yaml").write_bytes(roster_file(roster))
-        policy = {
-            "models": "any",
-            "approval": "auto",
-            **({"least_survivors": 2, "least_honest_survivors": 2} if self._settings.asked.threshold == 2 else {}),
-            "budget": {"releases": 1_000_000},
-        }
-        (home / "policy.yaml").write_text(yaml.safe_dump(policy), encoding="utf-8")
-        config = {
-            "silo": silo,
-            "aggregator": target,
-            "model": str(self._settings.model.absolute()),
-            "calibration": str(self._calibration[silo].absolute()),
-            "state": "state",
-            "signing_key": "signing_key",
-            "roster": "roster.yaml",
-            "certificate": "tls.crt",
-            "private_key": "tls.key",
-            "authority": "ca.crt",
-            "backend": str(self._settings.backend),
-            "suite": self._settings.suite.profile,
-            "policy": "policy.yaml",
-            "device": self._settings.device,
-        }
-        (home / "agent.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-        # All silos share this machine's cores: more threads than cores, or waiting by spinning, would slow them all.
-        threads = str(max(1, (os.cpu_count() or 1) // len(self._calibration)))
-        environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
-        with (home / "agent.log").open("wb") as log:
-            return await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "silo_agent.cli", "run", "--config", home / "agent.yaml"),
-                stdin=DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-            )
-
-    async def _watch_agent(self, silo: str) -> None:
-        """Ends quietly with the agent; raises what the agent said where its input or identity was at fault."""
-        code = await self.agents[silo].wait()
-        if code == 0:
-            return
-        lines = (self._home(silo) / "agent.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        said = lines[-1].removeprefix("error: ") if lines else "said nothing"
-        _log.warning("%s: its agent ended with exit code %d: %s", silo, code, said)
-        await self.driver.gone(silo)
-        if code in (InputError.exit_code, LinkError.exit_code):
-            raise (InputError if code == InputError.exit_code else LinkError)(f"{silo}: {said}")
-
-    async def _leave(self, watchers: list[asyncio.Task[None]]) -> None:
-        """Agents leave when they hear that all is over; those that do not are ended."""
-        _, waiting = await asyncio.wait(watchers, timeout=LEAVE_SECONDS)
-        for agent in self.agents.values():
-            if agent.returncode is None:
-                with suppress(ProcessLookupError):
-                    agent.kill()
-        if waiting:
-            await asyncio.wait(waiting)
+    def _policy(self) -> dict[str, object]:
+        """Return every silo's policy: whoever runs all silos on one machine has agreed to what they asked for."""
+        policy: dict[str, object] = {"models": "any", "approval": "auto", "budget": {"releases": MOST_RELEASES}}
+        if self._settings.asked.threshold == 2:
+            policy |= {"least_survivors": 2, "least_honest_survivors": 2}
+        return policy
 
     def _own_pruned(self) -> dict[str, Path]:
-        """What each silo would have without the others, where it got that far: its pruned weights or keep masks."""
-        found = {}
+        """Return, by silo, the weights or keep masks that it pruned alone, where it got that far."""
+        own = {}
         for silo in self._calibration:
-            files = pruned_files(self._home(silo) / "state", self._plan, None)
+            files = pruned_files(self.agents.home(silo) / "state", self._plan, None)
             alone = files.weights if files.weights.exists() else files.keep_masks
             if alone.exists():
-                found[silo] = alone
-        return found
-
-    def _home(self, silo: str) -> Path:
-        return self._work / "silos" / silo
+                own[silo] = alone
+        return own

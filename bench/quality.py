@@ -32,7 +32,7 @@ from crypto.backends.verification import verify_transcript
 from crypto.names import Pruner, Suite
 from crypto.plan import OWN_GROUPS
 from crypto.pruning.sparsity import Sparsity
-from silo_agent.config import read_roster
+from silo_agent.identity.own_files import read_roster
 from silo_agent.model.calibration import read_sequences
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.perplexity import negative_log_likelihood

@@ -32,8 +32,9 @@ def invite(config: Path, settings: tuple[str, ...], silo: str, out: Path, valid_
     from aggregator.silos.enrolments import Enrolments
     from aggregator.silos.server_identity import ServerIdentity
     from crypto.identity import read_peer
-    from silo_agent.config import write_secret
-    from silo_agent.identity.enrolment import Invitation, grouped
+    from silo_agent.host.credential_files import write_secret
+    from silo_agent.network.fingerprint import grouped
+    from silo_agent.network.invitation import Invitation
 
     with failing_as(output):
         if not SILO_NAME.fullmatch(silo):

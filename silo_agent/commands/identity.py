@@ -52,9 +52,13 @@ def enroll(
     Example:
       silo-agent enroll --invitation invitation.yaml --fingerprint 3f2a... --out silo --model llama --calibration n.txt
     """
-    from silo_agent.config import proxy_setting
+    from silo_agent.config import SIGNING_KEY
     from silo_agent.consent.audit_log import AuditLog
-    from silo_agent.identity.enrolment import SIGNING_KEY, Enrolment, Invitation, agent_config, grouped, policy_file
+    from silo_agent.host.layered_config import config_file
+    from silo_agent.identity.enrolment import Enrolment, agent_config, policy_file
+    from silo_agent.network.fingerprint import grouped
+    from silo_agent.network.invitation import Invitation
+    from silo_agent.network.proxy import proxy_setting
     from silo_agent.network.transport import dialled
     from sparsilo.v1 import identity_pb2
 
@@ -74,7 +78,8 @@ def enroll(
             from silo_agent.model.dense_weights import DenseWeights
 
             trusted = trusted_digest(DenseWeights.open(model))
-            files["agent.yaml"] = agent_config(invited, model.absolute(), calibration.absolute(), own)
+            config = agent_config(invited, model.absolute(), calibration.absolute(), own)
+            files["agent.yaml"] = config_file(config, stated=("suite", "renew_certificate"))
             files["policy.yaml"] = policy_file(trusted)
         enrolment = Enrolment(invited, out, own)
         setting = proxy_setting(proxy, proxy_file)
@@ -107,7 +112,7 @@ def show(config: Path, settings: tuple[str, ...], output: str) -> None:
     aggregator from adding a silo of its own.
     """
     from crypto.roster import fingerprint
-    from silo_agent.config import read_roster
+    from silo_agent.identity.own_files import read_roster
     from silo_agent.identity.pinned_roster import enrolled, signed
 
     with failing_as(output):
@@ -143,10 +148,11 @@ def pin(config: Path, settings: tuple[str, ...], fingerprint: str, output: str) 
 
     From then on this silo takes part only in rounds over exactly this roster.
     """
-    from silo_agent.config import AgentConfig, read_signing_key
+    from silo_agent.config import AgentConfig
     from silo_agent.consent.audit_log import AuditLog
+    from silo_agent.host.credential_files import read_signing_key
     from silo_agent.identity import pinned_roster
-    from silo_agent.network.transport import connected
+    from silo_agent.identity.own_certificate import connected
     from sparsilo.v1 import identity_pb2
 
     with failing_as(output):
@@ -170,7 +176,7 @@ def pin(config: Path, settings: tuple[str, ...], fingerprint: str, output: str) 
 @output_option
 def verify(config: Path, settings: tuple[str, ...], output: str) -> None:
     """Check that the aggregator shows the pinned roster, and that every member has signed it."""
-    from silo_agent.config import read_roster
+    from silo_agent.identity.own_files import read_roster
     from silo_agent.identity.pinned_roster import verify_pinned
 
     with failing_as(output):
@@ -187,7 +193,7 @@ def verify(config: Path, settings: tuple[str, ...], output: str) -> None:
 
 def _asked(config: Path, settings: tuple[str, ...]) -> tuple[Any, Any]:
     from silo_agent.config import AgentConfig
-    from silo_agent.network.transport import connected
+    from silo_agent.identity.own_certificate import connected
     from sparsilo.v1 import identity_pb2
 
     agent = AgentConfig.read(config, os.environ, settings)

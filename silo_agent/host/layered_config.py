@@ -4,7 +4,7 @@ Read once, checked field by field; every mistake is named with where it was made
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, fields
 from decimal import Decimal
 from enum import StrEnum
@@ -23,11 +23,13 @@ NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 _WHOLE: Final = re.compile(r"[0-9]{1,18}")
 
 
-class _Config(Protocol):
+class Config(Protocol):
+    """A dataclass of config fields, whose types say how each is read from text."""
+
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
-_Kind = TypeVar("_Kind", bound=_Config)
+_Kind = TypeVar("_Kind", bound=Config)
 
 
 def read_config(
@@ -63,6 +65,26 @@ def read_config(
         if name not in origins:
             raise ConfigError(f"{file}: {name}: is missing")
     return kind(**values), origins
+
+
+def config_file(config: Config, stated: Collection[str] = ()) -> str:
+    """Return the YAML of a file that `read_config` reads as `config`.
+
+    A field that has its default is left out, unless its name is in `stated`.
+    """
+    written = {
+        field.name: getattr(config, field.name)
+        for field in fields(config)
+        if field.name in stated or getattr(config, field.name) != field.default
+    }
+    return yaml.safe_dump({name: _plain(value) for name, value in written.items()}, sort_keys=False)
+
+
+def _plain(value: object) -> object:
+    """Return a field's value as a YAML file has it."""
+    if isinstance(value, Suite):
+        return value.profile
+    return str(value) if isinstance(value, Path | StrEnum | Decimal) else value
 
 
 def _parsed(kind: object, text: object) -> object:

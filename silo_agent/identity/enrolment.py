@@ -1,99 +1,31 @@
-"""How a silo joins: an invitation, keys that are made here and stay here, and a folder that its agent runs from.
+"""How a silo joins with an invitation: it makes keys that stay on its machine, and a folder for its agent."""
 
-An invitation is a certificate that is good for one call: to have a signing key and a certificate request registered
-under the silo's name. Its fingerprint is told over another channel; it is SHA-256 of the file, as `sha256sum` prints.
-"""
-
-import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import replace
 from datetime import datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-import yaml
-
-from crypto.errors import ConfigError, IdentityError, OutputError
-from crypto.identity import Certified, certificate_request, check_certificates, check_key_pair, check_subject, read_peer
+from crypto.errors import ConfigError, OutputError
+from crypto.identity import certificate_request, check_certificates, check_key_pair, check_subject
 from crypto.names import Suite
 from crypto.primitives.signing import SigningKey
 from crypto.roster import sign_enrolment
-from silo_agent.config import named, read_bytes, read_signing_key, write_secret
-from silo_agent.host.layered_config import read_mapping
+from silo_agent.config import AUTHORITY, CERTIFICATE, PRIVATE_KEY, SIGNING_KEY, AgentConfig
+from silo_agent.host.credential_files import (
+    naming,
+    read_credential,
+    read_signing_key,
+    write_secret,
+    write_signing_key,
+)
+from silo_agent.network.invitation import Invitation
 from sparsilo.v1 import identity_pb2
 
-SIGNING_KEY, PRIVATE_KEY, CERTIFICATE, AUTHORITY = "signing_key", "tls.key", "tls.crt", "ca.crt"
+RECONNECT_SECONDS: Final = 86400
+"""How long an enrolled silo's agent goes on dialling; an aggregator may be away for a day."""
 _REQUEST: Final = "request.pem"
-_SEPARATORS: Final = re.compile(r"[\s:-]+")
-
-
-@dataclass(frozen=True)
-class Invitation:
-    """What the aggregator gives out, once a silo. The repr shows no key."""
-
-    silo: str
-    aggregator: str
-    """host:port."""
-    suite: str
-    """Its profile's name."""
-    expires: str
-    """For people; the certificate says it to machines."""
-    certificate: str
-    private_key: str
-    authority: str
-    """Of the aggregator's certificate, PEM like the two before."""
-
-    def __repr__(self) -> str:
-        return f"Invitation({self.silo})"
-
-    @property
-    def own(self) -> Certified:
-        """What to call with."""
-        return Certified(self.certificate.encode(), self.private_key.encode())
-
-    def to_bytes(self) -> bytes:
-        """The file."""
-        return yaml.safe_dump({each.name: getattr(self, each.name) for each in fields(self)}, sort_keys=False).encode()
-
-    @classmethod
-    def read(cls, file: Path, expected: str, now: datetime) -> "Invitation":
-        """Raises IdentityError: not the file that `expected` is the fingerprint of, expired, or no invitation."""
-        found = sha256(read_bytes(file)).hexdigest()
-        if found != plain_fingerprint(expected):
-            raise IdentityError(
-                f"{file}: has the fingerprint {found}, not the one that was given",
-                hint="it was altered, or is another: ask the aggregator's people by telephone for theirs",
-            )
-        given = read_mapping(file)
-        names = [each.name for each in fields(cls)]
-        values = [given.get(name) for name in names]
-        if set(given) != set(names) or not all(isinstance(value, str) for value in values):
-            raise IdentityError(f"{file}: is no invitation")
-        invitation = cls(*(str(value) for value in values))
-        with named(file):
-            check_certificates(invitation.own.certificate, now)
-            check_certificates(invitation.authority.encode(), now)
-            check_key_pair(invitation.own.private_key, invitation.own.certificate)
-            peer = read_peer(invitation.own.certificate)
-            if not peer.invitation or peer.name != invitation.silo:
-                raise IdentityError(f"its certificate is no invitation for {invitation.silo}")
-        return invitation
-
-
-def plain_fingerprint(text: str) -> str:
-    """As 64 lower-case hex digits, however it was grouped for reading aloud. Raises IdentityError."""
-    plain = _SEPARATORS.sub("", text).lower()
-    if not re.fullmatch("[0-9a-f]{64}", plain):
-        raise IdentityError("--fingerprint: is not 64 hex digits", hint="all of them; groups and spaces do no harm")
-    return plain
-
-
-def grouped(fingerprint: bytes) -> str:
-    """For reading aloud: eight groups of eight hex digits."""
-    digits = fingerprint.hex()
-    return " ".join(digits[start : start + 8] for start in range(0, len(digits), 8))
 
 
 class Enrolment:
@@ -113,7 +45,7 @@ class Enrolment:
         self._draft = out.with_name(f".{out.name}-enrolling")
         self._draft.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not (self._draft / SIGNING_KEY).exists():
-            write_secret(self._draft / SIGNING_KEY, SigningKey.generate(self._suite).to_bytes().hex().encode())
+            write_signing_key(self._draft / SIGNING_KEY, SigningKey.generate(self._suite))
         if own is None and not (self._draft / _REQUEST).exists():
             request, private_key = certificate_request(invitation.silo)
             (self._draft / PRIVATE_KEY).unlink(missing_ok=True)
@@ -124,7 +56,7 @@ class Enrolment:
     def request(self) -> identity_pb2.EnrollRequest:
         """For Identity.Enroll; the same bytes every time."""
         key = read_signing_key(self._draft / SIGNING_KEY, self._suite)
-        asked = b"" if self._own else read_bytes(self._draft / _REQUEST)
+        asked = b"" if self._own else read_credential(self._draft / _REQUEST)
         return identity_pb2.EnrollRequest(
             signing_key=key.public_bytes,
             certificate_request=asked,
@@ -136,10 +68,10 @@ class Enrolment:
         certificate that came is not the one asked for.
         """
         if self._own is None:
-            with named("the certificate that the aggregator issued"):
+            with naming("the certificate that the aggregator issued"):
                 check_certificates(reply.certificate, now)
                 check_subject(reply.certificate, self._invitation.silo)
-                check_key_pair(read_bytes(self._draft / PRIVATE_KEY), reply.certificate)
+                check_key_pair(read_credential(self._draft / PRIVATE_KEY), reply.certificate)
             (self._draft / CERTIFICATE).write_bytes(reply.certificate)
             (self._draft / AUTHORITY).write_text(self._invitation.authority)
             (self._draft / _REQUEST).unlink()
@@ -154,29 +86,23 @@ class Enrolment:
         shutil.rmtree(self._draft)
 
 
-def agent_config(invitation: Invitation, model: Path, calibration: Path, own: tuple[Path, Path, Path] | None) -> str:
-    """agent.yaml of an enrolled silo; the roster is pinned later."""
-    certificate, private_key, authority = map(str, own) if own else (CERTIFICATE, PRIVATE_KEY, AUTHORITY)
-    return yaml.safe_dump(
-        {
-            "silo": invitation.silo,
-            "aggregator": invitation.aggregator,
-            "model": str(model),
-            "calibration": str(calibration),
-            "state": "state",
-            "signing_key": SIGNING_KEY,
-            "roster": "roster.yaml",
-            "certificate": certificate,
-            "private_key": private_key,
-            "authority": authority,
-            "policy": "policy.yaml",
-            "suite": invitation.suite,
-            "renew_certificate": own is None,
-            "stay": True,
-            "reconnect_seconds": 86400,
-        },
-        sort_keys=False,
+def agent_config(
+    invitation: Invitation, model: Path, calibration: Path, own: tuple[Path, Path, Path] | None
+) -> AgentConfig:
+    """Return the config of an enrolled silo's agent, for agent.yaml; its roster is pinned later.
+
+    `own`: certificate, private key and authority, where the silo has them from elsewhere.
+    """
+    config = replace(
+        AgentConfig.beside(invitation.silo, invitation.aggregator, model, calibration),
+        suite=_suite(invitation.suite),
+        renew_certificate=own is None,
+        stay=True,
+        reconnect_seconds=RECONNECT_SECONDS,
     )
+    if own:
+        config = replace(config, certificate=own[0], private_key=own[1], authority=own[2])
+    return config
 
 
 def policy_file(trusted: bytes) -> str:

@@ -2,59 +2,73 @@
 aggregator issued is renewed at half its life, with a new key.
 """
 
-import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from crypto.errors import IdentityError
 from crypto.identity import Certified, certificate_request, check_key_pair, check_subject, read_peer
-from silo_agent.config import AgentConfig, named, read_bytes, read_tls, write_secret
-from silo_agent.network.transport import Transport
+from silo_agent.config import AgentConfig
+from silo_agent.host.credential_files import naming, read_credential, write_secret
+from silo_agent.host.watched_files import WatchedFiles
+from silo_agent.identity.own_files import read_tls
+from silo_agent.network.proxy import proxy_setting
+from silo_agent.network.transport import Transport, dialled
 from sparsilo.v1 import identity_pb2
 
-_NEXT = ".next"
-
-_log = logging.getLogger(__name__)
+_NEXT: Final = ".next"
+"""What is added to a file's name for the one that will replace it."""
 
 
 class OwnCertificate:
-    """Made before the transport: `read` is what it dials with. Raises IdentityError naming the file."""
+    """The certificate that an agent shows the aggregator, and the authority that it trusts, as the files have them."""
 
-    def __init__(self, config: AgentConfig) -> None:
+    def __init__(self, config: AgentConfig, now: datetime) -> None:
+        """Read the files, after finishing a renewal that was cut off. Raises IdentityError naming the file."""
         self._config = config
-        self._seen: tuple[object, ...] = ()
         _finish_replacing(config)
+        files = (config.certificate, config.private_key, config.authority)
+        self._files = WatchedFiles(files, lambda moment: read_tls(config, moment), now)
 
-    def read(self, now: datetime) -> tuple[Certified, bytes]:
-        """The certificate with its key, and the authority to trust, as the files have them."""
-        stamps = self._stamps()
-        found = read_tls(self._config, now)
-        self._seen = stamps
-        return found
+    @property
+    def current(self) -> tuple[Certified, bytes]:
+        """The certificate with its key, and the authority's certificate (PEM): what a transport dials with."""
+        return self._files.content
 
     def expiry(self) -> datetime:
-        """When it ends. Raises IdentityError."""
-        return read_peer(read_bytes(self._config.certificate)).end
+        """Return when the certificate on disk ends. Raises IdentityError."""
+        return read_peer(read_credential(self._config.certificate)).end
 
     def keep_fresh(self, transport: Transport, now: datetime) -> bool:
-        """To be called between calls. Whether there is a new certificate, which `transport` then uses."""
-        if self._seen == self._stamps():
-            peer = read_peer(read_bytes(self._config.certificate))
-            if not self._config.renew_certificate or now < peer.start + (peer.end - peer.start) / 2:
-                return False
+        """Renew the certificate where it is due, take up replaced files; return whether `transport` got a new one.
+
+        To be called while `transport` makes no other call. Raises IdentityError where the aggregator issues a
+        certificate that was not asked for, and whatever calling it raises.
+        """
+        if not self._files.were_replaced() and self._is_due(now):
             self._renew(transport)
-        try:
-            transport.certify(*self.read(now))
-        except IdentityError as error:  # half-replaced, perhaps: the other half will come
-            _log.warning("%s; the earlier certificate stays in use", error)
+        if not self._files.take_up(now):
             return False
+        transport.certify(*self.current)
         return True
 
+    def _is_due(self, now: datetime) -> bool:
+        """Return whether this agent renews its certificate, and half of the certificate's life is over."""
+        if not self._config.renew_certificate:
+            return False
+        peer = read_peer(read_credential(self._config.certificate))
+        return now >= peer.start + (peer.end - peer.start) / 2
+
     def _renew(self, transport: Transport) -> None:
+        """Have a new key certified, and replace both files. Cut off at any point, it leaves a pair that fits or that
+        `_finish_replacing` makes fit.
+        """
         request, private_key = certificate_request(self._config.silo)
-        asked = identity_pb2.RenewRequest(certificate_request=request)
-        certificate = transport.identify("Renew", asked, identity_pb2.RenewReply).certificate
-        with named("the certificate that the aggregator issued"):
+        renew = identity_pb2.RenewRequest(certificate_request=request)
+        certificate = transport.identify("Renew", renew, identity_pb2.RenewReply).certificate
+        with naming("the certificate that the aggregator issued"):
             check_subject(certificate, self._config.silo)
             check_key_pair(private_key, certificate)
         for file, content in ((self._config.private_key, private_key), (self._config.certificate, certificate)):
@@ -64,22 +78,26 @@ class OwnCertificate:
         _next(self._config.private_key).replace(self._config.private_key)
         _next(self._config.certificate).replace(self._config.certificate)
 
-    def _stamps(self) -> tuple[object, ...]:
-        files = (self._config.certificate, self._config.private_key, self._config.authority)
-        try:
-            return tuple((file.stat().st_mtime_ns, file.stat().st_ino) for file in files)
-        except OSError:
-            return ()
+
+@contextmanager
+def connected(config: AgentConfig, now: datetime) -> Iterator[Transport]:
+    """Yield a transport for one short command, which dials as the agent of `config` does.
+
+    Raises ConfigError or IdentityError naming the file that is wrong.
+    """
+    own, authority = read_tls(config, now)
+    with dialled(config.aggregator, own, authority, proxy_setting(config.proxy, config.proxy_file)) as transport:
+        yield transport
 
 
 def _finish_replacing(config: AgentConfig) -> None:
-    """Where a renewal was cut off between its two files, the second one follows."""
+    """Put the new certificate into place where a renewal was cut off after it had replaced the private key."""
     waiting = _next(config.certificate)
     if not waiting.exists():
         return
     try:
-        check_key_pair(read_bytes(config.private_key), read_bytes(waiting))
-    except IdentityError:  # it was cut off before the first
+        check_key_pair(read_credential(config.private_key), read_credential(waiting))
+    except IdentityError:  # it was cut off before it replaced the private key
         return
     waiting.replace(config.certificate)
 

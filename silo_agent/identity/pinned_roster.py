@@ -8,7 +8,7 @@ from crypto.names import Suite
 from crypto.primitives.signing import SigningKey
 from crypto.roster import check_signature, fingerprint, roster_file, sign_roster
 from silo_agent.host.whole_file import write_whole
-from silo_agent.identity.enrolment import plain_fingerprint
+from silo_agent.network.fingerprint import plain_fingerprint
 from sparsilo.v1 import identity_pb2
 
 

@@ -10,10 +10,12 @@ from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
 from crypto.errors import ConfigError
+from silo_agent.network.address import HOST_AND_PORT, join_address, split_address
 
 NEVER: Final = "none"
 
@@ -23,9 +25,8 @@ VARIABLES: Final = tuple(
 )
 EXCEPTIONS: Final = ("no_grpc_proxy", "NO_GRPC_PROXY", "no_proxy", "NO_PROXY")
 
-_HOST: Final = r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]]+):([0-9]{1,5})"
-_ADDRESS: Final = re.compile(_HOST)
-_URL: Final = re.compile(rf"(?i:http)://(?:([^\s/?#]*)@)?{_HOST}/?")
+_ADDRESS: Final = re.compile(HOST_AND_PORT)
+_URL: Final = re.compile(rf"(?i:http)://(?:([^\s/?#]*)@)?{HOST_AND_PORT}/?")
 _OTHER_KINDS: Final = re.compile(r"(https|socks(?:4a?|5h?)?)://", re.IGNORECASE)
 
 
@@ -48,6 +49,21 @@ class Proxy:
     def headers(self) -> str:
         """What goes with CONNECT; a secret."""
         return f"Proxy-Authorization:Basic {b64encode(self.credentials.encode()).decode()}" if self.credentials else ""
+
+
+def proxy_setting(proxy: str, file: Path | None) -> str:
+    """Return `proxy`, or what `file` holds. Raises ConfigError where both are given, or the file holds nothing."""
+    if file is None:
+        return proxy
+    if proxy:
+        raise ConfigError("proxy: cannot be given with proxy_file", hint="leave out one of them")
+    try:
+        url = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"{file}: cannot be read") from None
+    if not url:
+        raise ConfigError(f"{file}: is empty", hint="it has to hold a proxy's URL, or none")
+    return url
 
 
 def chosen_proxy(setting: str, target: str, environment: Mapping[str, str]) -> Proxy | None:
@@ -89,19 +105,6 @@ def dialling(target: str, proxy: Proxy | None) -> tuple[str, tuple[tuple[str, st
     if proxy.credentials:
         options += (("grpc.http_connect_headers", proxy.headers),)
     return f"dns:///{proxy}", options
-
-
-def split_address(target: str) -> tuple[str, int]:
-    """Host, without brackets, and port of host:port. Raises ConfigError."""
-    found = _ADDRESS.fullmatch(target)
-    if found is None or not 0 < int(found[2]) < 1 << 16:
-        raise ConfigError(f"aggregator: {target!r} is not host:port", hint="such as aggregator.example.org:443")
-    return found[1].strip("[]"), int(found[2])
-
-
-def join_address(host: str, port: int) -> str:
-    """host:port, as an URL has it."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _parsed(url: str, origin: str) -> Proxy:

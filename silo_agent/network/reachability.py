@@ -18,7 +18,8 @@ from cryptography.x509.oid import NameOID
 
 from crypto.errors import ConnectionFailed, IdentityError, SparsiloError
 from crypto.identity import CLOCK_SKEW
-from silo_agent.network.proxy import Proxy, split_address
+from silo_agent.network.address import split_address
+from silo_agent.network.proxy import Proxy
 
 STEP_SECONDS: Final = 10.0
 

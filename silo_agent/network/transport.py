@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -22,7 +21,6 @@ from google.protobuf.message import Message
 from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
 from crypto.errors import ConnectionFailed, IdentityError, ProtocolError, RoundAborted, SparsiloError
 from crypto.identity import Certified
-from silo_agent.config import AgentConfig, proxy_setting, read_tls
 from silo_agent.host.metrics import SiloMetrics, unseen
 from silo_agent.host.whole_file import whole_file
 from silo_agent.network.calls import Advance, Call, Committed, Upload
@@ -211,14 +209,6 @@ def dialled(target: str, own: Certified, authority: bytes, proxy: str = "") -> I
         yield transport
     finally:
         transport.close()
-
-
-@contextmanager
-def connected(config: AgentConfig, now: datetime) -> Iterator[Transport]:
-    """The same, as an agent's config has it. Raises ConfigError or IdentityError naming the file."""
-    own, authority = read_tls(config, now)
-    with dialled(config.aggregator, own, authority, proxy_setting(config.proxy, config.proxy_file)) as transport:
-        yield transport
 
 
 def _meaning(code: grpc.StatusCode, details: str) -> SparsiloError:

@@ -30,13 +30,14 @@ from crypto.names import Phase, ReleaseKind
 from crypto.plan import Plan
 from crypto.secagg.round import Round
 from crypto.secagg.session import SiloSession
-from silo_agent.config import AgentConfig, read_identity
+from silo_agent.config import AgentConfig
 from silo_agent.consent.audit_log import AuditLog
 from silo_agent.consent.ledger import Release
 from silo_agent.consent.policy import Approval, Policy, check_budget, check_plan, check_policy, check_start
 from silo_agent.consent.state_store import STATE_FILE, Decision, StateStore
 from silo_agent.host.metrics import SiloMetrics
 from silo_agent.host.whole_file import write_whole
+from silo_agent.identity.own_files import read_identity
 from silo_agent.model.calibration import data_digest, read_sequences
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.device import named_device

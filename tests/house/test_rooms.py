@@ -50,26 +50,21 @@ MODULES = {  # what each distribution is imported as
 EDGES: dict[str, set[str]] = {
     "grpc": {"silo_agent/network/transport.py", "aggregator/rounds/servicer.py"},
     "click": {
+        *("silo_agent/host/terminal.py", "silo_agent/host/config_command.py", "silo_agent/cli.py"),
         *(
-            "silo_agent/host/terminal.py",
-            "silo_agent/cli.py",
-            "silo_agent/commands/approval.py",
-            "silo_agent/commands/configuration.py",
+            f"silo_agent/commands/{name}.py"
+            for name in ("approval", "identity", "ledger", "preflight", "prune", "run", "support_bundle", "verify")
         ),
         *(
-            "silo_agent/commands/identity.py",
             "aggregator/cli.py",
-            "aggregator/commands/containers.py",
-            "aggregator/commands/local.py",
-            "aggregator/commands/runs.py",
-            "aggregator/commands/silos.py",
+            *(f"aggregator/commands/{name}.py" for name in ("containers", "local", "runs", "silos")),
         ),
     },
     "rich": {"silo_agent/host/terminal.py", "aggregator/commands/local.py", "aggregator/results/report_tables.py"},
     "prometheus_client": {
         "silo_agent/host/metrics.py",
         "silo_agent/host/health.py",
-        "silo_agent/cli.py",
+        "silo_agent/commands/run.py",
         "aggregator/metrics.py",
     }
     | {"aggregator/local.py", "aggregator/serve.py"},

@@ -112,7 +112,7 @@ def test_three_silos_enrol_and_sign_the_roster(aggregator: Aggregator) -> None:
             signature = sign_roster(KEYS[f"silo-00{at}"], roster)
             signed = identity_pb2.SignRosterRequest(fingerprint=fingerprint(roster), signature=signature)
             transport.identify("SignRoster", signed, identity_pb2.SignRosterReply)
-    assert sorted(aggregator.silos.enrolments.signatures(fingerprint(roster))) == ["a", "b", "c"]
+    assert sorted(aggregator.enrolments.signatures(fingerprint(roster))) == ["a", "b", "c"]
 
 
 def test_a_signature_of_another_roster_or_by_another_key_is_not_kept(aggregator: Aggregator) -> None:
@@ -124,7 +124,7 @@ def test_a_signature_of_another_roster_or_by_another_key_is_not_kept(aggregator:
             )
             with pytest.raises(ProtocolError):
                 transport.identify("SignRoster", signed, identity_pb2.SignRosterReply)
-    assert aggregator.silos.enrolments.signatures(fingerprint(roster)) == {}
+    assert aggregator.enrolments.signatures(fingerprint(roster)) == {}
 
 
 @pytest.mark.clause("7.7")
@@ -136,7 +136,7 @@ def test_an_invitation_is_used_once_and_its_lost_answer_is_given_again(aggregato
         for again in (asking("a", other), asking("a", request, "silo-002")):
             with pytest.raises(IdentityError, match="was used before"):
                 transport.identify("Enroll", again, identity_pb2.EnrollReply)
-    assert aggregator.silos.enrolments.roster() == {"a": KEYS["silo-000"].public_bytes}
+    assert aggregator.enrolments.roster() == {"a": KEYS["silo-000"].public_bytes}
 
 
 @pytest.mark.clause("7.7")
@@ -151,7 +151,7 @@ def test_an_invitation_opens_nothing_but_enrolment_and_nothing_else_opens_that(a
         pytest.raises(IdentityError, match="has enrolled"),
     ):
         transport.identify("Enroll", asking("a", request), identity_pb2.EnrollReply)
-    assert set(aggregator.silos.enrolments.roster()) == {"b"}
+    assert set(aggregator.enrolments.roster()) == {"b"}
 
 
 @pytest.mark.parametrize("reason", ["", "Plan", "plan\n2026 root logged in", "x" * 41, "\x1b[2J"])
@@ -178,7 +178,7 @@ def test_an_expired_invitation(aggregator: Aggregator) -> None:
         pytest.raises(ConnectionFailed),
     ):
         transport.identify("Enroll", asking("a", request), identity_pb2.EnrollReply)
-    assert aggregator.silos.enrolments.roster() == {}
+    assert aggregator.enrolments.roster() == {}
 
 
 @pytest.mark.clause("7.7")
@@ -197,7 +197,7 @@ def test_an_altered_or_forged_invitation(aggregator: Aggregator) -> None:
     forged = Authority("sparsilo aggregator", datetime.now(UTC), DAY).issue("b", invitation=True)
     with closing(aggregator.transport(forged)) as transport, pytest.raises(ConnectionFailed):
         transport.identify("Enroll", asking("b", request), identity_pb2.EnrollReply)
-    assert aggregator.silos.enrolments.roster() == {}
+    assert aggregator.enrolments.roster() == {}
 
 
 @pytest.mark.clause("7.1")
@@ -217,7 +217,7 @@ def test_an_expired_certificate_loses_a_live_connection(aggregator: Aggregator) 
 def test_a_revoked_silo_loses_a_live_connection(aggregator: Aggregator) -> None:
     with closing(aggregator.transport(aggregator.enroll("a"))) as transport:
         assert status(transport).version
-        aggregator.silos.enrolments.revoke("a", datetime.now(UTC))
+        aggregator.enrolments.revoke("a", datetime.now(UTC))
         expire_admission()
         with pytest.raises(IdentityError, match="a was revoked"):
             status(transport)
@@ -278,7 +278,7 @@ def test_the_servers_certificate_rotates_without_a_restart(
         assert status(before).version
         serials = {certificate_serial(aggregator.port, own, aggregator.identity.trusted)}
         monkeypatch.setattr(aggregator.identity, "_clock", lambda: datetime.now(UTC) + 16 * DAY)
-        monkeypatch.setattr(aggregator.identity, "_issued", issued_now(aggregator))
+        monkeypatch.setattr(aggregator.identity, "_issue", issued_now(aggregator))
         serials.add(certificate_serial(aggregator.port, own, aggregator.identity.trusted))
         assert status(before).version
     assert len(serials) == 2

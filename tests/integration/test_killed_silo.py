@@ -9,8 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from aggregator.local import Federation
+from aggregator.local_agents import LocalAgents
 from aggregator.rounds.spool import Spool
+from crypto.identity import Authority
+from silo_agent.config import AgentConfig
 from sparsilo.v1 import words_pb2
 from support.commands import local, prune
 from support.models import tiny_llama, write_text
@@ -22,19 +24,19 @@ SHAPE = ("--samples", 4, "--sequence-length", 32, "--sparsity-ratio", "0.5")
 def kill(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Silos whose processes get SIGKILL when the first chunk of theirs arrives."""
     victims: set[str] = set()
-    federations: list[Federation] = []
-    start, take = Federation._start, Spool.take
+    started: list[LocalAgents] = []
+    start, take = LocalAgents.start, Spool.take
 
-    async def remember(self: Federation, *arguments: object) -> object:
-        federations.append(self)
-        return await start(self, *arguments)  # type: ignore[arg-type]
+    async def remember(self: LocalAgents, config: AgentConfig, authority: Authority) -> None:
+        started.append(self)
+        await start(self, config, authority)
 
     def take_and_kill(self: Spool, stream: int, message: words_pb2.WordChunk) -> None:
         take(self, stream, message)
         if self._silo in victims:
-            os.kill(federations[-1].agents[self._silo].pid, signal.SIGKILL)
+            os.kill(started[-1].processes[self._silo].pid, signal.SIGKILL)
 
-    monkeypatch.setattr(Federation, "_start", remember)
+    monkeypatch.setattr(LocalAgents, "start", remember)
     monkeypatch.setattr(Spool, "take", take_and_kill)
     return victims
 

@@ -5,19 +5,18 @@ import time
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from threading import Timer
-from typing import Any
 
 import pytest
 import torch
 from prometheus_client import CollectorRegistry
 from safetensors.torch import load_file
 
-from aggregator.local import Federation
+from aggregator.local_agents import LocalAgents
 from aggregator.metrics import AggregatorMetrics
 from aggregator.rounds.round_driver import RoundDriver
 from aggregator.rounds.spool import Spool
@@ -33,6 +32,7 @@ from crypto.errors import (
 )
 from crypto.identity import Authority
 from crypto.names import Phase
+from silo_agent.config import AgentConfig
 from silo_agent.host.metrics import SiloMetrics
 from silo_agent.network import transport
 from silo_agent.network.calls import Advance, Committed, Upload
@@ -89,13 +89,13 @@ def test_a_silo_whose_connection_is_cut_twice_survives_and_the_counts_are_exact(
     proxies: list[Proxy] = []
     streams: list[int] = []
     waits: list[bytes] = []
-    start, take, advance = Federation._start, Spool.take, RoundDriver.advance
+    start, take, advance = LocalAgents.start, Spool.take, RoundDriver.advance
 
-    async def start_behind_proxy(self: Federation, silo: str, authority: Authority, target: str) -> Any:
-        if silo == "b":
-            proxies.append(Proxy(int(target.partition(":")[2])))
-            target = f"127.0.0.1:{await proxies[0].start()}"
-        return await start(self, silo, authority, target)
+    async def start_behind_proxy(self: LocalAgents, config: AgentConfig, authority: Authority) -> None:
+        if config.silo == "b":
+            proxies.append(Proxy(int(config.aggregator.partition(":")[2])))
+            config = replace(config, aggregator=f"127.0.0.1:{await proxies[0].start()}")
+        await start(self, config, authority)
 
     def take_and_cut(self: Spool, stream: int, message: words_pb2.WordChunk) -> None:
         take(self, stream, message)
@@ -116,7 +116,7 @@ def test_a_silo_whose_connection_is_cut_twice_survives_and_the_counts_are_exact(
         return await advance(self, silo, data)
 
     monkeypatch.setattr(planning, "CHUNK_WORDS", 8)
-    monkeypatch.setattr(Federation, "_start", start_behind_proxy)
+    monkeypatch.setattr(LocalAgents, "start", start_behind_proxy)
     monkeypatch.setattr(Spool, "take", take_and_cut)
     monkeypatch.setattr(RoundDriver, "advance", advance_after_cut)
     ran = local(model, files, tmp_path / "out", capsys, *SHAPE, "--save-counts")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from aggregator.local import Federation
+from aggregator.local_agents import LocalAgents
 from aggregator.results.sparse_checkpoint import write_sparse_model
 from aggregator.rounds.spool import Spool
 from monitoring.documented_metrics import documented, documented_values, exposed, exposed_values
@@ -55,16 +55,16 @@ class Looks:
         self.during: dict[str, str] = {}
         self.after: dict[str, str] = {}
         self._ports: dict[str, int] = {}
-        self._works: list[Path] = []
-        start, take, serve_health, write = Federation._start, Spool.take, health.serve_health, write_sparse_model
+        self._agents: list[LocalAgents] = []
+        start, take, serve_health, write = LocalAgents.start, Spool.take, health.serve_health, write_sparse_model
 
         def remember_port(*arguments: Any) -> int:
             self._ports["aggregator"] = serve_health(*arguments)
             return self._ports["aggregator"]
 
-        async def remember_work(federation: Federation, *arguments: Any) -> Any:
-            self._works.append(federation._work)
-            return await start(federation, *arguments)
+        async def remember_homes(agents: LocalAgents, *arguments: Any) -> None:
+            self._agents.append(agents)
+            await start(agents, *arguments)
 
         def take_and_look(spool: Spool, stream: int, message: words_pb2.WordChunk) -> None:
             take(spool, stream, message)
@@ -77,11 +77,11 @@ class Looks:
 
         monkeypatch.setattr("aggregator.local.serve_health", remember_port)
         monkeypatch.setattr("aggregator.runs.run.write_sparse_model", look_and_write)
-        monkeypatch.setattr(Federation, "_start", remember_work)
+        monkeypatch.setattr(LocalAgents, "start", remember_homes)
         monkeypatch.setattr(Spool, "take", take_and_look)
 
     def _look(self, silo: str) -> None:
-        log = next(self._works[0].rglob(f"{silo}/agent.log")).read_text()
+        log = (self._agents[0].home(silo) / "agent.log").read_text()
         self._ports["silo"] = int(re.findall(r"metrics on http://127\.0\.0\.1:(\d+)/metrics", log)[0])
         for role, port in self._ports.items():
             status, self.during[role] = get(port, "/metrics")

@@ -502,10 +502,10 @@ MUTATIONS = (
     ),
     Mutation(
         CHECK,
-        "silo_agent/identity/enrolment.py",
-        "        if found != plain_fingerprint(expected):",
+        "silo_agent/network/invitation.py",
+        "        if fingerprint != plain_fingerprint(expected):",
         "        if not plain_fingerprint(expected):",
-        "tests/silo_agent/identity/test_enrolment.py::test_an_altered_file_has_another_fingerprint",
+        "tests/silo_agent/network/test_invitation.py::test_an_altered_file_has_another_fingerprint",
     ),
     Mutation(
         CHECK,

@@ -23,8 +23,8 @@ from crypto.encoding.wire import encode
 from crypto.identity import Authority
 from crypto.names import Suite
 from silo_agent.cli import cli
-from silo_agent.commands import preflight
-from silo_agent.commands.preflight import linked_libcrypto
+from silo_agent.commands.checks import model as model_checks
+from silo_agent.commands.checks.crypto_library import linked_libcrypto
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.network.proxy import EXCEPTIONS, VARIABLES
 from sparsilo.v1 import identity_pb2
@@ -94,7 +94,7 @@ class Home:
 
 
 def digest_of(weights: DenseWeights) -> str:
-    return preflight.trusted_digest(weights).hex()
+    return model_checks.trusted_digest(weights).hex()
 
 
 @pytest.fixture(autouse=True)
@@ -261,15 +261,15 @@ def test_the_disk_has_room_for_a_run(
     ],
 )
 def test_sizes_are_short(size: int, shown: str) -> None:
-    assert preflight._size(size) == shown
+    assert model_checks._size(size) == shown
 
 
 @pytest.mark.parametrize("free", [10**9, 1000])
 def test_a_gpus_memory(
     free: int, home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preflight, "named_device", preflight.torch.device)
-    monkeypatch.setattr(preflight.torch.cuda, "mem_get_info", lambda device: (free, 80 * 10**9))
+    monkeypatch.setattr(model_checks, "named_device", model_checks.torch.device)
+    monkeypatch.setattr(model_checks.torch.cuda, "mem_get_info", lambda device: (free, 80 * 10**9))
     status, said = checks(home.preflight(capsys, "--output", "json", device="cuda"))["device"]
     assert status == ("ok" if free > 1000 else "failed")
     assert (
@@ -290,7 +290,7 @@ def test_the_texts_tokens_and_whole_sequences(
     assert tokens >= length
     said = checks(home.preflight(capsys, "--output", "json", calibration="n.jsonl"))["calibration"][1]
     assert f"records with text: 2; tokens: {tokens}, which is {tokens // length} whole sequences of {length}; " in said
-    monkeypatch.setattr(preflight, "MOST_TOKENS", 10)
+    monkeypatch.setattr(model_checks, "MOST_TOKENS", 10)
     said = checks(home.preflight(capsys, "--output", "json", calibration="n.jsonl"))["calibration"][1]
     assert " or more, which is" in said
     assert "records with text: 2" in said

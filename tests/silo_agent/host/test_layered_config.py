@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crypto.errors import ConfigError
 from crypto.names import Suite
-from silo_agent.host.layered_config import NOTHING, read_config
+from silo_agent.host.layered_config import NOTHING, config_file, read_config
 
 
 @dataclass(frozen=True)
@@ -104,3 +105,16 @@ def test_a_mistake_is_named_with_where_it_was_made(
     with pytest.raises(ConfigError) as refused:
         read(tmp_path, content, environment, flags)
     assert refused.value.message.startswith(problem.format(file=tmp_path / "config.yaml"))
+
+
+def test_a_written_file_reads_as_the_config_that_it_was_written_from(tmp_path: Path) -> None:
+    config = Config("other", 7, is_on=True, folder=Path("/etc/x"), suite=Suite.FIPS, by_silo={"a": 2})
+    assert read(tmp_path, config_file(config))[0] == config
+
+
+def test_a_written_file_leaves_out_defaults_that_are_not_to_be_stated() -> None:
+    assert yaml.safe_load(config_file(Config(number=7), stated=("suite",))) == {
+        "number": 7,
+        "suite": "default",
+        "by_silo": {},
+    }

@@ -1,7 +1,6 @@
-"""An invitation is used as it was given out or not at all; keys stay here and survive a broken enrolment."""
+"""A silo's keys stay on its machine and survive a broken enrolment; its roster is pinned as it was agreed on."""
 
 import stat
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -10,12 +9,16 @@ import pytest
 import yaml
 
 from crypto.errors import IdentityError, OutputError
-from crypto.identity import Authority, Certified, check_key_pair
+from crypto.identity import Authority, check_key_pair
 from crypto.names import Suite
 from crypto.roster import check_enrolment, fingerprint
-from silo_agent.config import AgentConfig, read_signing_key
-from silo_agent.identity.enrolment import Enrolment, Invitation, agent_config, grouped, plain_fingerprint, policy_file
+from silo_agent.config import AgentConfig
+from silo_agent.host.credential_files import read_signing_key
+from silo_agent.host.layered_config import config_file
+from silo_agent.identity.enrolment import Enrolment, agent_config, policy_file
 from silo_agent.identity.pinned_roster import enrolled, pin, signed, verify_pinned
+from silo_agent.network.fingerprint import grouped
+from silo_agent.network.invitation import Invitation
 from sparsilo.v1 import identity_pb2
 from support.plans import signing_keys
 
@@ -24,69 +27,12 @@ DAY = timedelta(days=1)
 AUTHORITY = Authority("ours", NOW, 400 * DAY)
 
 
-def invitation(silo: str = "a", own: Certified | None = None, **changes: str) -> Invitation:
-    own = own or AUTHORITY.issue(silo, lifetime=3 * DAY, invitation=True)
-    given = Invitation(
-        *(silo, "host:1", "default", "soon"),
+def invitation(suite: str = "default") -> Invitation:
+    own = AUTHORITY.issue("a", lifetime=3 * DAY, invitation=True)
+    return Invitation(
+        *("a", "host:1", suite, "soon"),
         *(own.certificate.decode(), own.private_key.decode(), AUTHORITY.certificate.decode()),
     )
-    return replace(given, **changes)
-
-
-def saved(given: Invitation | bytes, folder: Path) -> tuple[Path, str]:
-    file = folder / "invitation.yaml"
-    file.write_bytes(given if isinstance(given, bytes) else given.to_bytes())
-    return file, sha256(file.read_bytes()).hexdigest()
-
-
-def test_what_was_written_is_read_and_shows_no_key(tmp_path: Path) -> None:
-    given = invitation()
-    assert Invitation.read(*saved(given, tmp_path), NOW) == given
-    assert "PRIVATE" not in repr(given)
-
-
-def test_an_altered_file_has_another_fingerprint(tmp_path: Path) -> None:
-    file, told = saved(invitation(), tmp_path)
-    content = file.read_bytes()
-    for altered in (
-        content.replace(b"host:1", b"host:2"),
-        content + b"\n",
-        invitation(authority=Authority("theirs", NOW, DAY).certificate.decode()).to_bytes(),
-    ):
-        file.write_bytes(altered)
-        with pytest.raises(IdentityError, match="not the one that was given"):
-            Invitation.read(file, told, NOW)
-
-
-def test_the_fingerprint_may_be_grouped_as_it_was_read_aloud(tmp_path: Path) -> None:
-    file, told = saved(invitation(), tmp_path)
-    for spelled in (told.upper(), grouped(bytes.fromhex(told)), ":".join(told[at : at + 2] for at in range(0, 64, 2))):
-        assert plain_fingerprint(spelled) == told
-        Invitation.read(file, spelled, NOW)
-    for wrong in ("", told[:63], told + "0", told[:-1] + "g"):
-        with pytest.raises(IdentityError, match="64 hex digits"):
-            Invitation.read(file, wrong, NOW)
-    with pytest.raises(IdentityError, match="has the fingerprint"):
-        Invitation.read(file, ("1" if told[0] == "0" else "0") + told[1:], NOW)
-
-
-@pytest.mark.parametrize(
-    ("given", "later", "problem"),
-    [
-        (invitation(), 4 * DAY, "is valid from"),
-        (invitation("b", AUTHORITY.issue("a", lifetime=DAY, invitation=True)), 0 * DAY, "no invitation for b"),
-        (invitation(own=AUTHORITY.issue("a", lifetime=DAY)), 0 * DAY, "no invitation for a"),
-        (invitation(private_key=AUTHORITY.issue("a").private_key.decode()), 0 * DAY, "not the private key"),
-        (invitation(certificate="none"), 0 * DAY, "holds no PEM certificate"),
-        (invitation().to_bytes().replace(b"aggregator:", b"agregator:"), 0 * DAY, "is no invitation"),
-        (b"silo: a\n", 0 * DAY, "is no invitation"),
-    ],
-)
-def test_a_file_that_its_own_fingerprint_does_not_make_good(
-    given: Invitation | bytes, later: timedelta, problem: str, tmp_path: Path
-) -> None:
-    with pytest.raises(IdentityError, match=problem):
-        Invitation.read(*saved(given, tmp_path), NOW + later)
 
 
 @pytest.mark.parametrize("suite", ["default", "fips"])
@@ -130,13 +76,14 @@ def test_a_silo_with_its_own_certificate_asks_for_none(tmp_path: Path) -> None:
     assert enrolment.request.certificate_request == b""
     enrolment.finish(identity_pb2.EnrollReply(), NOW, {})
     assert {file.name for file in (tmp_path / "silo").iterdir()} == {"signing_key"}
-    written = yaml.safe_load(agent_config(invitation(), tmp_path, tmp_path, own))
-    assert (written["certificate"], written["renew_certificate"]) == (str(tmp_path / "c"), False)
+    config = agent_config(invitation(), tmp_path, tmp_path, own)
+    assert (config.certificate, config.private_key, config.authority) == own
+    assert not config.renew_certificate
 
 
 def test_the_files_that_are_written_can_be_read(tmp_path: Path) -> None:
     file = tmp_path / "agent.yaml"
-    file.write_text(agent_config(invitation(suite="fips"), tmp_path / "model", tmp_path / "text", None))
+    file.write_text(config_file(agent_config(invitation(suite="fips"), tmp_path / "model", tmp_path / "text", None)))
     config = AgentConfig.read(file)
     assert (config.silo, config.aggregator, config.suite) == ("a", "host:1", Suite.FIPS)
     assert (config.stay, config.renew_certificate) == (True, True)

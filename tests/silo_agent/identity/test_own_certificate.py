@@ -65,8 +65,8 @@ def transport() -> Any:
 
 
 def test_it_is_renewed_at_half_its_life_and_not_before(config: AgentConfig, transport: Any) -> None:
-    own = OwnCertificate(config)
-    first, _ = own.read(NOW)
+    own = OwnCertificate(config, NOW)
+    first, _ = own.current
     assert not own.keep_fresh(transport, NOW + 14 * DAY)
     transport.now = NOW + 16 * DAY
     assert own.keep_fresh(transport, transport.now)
@@ -81,14 +81,12 @@ def test_it_is_renewed_at_half_its_life_and_not_before(config: AgentConfig, tran
 
 
 def test_a_silo_with_its_own_authority_does_not_ask(config: AgentConfig, transport: Any) -> None:
-    own = OwnCertificate(replace(config, renew_certificate=False))
-    own.read(NOW)
+    own = OwnCertificate(replace(config, renew_certificate=False), NOW)
     assert not own.keep_fresh(transport, NOW + 29 * DAY)
 
 
 def test_replaced_files_are_taken_up_when_they_fit_together(config: AgentConfig, transport: Any) -> None:
-    own = OwnCertificate(config)
-    own.read(NOW)
+    own = OwnCertificate(config, NOW)
     second = AUTHORITY.issue("a", lifetime=60 * DAY)
     config.certificate.write_bytes(second.certificate)
     assert not own.keep_fresh(transport, NOW)
@@ -99,14 +97,14 @@ def test_replaced_files_are_taken_up_when_they_fit_together(config: AgentConfig,
 
 
 def test_another_silos_certificate_is_not_taken_up(config: AgentConfig, transport: Any) -> None:
-    own = OwnCertificate(config)
-    own.read(NOW)
+    own = OwnCertificate(config, NOW)
     put(config, AUTHORITY.issue("b", lifetime=60 * DAY))
     assert not own.keep_fresh(transport, NOW)
     before = AUTHORITY.issue("a", lifetime=30 * DAY)
     put(config, before)
     transport.silo, transport.now = "b", NOW + 16 * DAY
-    own.read(transport.now)
+    assert own.keep_fresh(transport, transport.now)
+    assert transport.used == [before]
     with pytest.raises(IdentityError, match="is for b, not for a"):
         own.keep_fresh(transport, transport.now)
     assert on_disk(config) == before
@@ -127,13 +125,12 @@ def test_a_renewal_that_was_cut_off_is_finished_or_forgotten(
             left[0] -= 1
             return moves(self, target)
 
-        own = OwnCertificate(config)
-        own.read(NOW)
+        own = OwnCertificate(config, NOW)
         transport.now = NOW + 16 * DAY
         with monkeypatch.context() as patch:
             patch.setattr(Path, "replace", move)
             with pytest.raises(ConnectionFailed):
                 own.keep_fresh(transport, transport.now)
-        found, _ = OwnCertificate(config).read(transport.now)
+        found, _ = OwnCertificate(config, transport.now).current
         check_key_pair(found.private_key, found.certificate)
         assert read_peer(found.certificate).end == NOW + (46 if allowed else 30) * DAY

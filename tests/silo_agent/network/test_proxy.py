@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from crypto.errors import ConfigError
 from crypto.identity import Authority
-from silo_agent.network.proxy import EXCEPTIONS, VARIABLES, Proxy, chosen_proxy, dialling, join_address, split_address
+from silo_agent.network.proxy import EXCEPTIONS, VARIABLES, Proxy, chosen_proxy, dialling
 from support.on_loopback import OUTGOING, Tinyproxy, door, free_port, grpc_server, odd_proxy, tinyproxy
 
 TARGET = "aggregator.example.org:443"
@@ -167,11 +167,6 @@ def test_credentials_are_in_no_text_of_a_proxy() -> None:
 def test_an_aggregator_is_host_and_port(target: str) -> None:
     with pytest.raises(ConfigError, match="is not host:port"):
         chosen_proxy("none", target, {})
-
-
-def test_addresses_join_as_they_split() -> None:
-    for address in (TARGET, "10.0.0.1:1", "[fd00::1]:65535"):
-        assert join_address(*split_address(address)) == address
 
 
 # gRPC

@@ -1,0 +1,165 @@
+"""`silo-agent prune`: prune a model with local text, without any network."""
+
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from crypto.errors import ConfigError, OutputError
+from crypto.names import Allocation, ComparisonGroup, Pruner
+from crypto.plan import OWN_GROUPS
+from crypto.pruning.owl import owl_ratios
+from crypto.pruning.sparsity import Pattern, Sparsity, parse_ratio
+from silo_agent.host.terminal import FILE, ProgressBars, named, pattern_option, pruner_option, ratio_option
+
+if TYPE_CHECKING:  # --help need not wait for torch
+    import torch
+
+    from silo_agent.model.dense_weights import DenseWeights
+
+SELF: Final = "self"
+"""Given as calibration text: the model writes it."""
+
+
+@click.command()
+@click.option("--model", required=True, help="Folder of the dense model, or its hub id.")
+@click.option(
+    "--calibration",
+    help="Calibration text, .txt or .jsonl, or self: text that the model writes, which takes the whole model once a "
+    "token. Magnitude alone needs none.",
+)
+@click.option("--out", required=True, type=FILE, help="File to write: bool tensors, True = kept.")
+@click.option("--save-weights", type=FILE, help="File to write: the pruned weights themselves.")
+@pruner_option
+@ratio_option
+@pattern_option
+@click.option(
+    "--comparison-group",
+    type=named(ComparisonGroup),
+    help="Weights whose scores are compared with each other; layer is one weight matrix.  "
+    "[default: the pruner's own, as silos of a run use: row for wanda, layer for the others]",
+)
+@click.option(
+    "--allocation",
+    type=named(Allocation),
+    default=Allocation.UNIFORM.value,
+    show_default=True,
+    help="owl: blocks with more outlying weights lose fewer.",
+)
+@click.option("--samples", type=click.IntRange(1), default=128, show_default=True, help="Calibration sequences.")
+@click.option(
+    "--sequence-length", type=click.IntRange(2), help="Tokens a sequence.  [default: 2048 or the model's most]"
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+def prune(
+    model: str,
+    calibration: str | None,
+    out: Path,
+    save_weights: Path | None,
+    pruner: str,
+    sparsity_ratio: str | None,
+    pattern: str | None,
+    comparison_group: str | None,
+    allocation: str,
+    samples: int,
+    sequence_length: int | None,
+    device: str,
+) -> None:
+    """Prune a model with local text, and write its keep masks.
+
+    Nothing leaves this machine; a hub id is the only reason to use the network.
+
+    \b
+    Examples:
+      silo-agent prune --model llama --calibration notes.txt --out keep_mask.safetensors --sparsity-ratio 0.6
+      silo-agent prune --model llama --calibration notes.txt --out keep_mask.safetensors --pruner sparsegpt \\
+        --pattern 2:4 --save-weights pruned.safetensors
+    """
+    owl = allocation == Allocation.OWL
+    if pattern is not None and (sparsity_ratio is not None or comparison_group is not None or owl):
+        raise ConfigError(
+            "--pattern says how many weights of which group are kept",
+            hint="leave out --sparsity-ratio, --comparison-group and --allocation owl, or --pattern",
+        )
+    ratio = "0.5" if sparsity_ratio is None else sparsity_ratio
+    target = parse_ratio(ratio) if pattern is None else Pattern.parse(pattern)
+    for file in filter(None, (out, save_weights)):
+        if file.exists() or not file.parent.is_dir():
+            raise OutputError(f"{file}: exists, or its folder does not", hint="name a new file in an existing folder")
+    from silo_agent.model.dense_weights import DenseWeights
+    from silo_agent.model.device import named_device
+    from silo_agent.model.model_folder import model_folder
+    from silo_agent.pruning.prune import prune_blocks, with_weights, write_keep_masks, write_pruned
+    from silo_agent.pruning.pruners import method
+
+    needs_text = pruner if method(Pruner(pruner)).STATISTIC else allocation if owl else None
+    where = named_device(device)
+    weights = DenseWeights.open(model_folder(model))
+    with ProgressBars() as progress:
+        sequences: Sequence[torch.Tensor] | torch.Tensor = ()
+        if needs_text is not None:
+            sequences = _sequences(weights, calibration, needs_text, samples, sequence_length, where, progress)
+        group = ComparisonGroup(comparison_group) if comparison_group else OWN_GROUPS[Pruner(pruner)]
+        sparsities = [Sparsity(target, group)] * len(weights.blocks)
+        if owl and isinstance(target, Decimal):
+            sparsities = _owl_sparsities(weights, sequences, where, target, group)
+        pruned = prune_blocks(
+            weights,
+            sequences,
+            pruner=Pruner(pruner),
+            sparsity=lambda block: sparsities[block.index],
+            device=where,
+            progress=lambda done, total: progress("pruning blocks", done, total),
+        )
+        if save_weights is None:
+            write_keep_masks(out, ((weight.name, weight.keep) for weight in pruned))
+        else:
+            write_pruned(out, save_weights, with_weights(pruned, weights))
+    sparsity = pattern or f"sparsity ratio {ratio}"
+    click.echo(f"{out}: keep masks of {len(weights.prunable)} weights, {pruner} at {sparsity}", err=True)
+
+
+def _sequences(
+    weights: "DenseWeights",
+    calibration: str | None,
+    needed_by: str,
+    samples: int,
+    sequence_length: int | None,
+    device: "torch.device",
+    progress: Callable[[str, int, int], None],
+) -> "torch.Tensor | Sequence[torch.Tensor]":
+    """Return calibration sequences of a file, or of text that the model writes. Raises ConfigError without either."""
+    from silo_agent.model.calibration import read_sequences, usual_length
+    from silo_agent.model.self_text import self_sequences
+
+    length = usual_length(weights.config, sequence_length)
+    if calibration is None:
+        raise ConfigError(
+            f"--calibration is missing, which {needed_by} needs", hint="name a file of text, or give self"
+        )
+    if calibration == SELF:
+        return self_sequences(
+            weights,
+            samples=samples,
+            sequence_length=length,
+            device=device,
+            progress=lambda done, total: progress("writing calibration text", done, total),
+        )
+    return read_sequences(Path(calibration), weights.tokenizer, samples=samples, sequence_length=length)[0]
+
+
+def _owl_sparsities(
+    weights: "DenseWeights",
+    sequences: "torch.Tensor | Sequence[torch.Tensor]",
+    device: "torch.device",
+    target: Decimal,
+    group: ComparisonGroup,
+) -> list[Sparsity]:
+    """Return a sparsity a block, which together come to `target`: blocks with more outlying weights lose fewer."""
+    from silo_agent.pruning.allocation import outlier_counts
+
+    sizes = [sum(weights.shape(name).numel() for name in block.prunable) for block in weights.blocks]
+    ratios = owl_ratios(outlier_counts(weights, sequences, device=device), sizes, target)
+    return [Sparsity(ratio, group) for ratio in ratios]

@@ -1,0 +1,83 @@
+"""`silo-agent run`: take part in runs."""
+
+import logging
+import os
+import signal
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from time import sleep
+from typing import Final
+
+import click
+
+from silo_agent.config import AgentConfig
+from silo_agent.host.terminal import LOG_FORMAT, ProgressBars, config_options
+
+ROSTER_SECONDS: Final = 2.0
+"""How often an agent without a roster looks for one."""
+
+_log = logging.getLogger(__name__)
+
+
+@click.command()
+@config_options
+def run(config: Path, settings: tuple[str, ...]) -> None:
+    """Take part in runs.
+
+    Dials the aggregator, checks every plan against this silo's policy and ledger, prunes, and sends masked words. With
+    `stay: true` in the config it goes on to the next round, whatever became of one, until SIGTERM.
+    """
+    from prometheus_client import CollectorRegistry
+
+    from silo_agent.consent.audit_log import AuditLog
+    from silo_agent.host.health import serve_health
+    from silo_agent.host.metrics import SiloMetrics
+    from silo_agent.identity.own_certificate import OwnCertificate
+    from silo_agent.network.proxy import chosen_proxy, proxy_setting
+    from silo_agent.network.transport import Transport
+    from silo_agent.rounds.round_driver import Agent
+
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    agent = AgentConfig.read(config, os.environ, settings)
+    registry = CollectorRegistry()
+    metrics = SiloMetrics(registry)
+    ready = False
+    port = serve_health(registry, lambda: ready, agent.metrics_host, agent.metrics_port)
+    _log.info("metrics on http://%s:%d/metrics", agent.metrics_host, port)
+    certificate = OwnCertificate(agent, datetime.now(UTC))
+    _wait_for_roster(agent)
+    metrics.roster_pinned.set(1)
+    proxy = chosen_proxy(proxy_setting(agent.proxy, agent.proxy_file), agent.aggregator, os.environ)
+    transport = Transport(
+        agent.aggregator,
+        *certificate.current,
+        metrics,
+        proxy=proxy,
+        reconnect_seconds=agent.reconnect_seconds,
+    )
+
+    def keep_certificate_fresh() -> None:
+        if certificate.keep_fresh(transport, datetime.now(UTC)):
+            until = f"{certificate.expiry():%Y-%m-%dT%H:%M:%SZ}"
+            _log.info("%s: a new certificate, until %s", agent.certificate, until)
+            AuditLog(agent.state).append("certificate_renewed", "agent", datetime.now(UTC), until=until)
+        metrics.certificate_expiry.set(certificate.expiry().timestamp())
+
+    keep_certificate_fresh()
+    with ProgressBars() as progress:
+        rounds = Agent(agent, transport, metrics, progress, keep_certificate_fresh)
+        ready = True
+        try:
+            rounds.run()
+        finally:
+            transport.close()
+
+
+def _wait_for_roster(agent: AgentConfig) -> None:
+    """Return when a roster is pinned, where the agent is to stay; otherwise at once."""
+    if agent.stay and not agent.roster.exists():
+        _log.warning("%s: no roster is pinned yet: silo-agent roster show, then pin", agent.roster)
+        while not agent.roster.exists():
+            sleep(ROSTER_SECONDS)
