@@ -6,6 +6,7 @@ the aggregator over mTLS and secure aggregation.
 """
 
 import argparse
+import os
 import shlex
 import shutil
 import subprocess
@@ -22,7 +23,8 @@ def run(module: str, *arguments: str) -> None:
     """Show a command as a user would type it, and run it."""
     name = {"aggregator.cli": "aggregator", "silo_agent.cli": "silo-agent"}[module]
     print(f"\n$ {name} {shlex.join(arguments)}", flush=True)
-    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
+    lines = {"SPARSILO_PROGRESS": "lines"}  # where bars cannot be drawn
+    subprocess.run([sys.executable, "-m", module, *arguments], check=True, env={**os.environ, **lines})
 
 
 def demo(out: Path, ratio: str) -> None:

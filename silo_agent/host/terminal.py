@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -24,6 +25,7 @@ from silo_agent.host.freed_memory import keep_freed_memory
 USAGE_EXIT: Final = 4
 ENVELOPE_VERSION: Final = 1
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
+LINE_SECONDS: Final = 5.0
 FILE: Final = click.Path(path_type=Path)
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
@@ -132,7 +134,11 @@ def fail(message: str, code: int) -> None:
 
 
 class ProgressBars(AbstractContextManager["ProgressBars"]):
-    """A bar a task on stderr, on a terminal only; elsewhere nothing."""
+    """A bar a task on stderr, on a terminal only.
+
+    Elsewhere nothing; or, where the environment has SPARSILO_PROGRESS=lines, a line every LINE_SECONDS at most and one
+    at the end of each task.
+    """
 
     def __init__(self) -> None:
         console = Console(stderr=True)
@@ -145,6 +151,8 @@ class ProgressBars(AbstractContextManager["ProgressBars"]):
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._says_lines = not console.is_terminal and os.environ.get("SPARSILO_PROGRESS") == "lines"
+        self._line, self._line_at = "", -LINE_SECONDS
 
     def __enter__(self) -> "ProgressBars":
         self._progress.start()
@@ -160,6 +168,11 @@ class ProgressBars(AbstractContextManager["ProgressBars"]):
         if task not in self._tasks:
             self._tasks[task] = self._progress.add_task(task, total=total)
         self._progress.update(self._tasks[task], completed=done, total=total)
+        line, now = f"{task}: {done} of {total}", monotonic()
+        is_due = now - self._line_at >= LINE_SECONDS or done == total
+        if self._says_lines and is_due and line != self._line:
+            click.echo(line, err=True)
+            self._line, self._line_at = line, now
 
 
 def print_envelope(status: str, **content: object) -> None:
