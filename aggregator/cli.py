@@ -23,7 +23,7 @@ for _command in (
 
 
 def main() -> None:
-    """Console script."""
+    """Run the console script `aggregator`."""
     run_command(cli)
 
 

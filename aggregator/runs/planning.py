@@ -21,7 +21,7 @@ CHUNK_WORDS: Final = 1 << 17
 
 
 def default_threshold(silos: int, colluders: int) -> int:
-    """A majority, and at least three beside the colluders: a sum over two tells each the other's."""
+    """Return a majority, and at least three beside the colluders: a sum over two tells each the other's."""
     return max(least_threshold(silos, colluders), min(FEWEST_SILOS + colluders, silos))
 
 
@@ -55,7 +55,10 @@ class Planner:
         ]
 
     def pruning(self) -> Plan:
-        """The rounds in which keep masks, or pruned weights, are summed."""
+        """Return a plan of the rounds in which keep masks, or pruned weights, are summed.
+
+        Raises PlanError where the options contradict each other.
+        """
         message = self._message()
         for kind, block in Plan(message, b"").rounds_of(self._asked.release):
             spec = message.rounds.add(block=block)  # None leaves it out
@@ -63,7 +66,10 @@ class Planner:
         return Plan.of(message)
 
     def evaluation(self, sequences: int, candidates: Mapping[str, bytes | None]) -> Plan:
-        """One round that evaluates pruned files, by digest; None is the dense model."""
+        """Return a plan of one round, which evaluates pruned files.
+
+        `candidates` has the SHA-256 of each file by its name; None is the dense model. Raises PlanError.
+        """
         message = self._message()
         spec = message.rounds.add().evaluation
         spec.sequences = sequences
@@ -115,11 +121,10 @@ def _completed(asked: PlanOptions, weights: DenseWeights, silos: Sequence[str]) 
 
 
 def silo_names(files: Sequence[Path]) -> list[str]:
-    """A silo name for each calibration file, from the file's; numbered where two would be the same."""
+    """Return a silo name for each calibration file, made from the file's; numbered where two would be the same."""
     names: list[str] = []
     for file in files:
         stem = re.sub(r"[^a-z0-9]+", "-", file.stem.lower()).strip("-")[:48].strip("-") or "silo"
-        names.append(
-            next(name for n in range(len(files) + 1) if (name := f"{stem}-{n + 1}" if n else stem) not in names)
-        )
+        numbered = (stem, *(f"{stem}-{number}" for number in range(2, len(files) + 2)))
+        names.append(next(name for name in numbered if name not in names))
     return names

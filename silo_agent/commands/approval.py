@@ -120,8 +120,8 @@ def show_audit(config: Path, settings: tuple[str, ...], output: str) -> None:
         return
     for event in events:
         more = {name: event[name] for name in event if name not in ("sequence", "time", "event", "by", "previous")}
-        said = " ".join(f"{name}={_shown(value)}" for name, value in more.items())
-        click.echo(f"{event['sequence']:>5}  {event['time']}  {event['event']:<19} {_shown(event['by']):<12} {said}")
+        details = " ".join(f"{name}={_shown(value)}" for name, value in more.items())
+        click.echo(f"{event['sequence']:>5}  {event['time']}  {event['event']:<19} {_shown(event['by']):<12} {details}")
     click.echo(f"events: {len(events)}")
 
 
@@ -170,7 +170,7 @@ def _decide(
 
     with failing_as(output):
         agent, store = _opened(config, settings)
-        offered = _found(store, plan)
+        offered = _offered(store, plan)
         digest, who, now = offered.digest.hex(), by or user(), datetime.now(UTC)
         if offered.decision is None:  # the line comes first: a decision that nobody logged must not count
             AuditLog(agent.state).append(decision, who, now, plan=digest, **({"reason": reason} if reason else {}))
@@ -189,15 +189,15 @@ def _opened(config: Path, settings: tuple[str, ...]) -> "tuple[AgentConfig, Stat
     return agent, StateStore(agent.state / STATE_FILE)
 
 
-def _found(store: "StateStore", digits: str) -> "OfferedPlan":
-    """The one plan whose digest begins so."""
+def _offered(store: "StateStore", digits: str) -> "OfferedPlan":
+    """Return the one plan whose digest begins so. Raises InputError where there is none, or are several."""
     hint = "silo-agent pending lists them"
     if len(digits) < FEWEST_DIGITS:
         raise InputError(f"{digits}: is too short, {FEWEST_DIGITS} digits or more of a plan's digest", hint=hint)
-    found = [offered for offered in store.offers() if offered.digest.hex().startswith(digits.lower())]
-    if len(found) != 1:
-        raise InputError(f"{digits}: {'several plans begin so' if found else 'no such plan was offered'}", hint=hint)
-    return found[0]
+    plans = [offered for offered in store.offers() if offered.digest.hex().startswith(digits.lower())]
+    if len(plans) != 1:
+        raise InputError(f"{digits}: {'several plans begin so' if plans else 'no such plan was offered'}", hint=hint)
+    return plans[0]
 
 
 def _state(offered: "OfferedPlan") -> dict[str, str | None]:
@@ -213,5 +213,5 @@ def _head(text: str) -> tuple[int, str]:
 
 
 def _shown(value: object) -> str:
-    """On one line, whatever somebody wrote."""
-    return "".join(c if c.isprintable() else " " for c in (value if isinstance(value, str) else str(value)))
+    """Return a value as text on one line, whatever somebody wrote."""
+    return "".join(character if character.isprintable() else " " for character in str(value))
