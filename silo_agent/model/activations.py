@@ -26,7 +26,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as trees
 
 from crypto.errors import ConfigError, ModelError, OutputError
-from silo_agent.model.dense_weights import Block, DenseWeights
+from silo_agent.model.blocks import Block
+from silo_agent.model.dense_weights import DenseWeights
 
 TOKENS_PER_BATCH: Final = 2048
 """On the CPU, where larger batches only leave its caches."""

@@ -15,7 +15,8 @@ from crypto.errors import ModelError, OutputError, PlanError
 from crypto.names import Pruner
 from crypto.pruning.sparsity import Sparsity
 from silo_agent.model.activations import BlockWalk
-from silo_agent.model.dense_weights import Block, DenseWeights
+from silo_agent.model.blocks import Block
+from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.mapped_tensors import STORED_NAMES
 from silo_agent.model.tensor_files import Entry, write_tensor_file
 from silo_agent.pruning.pruners import method

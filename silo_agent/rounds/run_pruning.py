@@ -11,7 +11,8 @@ from torch import Tensor
 from crypto.names import Schedule
 from crypto.plan import Plan
 from silo_agent.model.activations import BlockWalk
-from silo_agent.model.dense_weights import Block, DenseWeights
+from silo_agent.model.blocks import Block
+from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.prune import Pruned, prune_block, prune_blocks, write_pruned
 from silo_agent.pruning.pruners import method
 from silo_agent.rounds.opened_rounds import Start

@@ -16,8 +16,9 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import MergeModulelist, Transpose, WeightConverter
 
 from crypto.errors import ModelError
-from silo_agent.model import dense_weights
-from silo_agent.model.dense_weights import DenseWeights, _find_blocks, _prunable
+from silo_agent.model import stored_parameters
+from silo_agent.model.blocks import find_blocks, prunable_parameters
+from silo_agent.model.dense_weights import DenseWeights
 from support.models import family, in_memory, tiny_llama, tiny_model
 
 
@@ -40,14 +41,14 @@ def test_blocks_are_the_longest_outermost_list_of_one_class() -> None:
     model.blocks = nn.ModuleList(nn.ModuleDict({"experts": linear(9), "norm": nn.LayerNorm(2)}) for _ in range(3))
     model.mixed = nn.ModuleList([*linear(4), nn.Sequential(nn.Linear(2, 2))])
     model.norms = nn.ModuleList(nn.LayerNorm(2) for _ in range(5))
-    assert _find_blocks(Path(), model) == [(f"blocks.{index}", model.blocks[index]) for index in range(3)]
-    names = [name for name, _ in _prunable(model.blocks[0])]
+    assert find_blocks(Path(), model) == [(f"blocks.{index}", model.blocks[index]) for index in range(3)]
+    names = [name for name, _ in prunable_parameters(model.blocks[0])]
     assert names == [f"experts.{index}.weight" for index in range(9)]
 
 
 def test_convolutions_are_not_experts() -> None:
     block = nn.ModuleDict({"linear": nn.Linear(2, 2), "convolution": nn.Conv1d(2, 2, 3)})
-    assert [name for name, _ in _prunable(block)] == ["linear.weight"]
+    assert [name for name, _ in prunable_parameters(block)] == ["linear.weight"]
 
 
 def test_shards_hold_the_same_model(llama: Path, sharded: Path) -> None:
@@ -305,7 +306,7 @@ def test_refuses_a_layout_it_does_not_know(mixtral: Path, monkeypatch: pytest.Mo
         transposed = WeightConverter("experts.*.w2.weight", "experts.down_proj", [MergeModulelist(), Transpose(1, 2)])
         return [each for each in get_model_conversion_mapping(model) if "w2" not in str(each)] + [transposed]
 
-    monkeypatch.setattr(dense_weights, "get_model_conversion_mapping", mapping)
+    monkeypatch.setattr(stored_parameters, "get_model_conversion_mapping", mapping)
     with pytest.raises(ModelError, match=r"experts.0.w2.weight and .*experts.down_proj are laid out differently"):
         DenseWeights.open(mixtral)
 
