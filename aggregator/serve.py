@@ -27,7 +27,7 @@ from aggregator.silos.enrolments import Enrolments
 from aggregator.silos.identity_service import IdentityService
 from aggregator.silos.server_identity import ServerIdentity
 from crypto.errors import ModelError, SparsiloError
-from crypto.plan import Plan
+from crypto.plan_rules import decode_plan
 from silo_agent.host.health import serve_health
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.model_folder import model_folder
@@ -106,7 +106,7 @@ class Work:
         self._runs.note(run.run, status=Status.RUNNING)
         try:
             asked = PlanFile.read(folder / PLAN_YAML)
-            plan = Plan.decode((folder / PLAN_FILE).read_bytes())
+            plan = decode_plan((folder / PLAN_FILE).read_bytes())
             roster = {member.silo: member.signing_key for member in plan.message.roster}
             planner = Planner(weights, asked, roster, self._config.suite, secrets.token_bytes)
             if list(planner.model) != list(plan.message.model):

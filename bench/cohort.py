@@ -22,6 +22,8 @@ from crypto.backends.double_masking.silo import DoubleMaskingSilo
 from crypto.encoding.words import Words
 from crypto.names import Phase, Suite
 from crypto.plan import Plan
+from crypto.plan_rules import checked_plan
+from crypto.releases.release_spec import layout_of
 from crypto.secagg.round import Round
 from sparsilo.v1 import words_pb2
 from tests.scenarios.world import Lanes, World
@@ -35,7 +37,9 @@ KEY_SETUP_SECONDS = 5.0
 
 def votes_plan(silos: int, weights: int, suite: Suite = Suite.DEFAULT) -> Plan:
     """One tensor of that many weights, a multiple of 1000."""
-    return Plan.of(plan_message(silos, shape=(1000, weights // 1000), tensors=1, chunk_words=CHUNK_WORDS, suite=suite))
+    return checked_plan(
+        plan_message(silos, shape=(1000, weights // 1000), tensors=1, chunk_words=CHUNK_WORDS, suite=suite)
+    )
 
 
 class Cost:
@@ -135,7 +139,7 @@ class CountedWorld(World):
 def random_votes(plan: Plan) -> dict[str, dict[str, Any]]:
     """For every silo half of the weights kept, and their number."""
     random = np.random.default_rng(1)
-    votes, nonzero = plan.layout(0).sections
+    votes, nonzero = layout_of(plan, 0).sections
     keep = {silo: random.random(votes.lanes, np.float32) < 0.5 for silo in plan.silos}
     return {
         silo: {votes.name: kept, nonzero.name: np.array([np.count_nonzero(kept)], np.uint64)}

@@ -24,6 +24,7 @@ from bench.machine import facts
 from crypto.encoding.layout import Chunk, Layout, pack_chunk
 from crypto.names import Phase
 from crypto.primitives import merkle
+from crypto.releases.release_spec import layout_of
 from sparsilo.v1 import words_pb2
 
 SILOS = (3, 10, 25, 50, 100, 200)
@@ -44,7 +45,7 @@ def curve(silos: int) -> list[Point]:
         world.step(lanes)
     masking = []
     for weights in WEIGHTS:
-        layout = votes_plan(silos, weights).layout(0)
+        layout = layout_of(votes_plan(silos, weights), 0)
         masking.append({"silos": silos, "weights": weights, **masked(world.silos[plan.silos[0]], layout)})
         masking[-1] |= wire(layout, silos, weights)
         progress(masking[-1])

@@ -30,7 +30,7 @@ from bench.document import Claims, at_most, progress, publish
 from bench.machine import facts
 from crypto.backends.verification import verify_transcript
 from crypto.names import Pruner, Suite
-from crypto.plan import OWN_GROUPS
+from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Sparsity
 from silo_agent.identity.own_files import read_roster
 from silo_agent.model.calibration import read_sequences
@@ -139,7 +139,7 @@ def perplexity(model: Changed, sequences: Tensor) -> float:
 
 def prune(weights: DenseWeights, sequences: Tensor, pruner: Pruner, ratio: str) -> dict[str, Tensor]:
     """By name keep masks or new weights, as `silo-agent prune` makes them of a file of these sequences."""
-    sparsity = Sparsity(Decimal(ratio), OWN_GROUPS[pruner])
+    sparsity = Sparsity(Decimal(ratio), PRUNERS[pruner].own_group)
     pruned = prune_blocks(
         weights, sequences, pruner=pruner, sparsity=lambda _: sparsity, device=CPU, progress=lambda *_: None
     )

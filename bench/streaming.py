@@ -48,7 +48,10 @@ from crypto.encoding.lanes import lane_width
 from crypto.encoding.layout import Chunk, open_chunk
 from crypto.identity import Authority, Certified
 from crypto.names import Phase
-from crypto.plan import Plan, votes_section
+from crypto.plan import Plan
+from crypto.plan_rules import checked_plan, decode_plan
+from crypto.releases.release_spec import layout_of, question_of
+from crypto.releases.votes import votes_section
 from crypto.secagg.round import Round
 from silo_agent.consent.ledger import Release
 from silo_agent.consent.state_store import StateStore
@@ -126,8 +129,8 @@ def take_part(silo: str, target: str, own: Certified, authority: bytes, folder: 
     meter = Meter()
     transport = Transport(target, own, authority, SiloMetrics(CollectorRegistry()))
     offer = transport.next().round
-    round_ = Round(Plan.decode(offer.plan), offer.index, offer.input)
-    release = Release(round_.digest, round_.plan.question(0, b""), "votes", bytes(32), round_.plan.silos)
+    round_ = Round(decode_plan(offer.plan), offer.index, offer.input)
+    release = Release(round_.digest, question_of(round_.plan, 0, b""), "votes", bytes(32), round_.plan.silos)
     session = DoubleMaskingSilo(round_, silo, signing_keys(SILOS)[silo], secrets.token_bytes)
     calls = one_round(session, lambda: SyntheticVotes(silo), release, StateStore(folder / f"{silo}.sqlite"), THREADS)
     answer = None
@@ -163,7 +166,7 @@ def aggregate(plan: Plan, address: str, own: Certified, authority: bytes, folder
 
 def wrong_lanes(plan: Plan, file: Path) -> int:
     """Lanes of the opened sum that are not the sum of the survivors' lanes; of a sample of chunks."""
-    layout, survivors = plan.layout(0), plan.silos[:SURVIVORS]
+    layout, survivors = layout_of(plan, 0), plan.silos[:SURVIVORS]
     wrong = 0
     for chunk in layout.chunks[::CHECKED_EVERY]:
         words = np.fromfile(file, "<u8", chunk.words, offset=sum(layout.lengths[: chunk.index]))
@@ -182,8 +185,8 @@ def measure(weights: int, folder: Path) -> dict[str, Any]:
     """One round."""
     message = votes_plan(SILOS, weights).message
     message.phase_seconds = message.preparation_seconds = PATIENCE_SECONDS
-    plan = Plan.of(message)
-    upload = sum(plan.layout(0).lengths)
+    plan = checked_plan(message)
+    upload = sum(layout_of(plan, 0).lengths)
     if disk_usage(folder).free < 1.1 * (SURVIVORS + 1) * upload:
         raise SystemExit(f"{folder}: {(SURVIVORS + 1) * upload / 1e9:.0f} GB are needed and not free")
     authority, address = Authority("bench", datetime.now(UTC), timedelta(days=1)), f"127.0.0.1:{free_port()}"

@@ -173,6 +173,8 @@ def _runs(config: Path, settings: tuple[str, ...]) -> "Runs":
 
 
 def _print_plan(made: "Plan", more: dict[str, Any], output: str) -> None:
+    from crypto.releases.release_spec import layout_of
+
     cohort = made.message
     fields = {
         **more,
@@ -183,7 +185,7 @@ def _print_plan(made: "Plan", more: dict[str, Any], output: str) -> None:
         "rounds": ", ".join(made.release_kind(index) for index in range(len(cohort.rounds))),
         "weights": sum(made.block_weights),
         "bytes up a silo": sum(
-            8 * chunk.words for index in range(len(cohort.rounds)) for chunk in made.layout(index).chunks
+            8 * chunk.words for index in range(len(cohort.rounds)) for chunk in layout_of(made, index).chunks
         ),
     }
     if output == "json":

@@ -6,7 +6,7 @@ from typing import Final
 
 from crypto.encoding.fixed_point import decode
 from crypto.errors import CorruptSum
-from crypto.plan import NLL_FRACTION_BITS, NLL_SECTION, TOKENS_SECTION
+from crypto.releases.evaluation import NLL_FRACTION_BITS, NLL_SECTION, TOKENS_SECTION
 from silo_agent.rounds.opened_sum import OpenedChunk
 from sparsilo.v1 import plan_pb2
 

@@ -151,11 +151,11 @@ def make_report(
         threshold=plan.message.threshold,
         backend=plan.backend,
         release=plan.release_kind(len(rounds) - 1),
-        pruner=plan.pruner,
-        comparison_group=plan.comparison_group,
+        pruner=plan.pruning.pruner,
+        comparison_group=plan.pruning.comparison_group,
         pattern=pruning.pattern,
-        allocation=plan.allocation,
-        schedule=plan.schedule,
+        allocation=plan.pruning.allocation,
+        schedule=plan.pruning.schedule,
         weight_scaling=pruning.weight_scaling,
         sparsity_ratio=SparsityRatio(
             pruning.sparsity_ratio or pruning.pattern, overall, {name: achieved[name] for name in sizes}

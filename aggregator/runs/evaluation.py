@@ -12,7 +12,7 @@ from aggregator.results.open_evaluation import open_evaluation
 from aggregator.results.report import Perplexity
 from aggregator.rounds.round_driver import RoundDriver
 from aggregator.runs.planning import Planner
-from crypto.plan import Plan
+from crypto.plan_rules import decode_plan
 from crypto.secagg.round import Round
 from silo_agent.host.whole_file import write_whole
 from silo_agent.model.pruned_file import file_digest
@@ -71,7 +71,7 @@ async def evaluate(
         driver.files.offer_candidate(digests[name], file)
     plan_file = folder / PLAN_FILE
     if plan_file.exists():
-        plan = Plan.decode(plan_file.read_bytes())
+        plan = decode_plan(plan_file.read_bytes())
     else:
         plan = planner.evaluation(sequences, {DENSE: None, **digests})
         write_whole(plan_file, plan.encoded)

@@ -10,7 +10,9 @@ from crypto.errors import ConfigError, PlanError
 from crypto.names import PROTOCOL, Backend, Suite
 from crypto.plan import FEWEST_SILOS, RUN_BYTES, Plan, least_threshold
 from crypto.plan_options import PLAN_OPTIONS, PlanOptions
+from crypto.plan_rules import checked_plan
 from crypto.pruning.sparsity import Pattern
+from crypto.releases.planned_rounds import planned_rounds
 from crypto.secagg.session import Entropy
 from silo_agent.model.calibration import usual_length
 from silo_agent.model.dense_weights import DenseWeights
@@ -60,10 +62,10 @@ class Planner:
         Raises PlanError where the options contradict each other.
         """
         message = self._message()
-        for kind, block in Plan(message, b"").rounds_of(self._asked.release):
+        for kind, block in planned_rounds(Plan(message, b""), self._asked.release):
             spec = message.rounds.add(block=block)  # None leaves it out
             getattr(spec, kind).SetInParent()
-        return Plan.of(message)
+        return checked_plan(message)
 
     def evaluation(self, sequences: int, candidates: Mapping[str, bytes | None]) -> Plan:
         """Return a plan of one round, which evaluates pruned files.
@@ -78,7 +80,7 @@ class Planner:
                 spec.candidates.add(name=name, dense=True)
             else:
                 spec.candidates.add(name=name, digest=digest)
-        return Plan.of(message)
+        return checked_plan(message)
 
     def _message(self) -> plan_pb2.Plan:
         """Return all but the rounds."""

@@ -128,7 +128,7 @@ class PruningRun:
         """
         if not self._wanted.evaluate:
             return None
-        alone = {} if self.plan.cohort_floor else self._own_pruned()
+        alone = {} if self.plan.pruning.cohort_floor else self._own_pruned()
         candidates = Candidates(self._pruned.file, alone, self._wanted.candidates)
         return await evaluate(candidates, self._wanted.evaluate, self._planner, self._driver, self._folder)
 
@@ -158,9 +158,9 @@ class PruningRun:
         return {
             "sparsilo.release": str(plan.release_kind(len(self.closed) - 1)),
             "sparsilo.pruner": pruning.pruner,
-            "sparsilo.sparsity": str(plan.sparsity),
-            "sparsilo.allocation": str(plan.allocation),
-            "sparsilo.schedule": str(plan.schedule),
+            "sparsilo.sparsity": str(plan.pruning.sparsity),
+            "sparsilo.allocation": str(plan.pruning.allocation),
+            "sparsilo.schedule": str(plan.pruning.schedule),
             "sparsilo.survivors": str(min(len(closed.session.survivors) for closed in self.closed)),
             "sparsilo.pruned_sha256": self._pruned.digest.hex(),
         }

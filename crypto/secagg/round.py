@@ -8,6 +8,8 @@ from crypto.encoding.layout import Layout
 from crypto.errors import UnexpectedMessage
 from crypto.names import AGGREGATOR
 from crypto.plan import DIGEST_BYTES, Plan, least_threshold
+from crypto.plan_rules import check_cohort, decode_plan
+from crypto.releases.release_spec import has_input, layout_of
 from sparsilo.v1 import round_pb2
 
 
@@ -48,15 +50,15 @@ class Round:
 
         Whether input and cohort are what the earlier rounds gave is for the caller to check (2.2.3, 2.6).
         """
-        round_ = cls(Plan.decode(plan), index, input_digest, tuple(cohort))
+        round_ = cls(decode_plan(plan), index, input_digest, tuple(cohort))
         rounds = len(round_.plan.message.rounds)
         if index >= rounds:
             raise UnexpectedMessage(f"offers round {index} of {rounds}", party=AGGREGATOR)
-        if len(input_digest) != (DIGEST_BYTES if round_.plan.has_input(index) else 0):
+        if len(input_digest) != (DIGEST_BYTES if has_input(round_.plan, index) else 0):
             raise UnexpectedMessage(
                 f"offers round {index} with an input of {len(input_digest)} bytes", party=AGGREGATOR
             )
-        round_.plan.check_cohort(index, round_.cohort)
+        check_cohort(round_.plan, index, round_.cohort)
         return round_
 
     @cached_property
@@ -82,7 +84,7 @@ class Round:
     @cached_property
     def layout(self) -> Layout:
         """Sections and chunk table."""
-        return self.plan.layout(self.index, len(self.silos))
+        return layout_of(self.plan, self.index, len(self.silos))
 
     def transcript(self) -> round_pb2.Transcript:
         """Return what both roles fill with the answers of each phase, as far as a transcript has a field for them."""

@@ -36,13 +36,13 @@ def pending(config: Path, settings: tuple[str, ...], everything: bool, output: s
     Example:
       silo-agent pending --config agent.yaml
     """
-    from crypto.plan import Plan
+    from crypto.plan_rules import decode_plan
     from silo_agent.consent.plan_in_words import plan_in_words, sentences
 
     with failing_as(output):
         agent, store = _opened(config, settings)
         shown = [offered for offered in store.offers() if everything or offered.decision is None]
-        plans = [(plan_in_words(Plan.decode(offered.encoded), agent.silo), offered) for offered in shown]
+        plans = [(plan_in_words(decode_plan(offered.encoded), agent.silo), offered) for offered in shown]
     if output == "json":
         print_envelope("done", data={"pending": [{**words.as_dict(), **_state(offered)} for words, offered in plans]})
         return

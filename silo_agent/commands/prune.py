@@ -9,8 +9,8 @@ import click
 
 from crypto.errors import ConfigError, OutputError
 from crypto.names import Allocation, ComparisonGroup, Pruner
-from crypto.plan import OWN_GROUPS
 from crypto.pruning.owl import owl_ratios
+from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Pattern, Sparsity, parse_ratio
 from silo_agent.host.terminal import FILE, ProgressBars, named, pattern_option, pruner_option, ratio_option
 
@@ -101,7 +101,7 @@ def prune(
         sequences: Sequence[torch.Tensor] | torch.Tensor = ()
         if needs_text is not None:
             sequences = _sequences(weights, calibration, needs_text, samples, sequence_length, where, progress)
-        group = ComparisonGroup(comparison_group) if comparison_group else OWN_GROUPS[Pruner(pruner)]
+        group = ComparisonGroup(comparison_group) if comparison_group else PRUNERS[Pruner(pruner)].own_group
         sparsities = [Sparsity(target, group)] * len(weights.blocks)
         if owl and isinstance(target, Decimal):
             sparsities = _owl_sparsities(weights, sequences, where, target, group)

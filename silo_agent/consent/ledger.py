@@ -12,6 +12,7 @@ from typing import Final
 
 from crypto.errors import ReleaseRefused
 from crypto.names import ReleaseKind
+from crypto.releases.release_spec import release_spec
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,13 @@ class Release:
     def overlaps(self, other: "Release") -> bool:
         """Whether both say something of one kind about the same weights, so that their difference would (2.5.5)."""
         same_block = None in (self.block, other.block) or self.block == other.block
-        return _KEEP_MASKS.get(self.kind, self.kind) == _KEEP_MASKS.get(other.kind, other.kind) and same_block
+        return _says(self.kind) == _says(other.kind) and same_block
 
 
-_KEEP_MASKS: Final[dict[str, str]] = dict.fromkeys((ReleaseKind.VOTES, ReleaseKind.WEIGHTS), "keep masks")
-"""Kinds that carry keep masks, with whatever else."""
+def _says(kind: str) -> str:
+    """Return what a release of the kind tells of the text. A kind that this version lacks is like no other."""
+    return release_spec(ReleaseKind(kind)).says if kind in set(ReleaseKind) else kind
+
 
 FORGOTTEN: Final = (
     "This silo no longer refuses to answer the same again. The sum of that round stays known, and one of a later round "

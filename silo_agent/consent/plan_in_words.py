@@ -4,36 +4,23 @@ learns what, and what is not protected. Derived from the plan alone; docs/threat
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from math import ceil, prod
+from math import ceil
 from typing import Final
 
 from crypto.backends.backend_spec import backend_spec
-from crypto.names import Allocation, Pruner, ReleaseKind, Schedule
+from crypto.names import ReleaseKind
 from crypto.plan import Plan
 from crypto.plan_options import PLAN_OPTIONS
+from crypto.releases.release_spec import layout_of, release_spec, spec_of
 from crypto.secagg.round import least_survivors
 from silo_agent.consent.policy import model_digest
 
 EPSILON: Final = "unbounded: this plan adds no noise, so differential privacy bounds nothing"
-_PRUNING: Final = (ReleaseKind.VOTES, ReleaseKind.WEIGHTS, ReleaseKind.SCALES)
-_KEEP_MASKS: Final = (ReleaseKind.VOTES, ReleaseKind.WEIGHTS)
-
-_SUMS: Final = {
-    ReleaseKind.VOTES: "for every weight how many silos keep it, and for every comparison group how many weights they "
-    "keep in all",
-    ReleaseKind.WEIGHTS: "for every weight how many silos keep it and the sum of their differences from the dense "
-    "weight, and for every comparison group how many weights they keep in all",
-    ReleaseKind.SCALES: "for every weight matrix how many silos' largest difference lies in which power of two",
-    ReleaseKind.OUTLIERS: "for every block the silos' outlying weights, added up",
-    ReleaseKind.SAMPLING: "a random number that no silo chose alone",
-    ReleaseKind.EVALUATION: "for every candidate the silos' negative log-likelihoods and token counts, added up",
-}
-"""What is opened, over all survivors together."""
 
 
 def upload_bytes(plan: Plan, index: int, silos: int | None = None) -> int:
     """Bytes of the words that a silo uploads in one round: header words and bodies. `silos`: in the round's cohort."""
-    return sum(backend_spec(plan.backend).upload_lengths(plan.layout(index, silos)))
+    return sum(backend_spec(plan.backend).upload_lengths(layout_of(plan, index, silos)))
 
 
 @dataclass(frozen=True)
@@ -99,15 +86,15 @@ def plan_in_words(plan: Plan, silo: str) -> PlanInWords:
     """Return what `plan` means for `silo`, which has to approve of it."""
     message, spec = plan.message, backend_spec(plan.backend)
     kinds = list(dict.fromkeys(plan.release_kind(index) for index in range(len(message.rounds))))
-    least = least_survivors(plan, plan.cohort_floor)
+    least = least_survivors(plan, plan.pruning.cohort_floor)
     return PlanInWords(
         plan=plan.digest.hex(),
         model=model_digest({tensor.name: tensor.digest for tensor in message.model}).hex(),
-        computed_here=tuple(_computed(plan, silo, kinds)),
+        computed_here=tuple(_computed(plan, silo)),
         also_asked=tuple(filter(None, (option.told(plan) for option in PLAN_OPTIONS))),
         rounds=len(message.rounds),
         leaves=tuple(Leaving(str(kind), _count(plan, kind), _leaves(plan, kind), spec.on_the_way) for kind in kinds),
-        bytes_up=BytesUp(exact=not plan.cohort_floor, bytes=_bytes_up(plan, silo)),
+        bytes_up=BytesUp(exact=not plan.pruning.cohort_floor, bytes=_bytes_up(plan, silo)),
         bytes_down_estimate=_bytes_down(plan, silo),
         revealed_to=RevealedTo(
             aggregator=tuple(_to_aggregator(plan, kinds)),
@@ -157,61 +144,27 @@ def sentences(words: PlanInWords) -> Iterator[tuple[str, str]]:
     )
 
 
-def _computed(plan: Plan, silo: str, kinds: list[ReleaseKind]) -> Iterator[str]:
-    pruning, member = plan.message.pruning, plan.message.roster[plan.silos.index(silo)]
-    text = f"{pruning.samples:,} sequences of {pruning.sequence_length:,} tokens of this silo's text"
-    if ReleaseKind.OUTLIERS in kinds:
-        yield f"how many weights of each block stand out on {text}"
-    if any(kind in _PRUNING for kind in kinds):
-        ratio = member.sparsity_ratio or pruning.sparsity_ratio
-        target = f"the pattern {pruning.pattern}" if pruning.pattern else f"a sparsity ratio of {ratio}"
-        spread = ", less where a block has many outliers" if plan.allocation is Allocation.OWL else ""
-        looks_at = "without looking at text" if plan.pruner is Pruner.MAGNITUDE else f"on {text}"
-        yield f"{plan.pruner} prunes the model to {target}{spread}, {looks_at}"
-    if plan.schedule is Schedule.ITERATIVE:
-        yield "block after block, each from what all silos together made of those before it"
-    if plan.cohort_floor:
-        yield f"only in {member.capacity} of {len(plan.block_weights)} blocks, which are drawn at random"
-    for index in range(len(plan.message.rounds)):
-        if plan.release_kind(index) is ReleaseKind.EVALUATION:
-            spec = plan.message.rounds[index].evaluation
-            yield (
-                f"how well {len(spec.candidates)} candidate models predict {spec.sequences:,} further sequences of "
-                f"{pruning.sequence_length:,} tokens of this silo's text"
-            )
+def _computed(plan: Plan, silo: str) -> Iterator[str]:
+    """Yield what is computed here, once however many rounds need it."""
+    rounds = range(len(plan.message.rounds))
+    yield from dict.fromkeys(
+        sentence for index in rounds for sentence in spec_of(plan, index).computes(plan, index, silo)
+    )
     yield "the text itself stays: no message has a field for text, tokens, activations or scores"
 
 
 def _leaves(plan: Plan, kind: ReleaseKind) -> str:
-    """What this silo's own numbers are, in all rounds of a kind together."""
+    """Say what this silo's own numbers are, in all rounds of a kind together."""
     rounds = [index for index in range(len(plan.message.rounds)) if plan.release_kind(index) is kind]
-    tensors = [tensor for index in rounds for tensor in plan.tensors(index)]
-    weights = sum(prod(tensor.shape) for tensor in tensors)
-    match kind:
-        case ReleaseKind.VOTES:
-            return f"the keep masks of {weights:,} weights, one bit each, and how many it keeps a comparison group"
-        case ReleaseKind.WEIGHTS:
-            return (
-                f"the keep masks of {weights:,} weights, one bit each, by how much each kept weight differs from the "
-                "dense one, and how many it keeps a comparison group"
-            )
-        case ReleaseKind.SCALES:
-            return f"for each of {len(tensors):,} weight matrices the power of two of its largest difference"
-        case ReleaseKind.OUTLIERS:
-            return f"for each of {len(plan.block_weights):,} blocks how many weights stand out on its text"
-        case ReleaseKind.SAMPLING:
-            return "random numbers; nothing of the text"
-        case ReleaseKind.EVALUATION:
-            candidates = sum(len(plan.message.rounds[index].evaluation.candidates) for index in rounds)
-            return f"for each of {candidates:,} candidates its negative log-likelihood on held-out text, and the tokens"
+    return release_spec(kind).leaves(plan, rounds)
 
 
 def _to_aggregator(plan: Plan, kinds: list[ReleaseKind]) -> Iterator[str]:
     yield from backend_spec(plan.backend).aggregator_learns
     for kind in kinds:
-        yield f"{kind}, over all survivors: {_SUMS[kind]}"
+        yield f"{kind}, over all survivors: {release_spec(kind).opens}"
     yield "who took part, when, and how much was sent"
-    if any(kind in _PRUNING for kind in kinds):
+    if any(release_spec(kind).prunes for kind in kinds):
         yield "it makes the sparse model of that, which says less of the silos' text than the sums, though not nothing"
 
 
@@ -232,13 +185,7 @@ def _to_silos(plan: Plan, kinds: list[ReleaseKind]) -> Iterator[str]:
 
 
 def _not_protected(kinds: list[ReleaseKind], least: int) -> Iterator[str]:
-    if any(kind in _KEEP_MASKS for kind in kinds):
-        yield (
-            "Where all survivors agree on a weight, its count tells each one's choice. With few silos that is so for "
-            "most weights."
-        )
-    if ReleaseKind.WEIGHTS in kinds:
-        yield "Where one silo alone kept a weight, its difference is in the sum as it is, though not whose it is."
+    yield from dict.fromkeys(sentence for kind in kinds for sentence in release_spec(kind).not_protected)
     yield (
         f"Whoever knows the parts of all other survivors subtracts them: with {least} survivors, {least - 1} silos "
         "that work together learn this one's."
@@ -249,9 +196,9 @@ def _not_protected(kinds: list[ReleaseKind], least: int) -> Iterator[str]:
 
 def _participants(plan: Plan) -> int:
     """Most silos that can take part in a round about weights: of a cohort, or the whole roster."""
-    if not plan.cohort_floor:
+    if not plan.pruning.cohort_floor:
         return len(plan.silos)
-    return ceil(sum(plan.capacities.values()) / len(plan.block_weights))
+    return ceil(sum(plan.pruning.capacities.values()) / len(plan.block_weights))
 
 
 def _bytes_up(plan: Plan, silo: str) -> int:
@@ -263,7 +210,7 @@ def _bytes_up(plan: Plan, silo: str) -> int:
             blocks[block] += upload_bytes(plan, index, _participants(plan))
         else:
             total += upload_bytes(plan, index)
-    return total + sum(sorted(blocks, reverse=True)[: plan.capacities.get(silo, 0)])
+    return total + sum(sorted(blocks, reverse=True)[: plan.pruning.capacities.get(silo, 0)])
 
 
 def _bytes_down(plan: Plan, silo: str) -> int:
@@ -284,9 +231,10 @@ def _started_from(plan: Plan) -> range:
 
 
 def _candidates(plan: Plan) -> int:
-    """Candidate files that silos fetch."""
-    rounds = plan.message.rounds
-    return len({each.digest for spec in rounds for each in spec.evaluation.candidates if not each.dense})
+    """Count the candidate files that silos fetch."""
+    return len(
+        {digest for index in range(len(plan.message.rounds)) for digest in spec_of(plan, index).files(plan, index)}
+    )
 
 
 def _count(plan: Plan, kind: ReleaseKind) -> int:

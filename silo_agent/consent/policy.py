@@ -229,12 +229,17 @@ def check_policy(plan: Plan, policy: Policy) -> None:
             f"the plan withstands {message.colluders} colluders and this silo asks for {policy.colluders}",
             hint="colluders in the policy",
         )
-    survivors = least_survivors(plan, plan.cohort_floor)
-    honest = plan.honest_survivors if plan.cohort_floor else survivors - message.colluders
+    survivors = least_survivors(plan, plan.pruning.cohort_floor)
+    honest = plan.honest_survivors if plan.pruning.cohort_floor else survivors - message.colluders
     for what, planned, least, name in (
         ("opens sums over {} honest survivors", honest, policy.least_honest_survivors, "least_honest_survivors"),
         ("opens sums over {} survivors", survivors, policy.least_survivors, "least_survivors"),
-        ("is over a cohort of {} silos", plan.cohort_floor or len(plan.silos), policy.least_cohort, "least_cohort"),
+        (
+            "is over a cohort of {} silos",
+            plan.pruning.cohort_floor or len(plan.silos),
+            policy.least_cohort,
+            "least_cohort",
+        ),
         ("uses {} samples", message.pruning.samples, policy.least_samples, "least_samples"),
         (
             "uses sequences of {} tokens",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from crypto.encoding.fixed_point import encode
 from crypto.encoding.layout import Chunk
-from crypto.plan import NLL_FRACTION_BITS, NLL_SECTION, TOKENS_SECTION
+from crypto.releases.evaluation import NLL_FRACTION_BITS, NLL_SECTION, TOKENS_SECTION
 
 
 class EvaluationRelease:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crypto.encoding.layout import Chunk
-from crypto.plan import COIN_WORDS
+from crypto.releases.sampling import COIN_WORDS
 from crypto.secagg.session import Entropy
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from crypto.encoding.layout import Chunk
 from crypto.names import ComparisonGroup
-from crypto.plan import Plan, nonzero_section, votes_section
+from crypto.plan import Plan
+from crypto.releases.votes import nonzero_section, votes_section
 from silo_agent.model.tensor_files import read_tensor_file
 
 
@@ -25,7 +26,7 @@ class VotesRelease:
         self._starts = {name: stored[name].start for name in self._tensors}
         self._voted = {votes_section(name): name for name in self._tensors}
         self._counted = {nonzero_section(name): name for name in self._tensors}
-        self._group = plan.comparison_group
+        self._group = plan.pruning.comparison_group
         self._nonzero = cache(self._count_nonzero)
 
     def lanes(self, chunk: Chunk) -> NDArray[Any]:

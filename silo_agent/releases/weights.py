@@ -15,7 +15,9 @@ from torch import Tensor
 from crypto.encoding.fixed_point import encode_signed
 from crypto.encoding.layout import Chunk
 from crypto.errors import PlanError
-from crypto.plan import DELTA_BITS, EXPONENTS, Plan, deltas_section, scale_section
+from crypto.plan import Plan
+from crypto.releases.scales import EXPONENTS, scale_section
+from crypto.releases.weights import DELTA_BITS, deltas_section
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.releases.votes import VotesRelease
 

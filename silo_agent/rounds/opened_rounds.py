@@ -18,19 +18,14 @@ from torch import Tensor
 from crypto.encoding.fixed_point import decode_average
 from crypto.errors import CorruptSum
 from crypto.names import Allocation, ReleaseKind
-from crypto.plan import (
-    DELTA_BITS,
-    EXPONENTS,
-    Plan,
-    deltas_section,
-    nonzero_section,
-    oriented,
-    scale_section,
-    votes_section,
-)
+from crypto.plan import Plan, oriented
 from crypto.pruning.layer_sampling import draw
 from crypto.pruning.owl import owl_ratios
 from crypto.pruning.sparsity import Pattern, Sparsity, group_shape
+from crypto.releases.release_spec import has_input
+from crypto.releases.scales import EXPONENTS, scale_section
+from crypto.releases.votes import nonzero_section, votes_section
+from crypto.releases.weights import DELTA_BITS, deltas_section
 from crypto.secagg.round import Round
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.keep_mask import as_groups
@@ -80,7 +75,7 @@ class Start:
     @property
     def input_digest(self) -> bytes:
         """SHA-256 over the last round's digest, which covers its own input, and the root of its sum (2.2.3)."""
-        if not self.plan.has_input(self.index):
+        if not has_input(self.plan, self.index):
             return b""
         last = self.opened[-1]
         return sha256(b"sparsilo/1 input" + last.round.digest + last.sum_root).digest()
@@ -92,15 +87,15 @@ class Start:
 
     def is_sampled_for(self, silo: str, block: int) -> bool:
         """Whether the silo prunes and uploads the block."""
-        return not self.plan.cohort_floor or silo in self._cohorts[block]
+        return not self.plan.pruning.cohort_floor or silo in self._cohorts[block]
 
     def sparsity(self, block: int) -> Sparsity:
         """What mask expansion zeroes in a block."""
-        return self._allocated(self.plan.sparsity, block)
+        return self._allocated(self.plan.pruning.sparsity, block)
 
     def silo_sparsity(self, silo: str, block: int) -> Sparsity:
         """What a silo's own keep masks zero in a block."""
-        return self._allocated(self.plan.silo_sparsity(silo), block)
+        return self._allocated(self.plan.pruning.silo_sparsity(silo), block)
 
     def exponents(self, block: int | None) -> dict[str, int]:
         """By tensor of a scope the least e for which no silo's largest difference from the dense weight is above 2^e.
@@ -143,7 +138,7 @@ class Start:
         shape, dense, name = tuple(tensor.shape), weights.tensor(tensor.name), tensor.name
         lanes = int(np.prod(shape))
         counts = _collect(sections, votes_section(name), lanes, np.uint8, survivors).reshape(shape)
-        groups, size = group_shape(oriented(tensor), self.plan.comparison_group)
+        groups, size = group_shape(oriented(tensor), self.plan.pruning.comparison_group)
         nonzero = _collect(sections, nonzero_section(name), groups, np.uint64, survivors * size)
         keep_counts = torch.from_numpy(counts)
         weight: Tensor | None = None
@@ -152,7 +147,7 @@ class Start:
             average = decode_average(sums.reshape(shape), counts, exponents[name] - DELTA_BITS, DELTA_BITS)
             weight = dense.double() + torch.from_numpy(average)
         turned = [each.T if tensor.input_first else each for each in (keep_counts, dense if weight is None else weight)]
-        _check_sums(name, as_groups(turned[0], self.plan.comparison_group), nonzero)
+        _check_sums(name, as_groups(turned[0], self.plan.pruning.comparison_group), nonzero)
         importance = relative_importance(turned[0], survivors, turned[1])
         keep = expand(turned[0], importance, self.sparsity(tensor.block))
         keep = (keep.T if tensor.input_first else keep).contiguous()
@@ -167,7 +162,7 @@ class Start:
         words = self._of(ReleaseKind.SAMPLING, None).small_sections()
         coin = sha256(COIN + b"".join(lanes.astype("<u8").tobytes() for lanes in words.values())).digest()
         plan = self.plan
-        return draw(coin, plan.capacities, len(plan.block_weights), plan.cohort_floor)
+        return draw(coin, plan.pruning.capacities, len(plan.block_weights), plan.pruning.cohort_floor)
 
     @cached_property
     def _outliers(self) -> list[int]:
@@ -175,7 +170,7 @@ class Start:
         return [int(count) for count in counts]
 
     def _allocated(self, sparsity: Sparsity, block: int) -> Sparsity:
-        if isinstance(sparsity.target, Pattern) or self.plan.allocation is Allocation.UNIFORM:
+        if isinstance(sparsity.target, Pattern) or self.plan.pruning.allocation is Allocation.UNIFORM:
             return sparsity
         ratios = owl_ratios(self._outliers, self.plan.block_weights, sparsity.target)
         return Sparsity(ratios[block], sparsity.group)

@@ -28,6 +28,7 @@ from crypto.errors import (
 )
 from crypto.names import Phase, ReleaseKind
 from crypto.plan import Plan
+from crypto.releases.release_spec import question_of
 from crypto.secagg.round import Round
 from crypto.secagg.session import SiloSession
 from silo_agent.config import AgentConfig
@@ -179,7 +180,7 @@ class Agent:
             raise ReleaseRefused(f"plan {plan.digest.hex()[:16]} was rejected here")
         return Release(
             round_.digest,
-            plan.question(round_.index, round_.input_digest),
+            question_of(plan, round_.index, round_.input_digest),
             plan.release_kind(round_.index),
             self._data,
             plan.silos,

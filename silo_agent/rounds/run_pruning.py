@@ -56,7 +56,7 @@ class RunPruning:
 
     def files(self, start: Start) -> PrunedFiles:
         """What the silo made of the scope of the round that `start` is followed by."""
-        block = self.plan.block(start.index) if self.plan.schedule is Schedule.ITERATIVE else None
+        block = self.plan.block(start.index) if self.plan.pruning.schedule is Schedule.ITERATIVE else None
         files = pruned_files(self._state, self.plan, block)
         if not files.keep_masks.exists():
             tensors = self._all(start) if block is None else self._one(start, block)
@@ -67,7 +67,7 @@ class RunPruning:
         return prune_blocks(
             self._weights,
             self._sequences(),
-            pruner=self.plan.pruner,
+            pruner=self.plan.pruning.pruner,
             sparsity=lambda block: (
                 start.silo_sparsity(self._silo, block.index) if start.is_sampled_for(self._silo, block.index) else None
             ),
@@ -76,7 +76,7 @@ class RunPruning:
         )
 
     def _one(self, start: Start, index: int) -> Iterator[Pruned]:
-        sparsity, pruner = start.silo_sparsity(self._silo, index), self.plan.pruner
+        sparsity, pruner = start.silo_sparsity(self._silo, index), self.plan.pruning.pruner
         walk = self._reach(start, index) if method(pruner).STATISTIC else None
         yield from prune_block(walk, self._weights.blocks[index], self._weights, pruner, sparsity, self._device)
         self._progress(index + 1, len(self._weights.blocks))

@@ -6,6 +6,7 @@ from typing import Any
 
 from crypto.encoding.wire import encode
 from crypto.plan import Plan
+from crypto.plan_rules import checked_plan
 from crypto.secagg.round import Round
 from scenarios.world import World, random_lanes, tree
 from silo_agent.rounds.opened_rounds import Start
@@ -26,7 +27,7 @@ def with_layer_sampling(message: plan_pb2.Plan) -> Plan:
     message.rounds.add().sampling.SetInParent()
     for block in range(2):
         message.rounds.add(block=block).votes.SetInParent()
-    return Plan.of(message)
+    return checked_plan(message)
 
 
 def played(plan: Plan, seed: int, **fields: Any) -> World:

@@ -20,8 +20,10 @@ from crypto.encoding.wire import encode
 from crypto.errors import BadUpload, ProtocolError, SparsiloError, UnexpectedMessage
 from crypto.names import Phase
 from crypto.plan import Plan
+from crypto.plan_rules import checked_plan
 from crypto.primitives import signing
 from crypto.primitives.mask_stream import add_masks
+from crypto.releases.release_spec import layout_of, question_of
 from crypto.secagg.session import SiloSession
 from scenarios.world import Lanes, World, plain_sum, tree
 from silo_agent.consent.ledger import Release
@@ -47,7 +49,7 @@ class Stage(World):
     ) -> None:
         message = plan_message(**{"silos": 5, "threshold": 3, **fields})
         message.pruning.samples = samples
-        agreed = Plan.of(message)
+        agreed = checked_plan(message)
         super().__init__(agreed, signing_keys(len(agreed.silos), agreed.suite), lost or {})
         self.lanes = keep_masks(agreed)
         self.said: dict[tuple[str, Phase], bytes] = {}
@@ -137,7 +139,7 @@ def keep_masks(plan: Plan) -> dict[str, dict[str, Lanes]]:
     lanes: dict[str, dict[str, Lanes]] = {}
     for silo in plan.silos:
         lanes[silo] = {}
-        votes, nonzero = plan.layout(0).sections[::2], plan.layout(0).sections[1::2]
+        votes, nonzero = layout_of(plan, 0).sections[::2], layout_of(plan, 0).sections[1::2]
         for of_votes, of_counts in zip(votes, nonzero, strict=True):
             kept = random.integers(0, 2, of_votes.lanes, dtype=np.uint64)
             lanes[silo][of_votes.name] = kept
@@ -294,7 +296,7 @@ class Agent:
         plan, values = stage.plan, SimpleNamespace(lanes=self._values)
         self.release = Release(
             stage.round.digest,
-            plan.question(0, b""),
+            question_of(plan, 0, b""),
             plan.release_kind(0),
             b"SHA-256 of always the same text!",
             plan.silos,

@@ -9,7 +9,8 @@ from attacks.stage import AGGREGATOR, ONE, PHASES, SILOS, Stage, assert_refused,
 from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
 from crypto.errors import MalformedMessage
 from crypto.names import Phase
-from crypto.plan import MAX_PLAN_BYTES, Plan
+from crypto.plan import MAX_PLAN_BYTES
+from crypto.plan_rules import checked_plan
 from crypto.secagg.session import MAX_MESSAGE_BYTES
 from sparsilo.v1 import round_pb2, words_pb2
 from support.plans import plan_message
@@ -86,6 +87,6 @@ def test_a_plan() -> None:
     message = plan_message(5)
     message.model.add(name="z" * MAX_PLAN_BYTES, digest=bytes(32), shape=[1])
     with pytest.raises(MalformedMessage, match=f"at most {MAX_PLAN_BYTES}"):
-        Plan.of(message)
+        checked_plan(message)
     message.model[-1].name = "z"
-    Plan.of(message)
+    checked_plan(message)

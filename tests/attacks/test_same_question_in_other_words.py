@@ -9,6 +9,8 @@ from attacks.stage import ZERO, Stage, agents
 from crypto.errors import ReleaseRefused
 from crypto.names import ComparisonGroup
 from crypto.plan import Plan
+from crypto.plan_rules import checked_plan
+from crypto.releases.release_spec import question_of
 from silo_agent.consent.ledger import Release
 from silo_agent.consent.state_store import StateStore
 from sparsilo.v1 import plan_pb2
@@ -49,12 +51,12 @@ def test_an_evaluation_of_the_same_candidates(change: Callable[[plan_pb2.Plan], 
     evaluation.candidates.add(name="dense", dense=True)
     evaluation.candidates.add(name="federated", digest=b"1" * 32)
     message.rounds[0].evaluation.CopyFrom(evaluation)
-    store.release(release(Plan.of(message)))
+    store.release(release(checked_plan(message)))
     change(message)
     message.run = b"another run     "
     with pytest.raises(ReleaseRefused):
-        store.begin(release(Plan.of(message)))
+        store.begin(release(checked_plan(message)))
 
 
 def release(plan: Plan) -> Release:
-    return Release(plan.round_digest(0, b""), plan.question(0, b""), plan.release_kind(0), bytes(32), plan.silos)
+    return Release(plan.round_digest(0, b""), question_of(plan, 0, b""), plan.release_kind(0), bytes(32), plan.silos)

@@ -8,7 +8,7 @@ from crypto import errors
 from crypto.backends.insecure_plaintext.sessions import InsecurePlaintextAggregator, InsecurePlaintextSilo
 from crypto.errors import PlanError, ProtocolError, RoundAborted, SparsiloError
 from crypto.names import Backend
-from crypto.plan import Plan
+from crypto.plan_rules import checked_plan
 from crypto.secagg.round import Round
 from sparsilo.v1 import plan_pb2
 from support.plans import plan, plan_message
@@ -71,7 +71,7 @@ def wrong_plan(text: str, where: str) -> plan_pb2.Plan:
 def test_what_a_plan_says_cannot_break_the_line(where: str) -> None:
     for text in ("5\n", "5\r", "5\u2028"):
         with pytest.raises(PlanError) as refused:
-            Plan.of(wrong_plan(text, where))
+            checked_plan(wrong_plan(text, where))
         assert str(refused.value).isprintable()
 
 

@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 from crypto.errors import MalformedMessage, PlanError
 from crypto.names import Backend, ComparisonGroup, ReleaseKind
 from crypto.plan import MAX_PLAN_BYTES, Plan, least_threshold
+from crypto.plan_rules import check_cohort, checked_plan, decode_plan
 from crypto.pruning.sparsity import Pattern, group_shape, parse_ratio
+from crypto.releases.planned_rounds import planned_rounds
+from crypto.releases.release_spec import layout_of, question_of
 from crypto.secagg.round import Round
 from sparsilo.v1 import plan_pb2
 from support.plans import plan, plan_message
@@ -170,7 +173,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
 def test_one_wrong_field_is_refused_by_name(case: str) -> None:
     edit, field = REFUSED[case]
     with pytest.raises(PlanError, match=f"^(plan: )?{field}"):
-        Plan.of(edited(edit))
+        checked_plan(edited(edit))
 
 
 ACCEPTED: dict[str, Edit] = {
@@ -202,14 +205,14 @@ ACCEPTED: dict[str, Edit] = {
 @pytest.mark.parametrize("case", ACCEPTED)
 def test_the_bounds_themselves_are_accepted(case: str) -> None:
     message = edited(ACCEPTED[case])
-    agreed = Plan.of(message)
+    agreed = checked_plan(message)
     assert agreed.message == message
-    assert Plan.decode(agreed.encoded) == agreed
+    assert decode_plan(agreed.encoded) == agreed
 
 
 @pytest.mark.parametrize("name", ["z", "z0", "zz-9", "z--z", "z" + "a" * 62])
 def test_a_dns_label_is_a_silo_name(name: str) -> None:
-    assert Plan.of(edited(rename(name))).silos[3] == name
+    assert checked_plan(edited(rename(name))).silos[3] == name
 
 
 @pytest.mark.parametrize(
@@ -217,13 +220,13 @@ def test_a_dns_label_is_a_silo_name(name: str) -> None:
 )
 def test_any_other_silo_name_is_refused(name: str) -> None:
     with pytest.raises(PlanError, match=r"^plan: roster '"):
-        Plan.of(edited(rename(name)))
+        checked_plan(edited(rename(name)))
 
 
 @pytest.mark.parametrize("name", ["", "-silo", "Silo"])
 def test_a_first_silo_name_is_checked_too(name: str) -> None:
     with pytest.raises(PlanError, match=r"^plan: roster '"):
-        Plan.of(edited(lambda m: setattr(m.roster[0], "silo", name)))
+        checked_plan(edited(lambda m: setattr(m.roster[0], "silo", name)))
 
 
 @pytest.mark.parametrize(
@@ -240,10 +243,10 @@ def test_a_round_has_at_most_a_million_chunks(rows: int, chunk_words: int, chunk
     message = edited(shape(rows, 21, chunk_words=chunk_words))
     message.model[1].prunable = False
     if chunks <= 1 << 20:
-        Plan.of(message)
+        checked_plan(message)
     else:
         with pytest.raises(PlanError, match=rf"^plan: chunk_words: .*rounds\[0\] has {chunks} chunks"):
-            Plan.of(message)
+            checked_plan(message)
 
 
 def test_every_round_is_held_to_its_number_of_chunks() -> None:
@@ -257,7 +260,7 @@ def test_every_round_is_held_to_its_number_of_chunks() -> None:
             message.rounds.add(block=block).votes.SetInParent()
 
     with pytest.raises(PlanError, match=r"^plan: chunk_words: .*rounds\[1\] has 10485\d\d chunks"):
-        Plan.of(edited(second))
+        checked_plan(edited(second))
 
 
 def test_a_plan_has_at_most_its_bytes() -> None:
@@ -265,27 +268,27 @@ def test_a_plan_has_at_most_its_bytes() -> None:
     spare = MAX_PLAN_BYTES - message.ByteSize()
     tensor = message.model.add(name="norm" + "x" * spare, digest=bytes(32))
     tensor.name = tensor.name[: len(tensor.name) - (message.ByteSize() - MAX_PLAN_BYTES)]
-    assert len(Plan.of(message).encoded) == MAX_PLAN_BYTES
+    assert len(checked_plan(message).encoded) == MAX_PLAN_BYTES
     tensor.name += "x"
     with pytest.raises(MalformedMessage, match=r"^Plan: \d+ bytes, at most"):
-        Plan.of(message)
+        checked_plan(message)
 
 
 def test_a_tensor_too_large_to_count_is_refused_by_name() -> None:
     with pytest.raises(PlanError, match="model"):
-        Plan.of(edited(shape(1 << 40, 1 << 40)))
+        checked_plan(edited(shape(1 << 40, 1 << 40)))
 
 
 def test_the_number_of_rounds_is_bounded() -> None:
     with pytest.raises(PlanError, match="rounds"):
-        Plan.of(edited(lambda m: m.rounds.extend([plan_pb2.Round(votes=plan_pb2.Votes())] * 5000)))
+        checked_plan(edited(lambda m: m.rounds.extend([plan_pb2.Round(votes=plan_pb2.Votes())] * 5000)))
 
 
 def test_other_bytes_than_the_canonical_ones_are_no_plan() -> None:
     encoded = plan().encoded
     for data in (encoded[:-1], encoded + b"\x80\x7d\x01", encoded + encoded[-2:], b"\xff"):  # the field 2000
         with pytest.raises(MalformedMessage, match=r"^Plan: "):
-            Plan.decode(data)
+            decode_plan(data)
 
 
 # Sparsity ratios.
@@ -295,28 +298,28 @@ def test_other_bytes_than_the_canonical_ones_are_no_plan() -> None:
 def test_a_ratio_is_the_exact_decimal_in_its_one_spelling(places: int, data: st.DataObject) -> None:
     digits = data.draw(st.integers(1, 10**places - 1).filter(lambda number: number % 10))
     text = f"0.{digits:0{places}d}"
-    agreed = Plan.of(edited(put(sparsity_ratio=text)))
-    assert Fraction(agreed.sparsity.target) == Fraction(digits, 10**places)
+    agreed = checked_plan(edited(put(sparsity_ratio=text)))
+    assert Fraction(agreed.pruning.sparsity.target) == Fraction(digits, 10**places)
     for other in (text + "0", text[1:], "0" + text, "+" + text, text + "E0", f"{digits}E-{places}", " " + text):
         with pytest.raises(PlanError, match=r"^plan: sparsity ratio: .*must be written '" + text.replace(".", r"\.")):
-            Plan.of(edited(put(sparsity_ratio=other)))
+            checked_plan(edited(put(sparsity_ratio=other)))
 
 
 @pytest.mark.parametrize("text", ["0.0", "00", "0.", ".0", "+0", "0E1", "0e-3", "0_0", "\uff10"])
 def test_zero_has_one_spelling(text: str) -> None:
     with pytest.raises(PlanError, match=r"sparsity ratio: .*must be written '0'"):
-        Plan.of(edited(put(sparsity_ratio=text)))
+        checked_plan(edited(put(sparsity_ratio=text)))
 
 
 def test_minus_zero_is_no_second_spelling_of_zero() -> None:
     with pytest.raises(PlanError, match="sparsity ratio"):
-        Plan.of(edited(put(sparsity_ratio="-0")))
+        checked_plan(edited(put(sparsity_ratio="-0")))
 
 
 def test_a_long_ratio_is_exact_or_refused_for_what_it_is() -> None:
     text = "0." + "9" * 29
     try:
-        assert Plan.of(edited(put(sparsity_ratio=text))).sparsity.target == Decimal(text)
+        assert checked_plan(edited(put(sparsity_ratio=text))).pruning.sparsity.target == Decimal(text)
     except PlanError as error:
         assert "must be written '1'" not in str(error)
 
@@ -353,7 +356,7 @@ def test_exactly_the_thresholds_that_are_safe_and_can_be_met_are_accepted(silos:
         enough = threshold - colluders >= (2 if two else 3)
         valid = 2 * threshold > silos + colluders and threshold <= silos and enough
         try:
-            Plan.of(message)
+            checked_plan(message)
         except PlanError:
             assert not valid
         else:
@@ -440,7 +443,7 @@ def test_a_round_digest_binds_plan_index_and_input() -> None:
 
 
 def question(message: plan_pb2.Plan, index: int = 0, data: bytes = b"") -> bytes:
-    return Plan(message, message.SerializeToString(deterministic=True)).question(index, data)
+    return question_of(Plan(message, message.SerializeToString(deterministic=True)), index, data)
 
 
 def both_kinds(edit: Edit) -> plan_pb2.Plan:
@@ -527,11 +530,11 @@ def test_members_by_name() -> None:
         assert agreed.point(silo) == index + 1
         assert agreed.signing_key(silo) == agreed.message.roster[index].signing_key
     assert agreed.backend is Backend.DOUBLE_MASKING
-    assert agreed.comparison_group is ComparisonGroup.LAYER
+    assert agreed.pruning.comparison_group is ComparisonGroup.LAYER
 
 
 def test_release_kinds_by_round() -> None:
-    agreed = Plan.of(edited(evaluation(DENSE)))
+    agreed = checked_plan(edited(evaluation(DENSE)))
     assert [agreed.release_kind(index) for index in (0, 1)] == [ReleaseKind.VOTES, ReleaseKind.EVALUATION]
 
 
@@ -558,7 +561,7 @@ def test_a_votes_layout_by_hand(group: str, silos: int, chunk_words: int) -> Non
     message.model[0].shape[:] = (5, 40)
     message.model[1].prunable = False
     message.model[2].shape[:] = (33, 2)
-    layout = Plan.of(message).layout(0)
+    layout = layout_of(checked_plan(message), 0)
     expected, words = [], 0
     for name, rows, columns in (("blocks.0.weight", 5, 40), ("blocks.2.weight", 33, 2)):
         groups, size = (1, rows * columns) if group == "layer" else (rows, columns)
@@ -575,7 +578,7 @@ def test_a_votes_layout_by_hand(group: str, silos: int, chunk_words: int) -> Non
 
 
 def test_an_evaluation_layout() -> None:
-    layout = Plan.of(edited(evaluation(DENSE, DIGEST))).layout(1)
+    layout = layout_of(checked_plan(edited(evaluation(DENSE, DIGEST))), 1)
     assert [(section.name, section.lanes, section.width) for section in layout.sections] == [
         ("negative log-likelihood", 2, 64),
         ("tokens", 2, 64),
@@ -584,7 +587,7 @@ def test_an_evaluation_layout() -> None:
 
 def test_lanes_hold_the_whole_roster_whatever_may_be_lost() -> None:
     """16 silos of which 9 are enough: a sum over all 16 still needs 5 bits."""
-    assert {section.width for section in plan(16, threshold=9).layout(0).sections} == {5, bits_for(16 * 60)}
+    assert {section.width for section in layout_of(plan(16, threshold=9), 0).sections} == {5, bits_for(16 * 60)}
 
 
 # Pruning: what belongs together.
@@ -600,7 +603,7 @@ def by_block(**fields: object) -> plan_pb2.Plan:
 
 def with_rounds(message: plan_pb2.Plan, release: ReleaseKind = ReleaseKind.VOTES) -> plan_pb2.Plan:
     del message.rounds[:]
-    for kind, block in Plan(message, b"").rounds_of(release):
+    for kind, block in planned_rounds(Plan(message, b""), release):
         getattr(message.rounds.add(block=block), kind).SetInParent()
     return message
 
@@ -613,7 +616,7 @@ def sampled(floor: int = 3, capacities: tuple[int, ...] = (2, 2, 1, 1), **fields
 
 
 def rounds(message: plan_pb2.Plan) -> list[tuple[str, int | None]]:
-    agreed = Plan.of(message)
+    agreed = checked_plan(message)
     return [(agreed.release_kind(index), agreed.block(index)) for index in range(len(message.rounds))]
 
 
@@ -645,12 +648,12 @@ def test_other_rounds_are_refused(edit: Edit) -> None:
     message = with_rounds(by_block(schedule="iterative"))
     edit(message)
     with pytest.raises(PlanError, match=r"^plan: rounds: are not those"):
-        Plan.of(message)
+        checked_plan(message)
 
 
 def test_weights_that_no_pruner_changes_are_not_summed() -> None:
     with pytest.raises(PlanError, match=r"^plan: rounds: sum weights, and wanda leaves kept weights as they are"):
-        Plan.of(with_rounds(by_block(pruner="wanda"), ReleaseKind.WEIGHTS))
+        checked_plan(with_rounds(by_block(pruner="wanda"), ReleaseKind.WEIGHTS))
 
 
 @pytest.mark.parametrize(
@@ -677,15 +680,15 @@ def test_weights_that_no_pruner_changes_are_not_summed() -> None:
 )
 def test_pruning_that_contradicts_itself_is_refused(fields: dict[str, object], problem: str) -> None:
     with pytest.raises(PlanError, match=f"^(plan: )?{problem}"):
-        Plan.of(with_rounds(by_block(**fields)))
+        checked_plan(with_rounds(by_block(**fields)))
 
 
 def test_a_pattern_is_a_sparsity_of_its_own() -> None:
     message = by_block(pattern="2:5", sparsity_ratio="", comparison_group="row")
-    assert Plan.of(with_rounds(message)).sparsity.target == Pattern(2, 5)
+    assert checked_plan(with_rounds(message)).pruning.sparsity.target == Pattern(2, 5)
     message.roster[0].sparsity_ratio = "0.5"
     with pytest.raises(PlanError, match="pattern: leaves no choice"):
-        Plan.of(message)
+        checked_plan(message)
 
 
 @pytest.mark.parametrize("pruner", ["magnitude", "wanda", "ria", "sparsegpt"])
@@ -697,37 +700,37 @@ def test_groups_that_ruin_are_refused_with_the_reason_unless_forced(pruner: str,
     for forced in (False, True):
         message.pruning.force_comparison_group = forced
         if forced is ruinous:
-            Plan.of(message)
+            checked_plan(message)
         else:
             problem = f"{group} does not suit {pruner}: .*2505.13547" if ruinous else "needs no force"
             with pytest.raises(PlanError, match=f"^plan: comparison group: {problem}"):
-                Plan.of(message)
+                checked_plan(message)
 
 
 def test_a_silo_may_have_a_ratio_of_its_own_in_the_one_spelling() -> None:
     message = with_rounds(by_block())
     message.roster[1].sparsity_ratio = "0.25"
-    agreed = Plan.of(message)
-    assert [agreed.silo_sparsity(silo).target for silo in agreed.silos] == [
+    agreed = checked_plan(message)
+    assert [agreed.pruning.silo_sparsity(silo).target for silo in agreed.silos] == [
         Decimal(x) for x in ("0.5", "0.25", "0.5", "0.5")
     ]
-    assert {agreed.silo_sparsity(silo).group for silo in agreed.silos} == {ComparisonGroup.ROW}
+    assert {agreed.pruning.silo_sparsity(silo).group for silo in agreed.silos} == {ComparisonGroup.ROW}
     message.roster[1].sparsity_ratio = "0.250"
     with pytest.raises(PlanError, match=r"^plan: sparsity ratio: '0.250' must be written '0.25'"):
-        Plan.of(message)
+        checked_plan(message)
 
 
 def test_blocks_are_counted_without_a_gap() -> None:
     message = plan_message(4)
     message.model[1].block = 2
     with pytest.raises(PlanError, match=r"^plan: model: has a block without a prunable tensor"):
-        Plan.of(message)
+        checked_plan(message)
     message.model[1].prunable = False
     with pytest.raises(PlanError, match=r"^plan: model blocks.1.weight: is not prunable, yet has a block"):
-        Plan.of(message)
+        checked_plan(message)
     message.model[1].prunable, message.model[1].block = True, 1 << 30
     with pytest.raises(PlanError, match=r"^plan: model: has 1073741825 blocks"):
-        Plan.of(message)
+        checked_plan(message)
 
 
 # Layer sampling.
@@ -743,19 +746,19 @@ def test_blocks_are_counted_without_a_gap() -> None:
 )
 def test_capacities_must_cover_every_block(capacities: tuple[int, ...], problem: str) -> None:
     with pytest.raises(PlanError, match=f"^plan: capacity: {problem}"):
-        Plan.of(sampled(capacities=capacities))
+        checked_plan(sampled(capacities=capacities))
 
 
 def test_a_capacity_without_layer_sampling_is_refused() -> None:
     message = with_rounds(by_block())
     message.roster[0].capacity = 1
     with pytest.raises(PlanError, match=r"^plan: capacity: is for layer sampling"):
-        Plan.of(message)
+        checked_plan(message)
 
 
 @pytest.mark.clause("2.2.2")
 def test_a_round_digest_covers_the_cohort() -> None:
-    agreed = Plan.of(sampled())
+    agreed = checked_plan(sampled())
     a, b, c, d = agreed.silos
     digests = {agreed.round_digest(1, bytes(32), cohort) for cohort in ((), (a, b, c), (a, b, d), (b, c, d))}
     assert len(digests) == 4
@@ -764,13 +767,13 @@ def test_a_round_digest_covers_the_cohort() -> None:
 
 
 def test_a_round_has_a_cohort_where_layer_sampling_drew_one_and_nowhere_else() -> None:
-    agreed = Plan.of(sampled())
+    agreed = checked_plan(sampled())
     a, b, c, d = agreed.silos
-    agreed.check_cohort(0, ())
-    agreed.check_cohort(1, (a, c, d))
+    check_cohort(agreed, 0, ())
+    check_cohort(agreed, 1, (a, c, d))
     for index, cohort in ((0, (a, b, c)), (1, ()), (1, (a, b)), (1, (b, a, c)), (1, (a, b, "z")), (1, (a, a, b))):
         with pytest.raises(PlanError, match=rf"^plan: rounds\[{index}\]"):
-            agreed.check_cohort(index, cohort)
+            check_cohort(agreed, index, cohort)
 
 
 @pytest.mark.clause("2.6.3")
@@ -782,7 +785,7 @@ def test_a_cohorts_threshold_is_its_own_majority(colluders: int, two: bool) -> N
     message.pruning.cohort_floor = colluders + (2 if two else 3)
     for member in message.roster:
         member.capacity = 1
-    agreed = Plan.of(with_rounds(message))
+    agreed = checked_plan(with_rounds(message))
     for silos in range(message.pruning.cohort_floor, 10):
         round_ = Round(agreed, 1, bytes(32), agreed.silos[:silos])
         assert round_.threshold == next(t for t in range(99) if 2 * t > silos + colluders)
@@ -801,13 +804,13 @@ def test_a_cohorts_threshold_is_its_own_majority(colluders: int, two: bool) -> N
 def test_a_weights_layout(silos: int) -> None:
     message = plan_message(silos, tensors=1)
     message.pruning.pruner = "sparsegpt"
-    layout = Plan.of(with_rounds(message, ReleaseKind.WEIGHTS)).layout(1)
+    layout = layout_of(checked_plan(with_rounds(message, ReleaseKind.WEIGHTS)), 1)
     assert [(section.name, section.lanes, section.width) for section in layout.sections] == [
         ("votes blocks.0.weight", 60, bits_for(silos)),
         ("nonzero counts blocks.0.weight", 1, bits_for(silos * 60)),
         ("deltas blocks.0.weight", 60, bits_for(silos * 2**17)),
     ]
-    scales = Plan.of(message).layout(0)
+    scales = layout_of(checked_plan(message), 0)
     assert [(section.name, section.lanes, section.width) for section in scales.sections] == [
         ("scale blocks.0.weight", 128, bits_for(silos))
     ]
@@ -816,8 +819,10 @@ def test_a_weights_layout(silos: int) -> None:
 def test_the_small_layouts() -> None:
     message = sampled(allocation="owl")
     message.model[1].shape[:] = (6, 20)
-    agreed = Plan.of(message)
-    sections = [(section.name, section.lanes, section.width) for i in (0, 1) for section in agreed.layout(i).sections]
+    agreed = checked_plan(message)
+    sections = [
+        (section.name, section.lanes, section.width) for i in (0, 1) for section in layout_of(agreed, i).sections
+    ]
     assert sections == [("coin", 4, 64), ("outliers", 2, bits_for(4 * 120))]
 
 
@@ -826,7 +831,7 @@ def test_a_tensor_that_is_stored_input_first_has_its_groups_turned(group: str) -
     message = plan_message(4, tensors=1, group=group)
     message.pruning.force_comparison_group = group == "column"
     message.model[0].input_first = True
-    votes, nonzero = Plan.of(message).layout(0).sections
+    votes, nonzero = layout_of(checked_plan(message), 0).sections
     assert votes.lanes == 60
     assert (nonzero.lanes, nonzero.width) == {
         "layer": (1, bits_for(240)), "row": (10, bits_for(24)), "column": (6, bits_for(40))

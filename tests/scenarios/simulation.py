@@ -25,7 +25,9 @@ from crypto.encoding.layout import Chunk
 from crypto.encoding.wire import MESSAGE_LIMIT, decode
 from crypto.errors import ConnectionFailed, SparsiloError
 from crypto.names import Phase
-from crypto.plan import Plan, least_threshold
+from crypto.plan import least_threshold
+from crypto.plan_rules import checked_plan, decode_plan
+from crypto.releases.release_spec import question_of
 from crypto.secagg.round import Round
 from scenarios.world import Lanes, plain_sum, random_lanes
 from silo_agent.consent.ledger import Release
@@ -94,7 +96,7 @@ class Schedule:
             run=sha256(str(self.seed).encode()).digest()[:16],
         )
         message.preparation_seconds = 30
-        self.plan = Plan.of(message)
+        self.plan = checked_plan(message)
         self.loss = chance.choice((0.0, 0.01, 0.05, 0.2))
         self.doubled = chance.choice((0.0, 0.1))
         self.delay = chance.choice((0.001, 0.05, 0.5))
@@ -221,8 +223,8 @@ class Simulation:
         phase = Phase.PLAN
         try:
             while (offer := await self._offer(silo)).HasField("round"):
-                assert Plan.decode(offer.round.plan) == self.schedule.plan
-                question = self.round.plan.question(0, b"")
+                assert decode_plan(offer.round.plan) == self.schedule.plan
+                question = question_of(self.round.plan, 0, b"")
                 plan = self.round.plan
                 release = Release(
                     self.round.digest, question, "votes", silo.encode(), plan.silos, colluders=plan.message.colluders

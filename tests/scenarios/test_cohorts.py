@@ -10,6 +10,7 @@ from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
 from crypto.errors import BadSignature, MalformedMessage, TooFewSurvivors, UnexpectedMessage
 from crypto.names import Backend, Phase
 from crypto.plan import Plan
+from crypto.plan_rules import checked_plan
 from crypto.secagg.round import Round
 from scenarios.world import World, plain_sum, random_lanes
 from silo_agent.rounds.opened_sum import OpenedRound
@@ -32,7 +33,7 @@ def sampled(silos: int = 7, *, colluders: int = 0, floor: int = 3, **changes: ob
     message.phase_seconds = message.preparation_seconds = 1
     for field, value in changes.items():
         setattr(message, field, value)
-    return Plan.of(message)
+    return checked_plan(message)
 
 
 def block_round(plan: Plan, *cohort: str, block: int = 1) -> Round:

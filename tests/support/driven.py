@@ -21,6 +21,8 @@ from crypto.encoding.wire import MESSAGE_LIMIT, decode
 from crypto.identity import Certified
 from crypto.names import Phase
 from crypto.plan import Plan
+from crypto.plan_rules import checked_plan, decode_plan
+from crypto.releases.release_spec import question_of
 from crypto.secagg.round import Round
 from crypto.secagg.session import AggregatorSession, SiloSession
 from scenarios.world import Lanes, World, random_lanes
@@ -38,13 +40,13 @@ def plan(silos: int = 4, *, seconds: int = 60, **fields: object) -> Plan:
     """A plan whose phases, PLAN among them, close after so many seconds of silence."""
     message = plan_message(silos, **fields)  # type: ignore[arg-type]
     message.phase_seconds = message.preparation_seconds = seconds
-    return Plan.of(message)
+    return checked_plan(message)
 
 
 def release_of(round_: Round) -> Release:
     """What a silo whose calibration file hashes to zeros notes of a round."""
     kind = round_.plan.release_kind(round_.index)
-    question = round_.plan.question(round_.index, round_.input_digest)
+    question = question_of(round_.plan, round_.index, round_.input_digest)
     plan = round_.plan
     colluders, block = plan.message.colluders, plan.block(round_.index)
     return Release(round_.digest, question, kind, bytes(32), plan.silos, colluders=colluders, block=block)
@@ -144,7 +146,7 @@ class Driven:
         """From the offer to DONE; with `until`, silent from that phase on."""
         session = self.silos[silo]
         offer = decode(round_pb2.Offer, await self.driver.next(silo), MESSAGE_LIMIT).round
-        assert Round(Plan.decode(offer.plan), offer.index, offer.input, tuple(offer.cohort)) == session.round
+        assert Round(decode_plan(offer.plan), offer.index, offer.input, tuple(offer.cohort)) == session.round
         while session.phase is not until:
             await self.step(silo)
 

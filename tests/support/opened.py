@@ -7,6 +7,9 @@ from pathlib import Path
 from crypto.encoding.layout import pack_chunk
 from crypto.names import ReleaseKind
 from crypto.plan import Plan
+from crypto.plan_rules import checked_plan
+from crypto.releases.planned_rounds import planned_rounds
+from crypto.releases.release_spec import layout_of
 from crypto.secagg.round import Round
 from silo_agent.rounds.one_round import SiloRelease
 from silo_agent.rounds.opened_sum import OpenedRound
@@ -44,9 +47,9 @@ def planned(
         member.capacity = capacity
     for member in message.roster:
         member.sparsity_ratio = (own_ratios or {}).get(member.silo, "")
-    for kind, block in Plan(message, b"").rounds_of(release):
+    for kind, block in planned_rounds(Plan(message, b""), release):
         getattr(message.rounds.add(block=block), kind).SetInParent()
-    return Plan.of(message)
+    return checked_plan(message)
 
 
 def opened(
@@ -73,7 +76,7 @@ def packed(round_: Round, sums: Mapping[str, Sequence[int]], header: int) -> lis
 def released(release: SiloRelease, plan: Plan, index: int = 0) -> dict[str, list[int]]:
     """All lanes by section, put together chunk by chunk; every chunk can be packed."""
     lanes: dict[str, list[int]] = {}
-    for chunk in plan.layout(index).chunks:
+    for chunk in layout_of(plan, index).chunks:
         values = release.lanes(chunk)
         assert values.shape == (chunk.lanes,)
         pack_chunk(chunk, values)

@@ -5,6 +5,7 @@ from typing import Any
 
 from crypto.names import Backend, Suite
 from crypto.plan import Plan, least_threshold
+from crypto.plan_rules import checked_plan
 from crypto.primitives.signing import SigningKey, private_key_bytes
 from sparsilo.v1 import plan_pb2
 
@@ -73,4 +74,4 @@ def llama_tensors(weights: Any) -> list[plan_pb2.Tensor]:
 
 
 def plan(silos: int = 4, **fields: object) -> Plan:
-    return Plan.of(plan_message(silos, **fields))  # type: ignore[arg-type]
+    return checked_plan(plan_message(silos, **fields))  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from crypto.encoding import fixed_point, lanes
 from crypto.encoding.layout import Layout, Section, pack_chunk
 from crypto.encoding.wire import encode
 from crypto.names import Suite
-from crypto.plan import Plan
+from crypto.plan_rules import checked_plan
 from crypto.primitives import merkle, sealed, shamir, signing
 from crypto.primitives.mask_stream import add_masks
 from crypto.primitives.signing import SigningKey
@@ -379,7 +379,7 @@ def malformed_signing_keys(suite: Suite, public: bytes) -> dict[str, tuple[str, 
 
 
 def pair_seed() -> Cases:
-    plan = Plan.of(plan_message())
+    plan = checked_plan(plan_message())
     for name, silo, peer, what in (
         ("first-and-last", "alder", "cedar", "The first silo of the roster and the last."),
         ("from-the-other-end", "cedar", "alder", "The same pair, seen from the other end: the same seed."),

@@ -11,6 +11,7 @@ from crypto.backends.double_masking.transcript import auditors, joint_coin, part
 from crypto.encoding.wire import encode
 from crypto.names import Phase, Suite
 from crypto.plan import Plan
+from crypto.plan_rules import checked_plan
 from crypto.primitives.sealed import SealingKey
 from crypto.secagg.round import Round
 from crypto.secagg.session import SiloSession
@@ -101,10 +102,10 @@ def released(plan: Plan, index: int, silo: str) -> Fields:
 
 def transcript() -> Cases:
     clauses = ("5.10.1", "6.4.1", "6.4.2", "6.7.1", "6.7.2", "6.7.3")
-    world = SeededWorld(Plan.of(plan_message()), 0, {"birch-10": Phase.UPLOAD})
+    world = SeededWorld(checked_plan(plan_message()), 0, {"birch-10": Phase.UPLOAD})
     what = "A votes round of four silos; birch-10 is lost in UPLOAD."
     yield case("votes", what, *clauses, **world.whole(world.transcript))
-    fips = SeededWorld(Plan.of(plan_message(suite=Suite.FIPS)), 1, {"alder": Phase.UPLOAD})
+    fips = SeededWorld(checked_plan(plan_message(suite=Suite.FIPS)), 1, {"alder": Phase.UPLOAD})
     what = "An evaluation round of four silos; alder is lost in UPLOAD."
     yield case("evaluation-fips", what, *clauses, **fips.whole(fips.transcript))
     yield from verdicts(clauses)
@@ -292,7 +293,7 @@ def verdicts(clauses: Sequence[str]) -> Cases:
         (0, 2, "no-auditor", "As many verdicts as needed, and neither of chunk 0."),
     ):
         least = 3 + colluders
-        plan = Plan.of(plan_message(five, colluders=colluders, threshold=least, least_survivors=least))
+        plan = checked_plan(plan_message(five, colluders=colluders, threshold=least, least_survivors=least))
         world = SeededWorld(plan, 0, {})
         changed = Transcript.FromString(encode(world.transcript))
         digest = participants_digest(world.round.digest, changed.participants)

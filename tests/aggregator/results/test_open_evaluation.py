@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from aggregator.results.open_evaluation import open_evaluation
 from crypto.errors import CorruptSum
 from crypto.plan import Plan
+from crypto.plan_rules import checked_plan
+from crypto.releases.release_spec import layout_of
 from silo_agent.rounds.opened_sum import OpenedChunk
 from sparsilo.v1 import plan_pb2
 from support.plans import plan_message
@@ -22,12 +24,12 @@ def evaluation(candidates: int, chunk_words: int) -> tuple[plan_pb2.Evaluation, 
     for index in range(candidates):  # in an order that is not the names'
         spec.candidates.add(name=f"candidate {candidates - index}", digest=bytes([index] * 32))
     message.rounds[0].CopyFrom(plan_pb2.Round(evaluation=spec))
-    return spec, Plan.of(message)
+    return spec, checked_plan(message)
 
 
 def chunks(plan: Plan, nll: list[int], tokens: list[int]) -> Iterator[OpenedChunk]:
     lanes = {"negative log-likelihood": nll, "tokens": tokens}
-    for chunk in plan.layout(0).chunks:
+    for chunk in layout_of(plan, 0).chunks:
         yield chunk, np.array(lanes[chunk.section.name][chunk.start : chunk.start + chunk.lanes], np.uint64)
 
 

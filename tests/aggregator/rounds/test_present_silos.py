@@ -9,7 +9,7 @@ from aggregator.rounds import present_silos
 from aggregator.rounds.present_silos import CONNECTED_SECONDS, PresentSilos
 from crypto.backends.double_masking.aggregator import DoubleMaskingAggregator
 from crypto.names import Phase
-from crypto.plan import Plan
+from crypto.plan_rules import checked_plan
 from crypto.secagg.session import AggregatorSession, Round
 from scenarios.world import World
 from support.plans import plan_message, signing_keys
@@ -22,7 +22,7 @@ def session(run: bytes = b"a run of 4 silos", accepted: tuple[str, ...] = ()) ->
     """A round in PLAN that some silos have accepted."""
     message = plan_message(4, threshold=3, run=run)
     message.preparation_seconds, message.phase_seconds = PREPARATION, SECONDS
-    round_ = Round(Plan.of(message), 0)
+    round_ = Round(checked_plan(message), 0)
     begun, world = DoubleMaskingAggregator(round_), World(round_.plan, signing_keys(4))
     for silo in accepted:
         begun.receive(silo, world.silos[silo].message())

@@ -26,7 +26,7 @@ from crypto.errors import (
     UnexpectedMessage,
 )
 from crypto.names import Backend, Phase
-from crypto.plan import Plan
+from crypto.plan_rules import checked_plan
 from crypto.secagg.round import Round
 from scenarios.world import World, plain_sum
 from silo_agent.network.calls import Advance, Call, Committed
@@ -236,7 +236,7 @@ def test_preparation_has_a_patience_of_its_own(tmp_path: Path) -> None:
     async def work() -> None:
         message = plan(3, seconds=1).message
         message.preparation_seconds = 60
-        driven = Driven(Plan.of(message), tmp_path)
+        driven = Driven(checked_plan(message), tmp_path)
         running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
         await asyncio.sleep(1.3)  # silos prune
         await asyncio.gather(*map(driven.take_part, (A, B, C)))
@@ -304,7 +304,7 @@ def test_every_chunk_prolongs_the_upload(tmp_path: Path) -> None:
         assert closed.session.dropped == {D: Phase.UPLOAD}
         assert closed.session.survivors == (A, B, C)
         assert opened(closed) == plain_sum(driven.lanes, (A, B, C))
-        assert len(driven.round.plan.layout(0).chunks) == 6
+        assert len(driven.round.layout.chunks) == 6
         assert closed.seconds[Phase.UPLOAD] > 1.8
         stopped.cancel()
 
@@ -741,7 +741,7 @@ def test_the_round_that_is_asked_for_is_the_one_that_is_offered(tmp_path: Path) 
         for index in range(2):
             message.rounds.add().evaluation.sequences = 1 + index
             message.rounds[-1].evaluation.candidates.add(name="dense", dense=True)
-        agreed = Plan.of(message)
+        agreed = checked_plan(message)
         driven = Driven(agreed, tmp_path)
         running = asyncio.create_task(driven.driver.run(Round(agreed, 1, b""), tmp_path))
         offer = decode(round_pb2.Offer, await driven.driver.next(A), MESSAGE_LIMIT).round
@@ -761,7 +761,7 @@ def test_a_silo_that_was_lost_is_not_waited_for_as_if_it_were_preparing(tmp_path
         message.phase_seconds, message.preparation_seconds = 1, preparation
         folder = tmp_path / run.decode()
         folder.mkdir()
-        return Driven(Plan.of(message), folder)
+        return Driven(checked_plan(message), folder)
 
     async def without_d(driven: Driven) -> ClosedRound:
         others = [driven.take_part(silo) for silo in (A, B, C)]

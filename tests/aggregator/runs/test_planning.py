@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from aggregator.runs.planning import Planner, default_threshold, silo_names
 from crypto.errors import ConfigError, PlanError
 from crypto.names import Allocation, Backend, ComparisonGroup, Pruner, ReleaseKind, Schedule, Suite
-from crypto.plan import Plan
 from crypto.plan_options import PlanOptions
+from crypto.plan_rules import checked_plan
 from crypto.pruning.sparsity import Sparsity, parse_ratio
 from silo_agent.model.dense_weights import DenseWeights
 from support.models import family, tiny_llama, tiny_model
@@ -49,7 +49,7 @@ def test_silo_names_are_distinct_and_a_plan_takes_them(stems: list[str]) -> None
     message = plan_message(len(files))
     for member, name in zip(message.roster, sorted(names), strict=True):
         member.silo = name
-    Plan.of(message)
+    checked_plan(message)
 
 
 def test_two_hundred_files_of_one_name() -> None:
@@ -57,7 +57,7 @@ def test_two_hundred_files_of_one_name() -> None:
     message = plan_message(200)
     for member, name in zip(message.roster, sorted(names), strict=True):
         member.silo = name
-    assert len(Plan.of(message).silos) == 200
+    assert len(checked_plan(message).silos) == 200
 
 
 @pytest.mark.parametrize("silos", range(3, 201))
@@ -70,7 +70,7 @@ def test_the_default_threshold_is_the_least_majority_of_three_or_more(silos: int
 
 @pytest.mark.parametrize("silos", [3, 4, 5, 6, 7, 199, 200])
 def test_a_plan_takes_the_default_threshold(silos: int) -> None:
-    Plan.of(plan_message(silos, threshold=default_threshold(silos, 0)))
+    checked_plan(plan_message(silos, threshold=default_threshold(silos, 0)))
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +164,8 @@ def test_the_rounds_of_what_was_asked_for(asked: Any, rounds: list[object], weig
 
 def test_with_layer_sampling_a_silo_without_a_capacity_prunes_all_blocks(weights: DenseWeights) -> None:
     plan = planner(weights, **SAMPLED).pruning()
-    assert plan.capacities == {"silo-000": 2, "silo-001": 1, "silo-002": 2, "silo-003": 2}
-    assert plan.cohort_floor == 3
+    assert plan.pruning.capacities == {"silo-000": 2, "silo-001": 1, "silo-002": 2, "silo-003": 2}
+    assert plan.pruning.cohort_floor == 3
 
 
 @pytest.mark.parametrize("floor", [-1, 5, 2**32 + 3])
@@ -177,8 +177,8 @@ def test_a_cohort_floor_out_of_range(floor: int, weights: DenseWeights) -> None:
 def test_ratios_of_silos_of_their_own(weights: DenseWeights) -> None:
     plan = planner(weights, silo_sparsity_ratios={"silo-002": Decimal("0.30")}).pruning()
     assert [member.sparsity_ratio for member in plan.message.roster] == ["", "", "0.3", ""]
-    assert plan.silo_sparsity("silo-002") == Sparsity(Decimal("0.3"), ComparisonGroup.ROW)
-    assert plan.silo_sparsity("silo-001") == Sparsity(Decimal("0.5"), ComparisonGroup.ROW)
+    assert plan.pruning.silo_sparsity("silo-002") == Sparsity(Decimal("0.3"), ComparisonGroup.ROW)
+    assert plan.pruning.silo_sparsity("silo-001") == Sparsity(Decimal("0.5"), ComparisonGroup.ROW)
 
 
 @pytest.mark.parametrize("field", ["silo_sparsity_ratios", "capacities"])

@@ -20,7 +20,7 @@ from crypto.errors import (
     UnexpectedMessage,
 )
 from crypto.names import Backend, Phase
-from crypto.plan import Plan
+from crypto.plan_rules import checked_plan
 from crypto.secagg.round import Round
 from crypto.secagg.session import MAX_MESSAGE_BYTES, SiloSession, Table
 from scenarios.world import World, plain_sum, random_lanes
@@ -145,7 +145,7 @@ def other_rounds() -> list[Round]:
     evaluation = message.rounds.add().evaluation
     evaluation.sequences = 1
     evaluation.candidates.add(name="dense", dense=True)
-    agreed = Plan.of(message)
+    agreed = checked_plan(message)
     return [
         Round(plan(4, run=b"another run here"), 0, b""),
         Round(plan(4, backend=Backend.INSECURE_PLAINTEXT), 0, b""),
@@ -307,7 +307,7 @@ def test_silence_is_being_dropped_and_too_much_of_it_ends_the_round(backend: Bac
 def test_least_survivors_count_until_they_are_fixed_and_the_threshold_after() -> None:
     message = plan_message(5, threshold=3)
     message.least_survivors = 4
-    agreed = Plan.of(message)
+    agreed = checked_plan(message)
     lanes = random_lanes(agreed, seed=5)
     for phase in (Phase.PLAN, Phase.KEYS, Phase.SHARES, Phase.UPLOAD):
         world = World(agreed, signing_keys(5), {"silo-000": phase, "silo-001": phase})

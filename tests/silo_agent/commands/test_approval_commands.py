@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from crypto.plan import Plan
+from crypto.plan_rules import checked_plan
 from silo_agent.cli import cli
 from silo_agent.commands import approval as cli_approval
 from silo_agent.consent.audit_log import AUDIT_FILE, AuditLog, read_audit_log, verify_audit_log
@@ -20,7 +20,7 @@ from support.commands import Ran, run
 from support.plans import plan_message
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
-PLANS = [Plan.of(plan_message(4, run=bytes([number] * 16))) for number in range(2)]
+PLANS = [checked_plan(plan_message(4, run=bytes([number] * 16))) for number in range(2)]
 FIRST, SECOND = (plan.digest.hex() for plan in PLANS)
 
 

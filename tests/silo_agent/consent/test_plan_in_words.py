@@ -14,6 +14,8 @@ import pytest
 from crypto.names import Backend, ComparisonGroup, Pruner, ReleaseKind
 from crypto.plan import Plan
 from crypto.plan_options import PLAN_OPTIONS, PlanOption
+from crypto.plan_rules import checked_plan
+from crypto.releases.planned_rounds import planned_rounds
 from silo_agent.consent.plan_in_words import BytesUp, plan_in_words, sentences, upload_bytes
 from silo_agent.consent.policy import model_digest
 from sparsilo.v1 import plan_pb2
@@ -55,7 +57,7 @@ def of_kinds(kinds: str, **fields: object) -> Plan:
     if "evaluation" in kinds:
         candidates = [plan_pb2.Candidate(name="dense", dense=True), plan_pb2.Candidate(name="a", digest=bytes(32))]
         message.rounds.add(evaluation=plan_pb2.Evaluation(sequences=7, candidates=candidates))
-    return Plan.of(message)
+    return checked_plan(message)
 
 
 CASES: list[tuple[str, dict[str, Any], list[list[tuple[int, int]]]]] = [
@@ -114,9 +116,9 @@ def test_with_layer_sampling_it_is_an_upper_bound(last: int, cohort: int, silo: 
 
 def test_survivors_colluders_and_silos() -> None:
     message = plan_message(7, threshold=6, colluders=2, least_survivors=6)
-    found = plan_in_words(Plan.of(message), SILO)
+    found = plan_in_words(checked_plan(message), SILO)
     assert (found.least_survivors, found.colluders, len(found.silos)) == (6, 2, 7)
-    text = said(Plan.of(message))
+    text = said(checked_plan(message))
     assert "at least 6 of these 7 silos" in text and "silo-006" in text
     assert "withstands: a dishonest aggregator with up to 2 silos that work with it" in text
     assert "with 6 survivors, 5 silos that work together learn this one's" in text
@@ -128,7 +130,7 @@ def test_with_layer_sampling_fewer_survivors_are_enough(floor: int, colluders: i
     """Of a cohort the least t with 2t > m + c, or c + 3."""
     message = planned(TENSORS, silos=7, cohort_floor=floor, capacities=(3,) * 7).message
     message.colluders, message.threshold, message.least_survivors = colluders, 7, 7
-    assert plan_in_words(Plan.of(message), SILO).least_survivors == least
+    assert plan_in_words(checked_plan(message), SILO).least_survivors == least
 
 
 KIND_PLANS = {
@@ -198,7 +200,7 @@ def test_what_is_not_protected() -> None:
     assert "one silo alone kept a weight" not in risks(KIND_PLANS[ReleaseKind.VOTES])
     message = of_kinds("votes evaluation").message
     del message.rounds[0]
-    assert "agree on a weight" not in risks(Plan.of(message))
+    assert "agree on a weight" not in risks(checked_plan(message))
 
 
 def test_a_backend_that_hides_nothing_is_called_so() -> None:
@@ -227,7 +229,7 @@ def test_what_is_computed_here(fields: dict[str, Any], computed: str) -> None:
 
 def test_a_pattern_and_held_out_text_are_said() -> None:
     message = planned({"w": (0, (4, 8), False)}, comparison_group="row", pattern="2:4", sparsity_ratio="").message
-    assert "to the pattern 2:4, on" in said(Plan.of(message))
+    assert "to the pattern 2:4, on" in said(checked_plan(message))
     assert "how well 2 candidate models predict 7 further sequences" in said(KIND_PLANS[ReleaseKind.EVALUATION])
 
 
@@ -237,10 +239,10 @@ def test_a_pattern_and_held_out_text_are_said() -> None:
 def test_deadlines(seconds: int, text: str) -> None:
     message = plan_message(4)
     message.preparation_seconds = seconds
-    found = plan_in_words(Plan.of(message), SILO)
+    found = plan_in_words(checked_plan(message), SILO)
     assert (found.preparation_seconds, found.phase_seconds) == (seconds, 5)
-    assert f"for {text}, in which people decide" in said(Plan.of(message))
-    assert said(Plan.of(message)).endswith("later, for 5 seconds")
+    assert f"for {text}, in which people decide" in said(checked_plan(message))
+    assert said(checked_plan(message)).endswith("later, for 5 seconds")
 
 
 @pytest.mark.parametrize("pruner", Pruner)
@@ -294,7 +296,7 @@ def asked_plan(**options: object) -> Plan:
     for option in PLAN_OPTIONS:
         if option.name in options:
             option.write(message, options[option.name])
-    pruning = Plan(message, b"").rounds_of(ReleaseKind(str(options.get("release", "votes"))))
+    pruning = planned_rounds(Plan(message, b""), ReleaseKind(str(options.get("release", "votes"))))
     del message.rounds[:]
     for kind, block in pruning:
         getattr(message.rounds.add(block=block), kind).SetInParent()

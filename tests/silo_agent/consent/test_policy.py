@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from crypto.errors import ConfigError, IdentityError, PlanError, ReleaseRefused, SparsiloError, UnexpectedMessage
 from crypto.names import Backend, ReleaseKind, Suite
-from crypto.plan import Plan
+from crypto.plan_rules import checked_plan
 from crypto.primitives.signing import SigningKey
 from crypto.secagg.round import Round
 from silo_agent.config import AgentConfig
@@ -70,8 +70,8 @@ def message(weights: DenseWeights) -> plan_pb2.Plan:
 
 
 def check(message: plan_pb2.Plan, weights: DenseWeights, config: AgentConfig = CONFIG, policy: Policy = POLICY) -> None:
-    check_plan(Plan.of(message), config, ROSTER, weights, weights.digest())
-    check_policy(Plan.of(message), policy)
+    check_plan(checked_plan(message), config, ROSTER, weights, weights.digest())
+    check_policy(checked_plan(message), policy)
 
 
 def tensor(message: plan_pb2.Plan, name: str) -> plan_pb2.Tensor:

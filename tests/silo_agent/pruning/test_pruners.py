@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crypto.errors import PlanError
 from crypto.names import ComparisonGroup, Pruner
-from crypto.plan import OWN_GROUPS
+from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Pattern, Sparsity
 from silo_agent.pruning.pruners import method
 
@@ -130,6 +130,10 @@ def test_ria_of_a_channel_of_zeros() -> None:
 
 
 def test_own_groups() -> None:
-    layers = {pruner for pruner, group in OWN_GROUPS.items() if group is ComparisonGroup.LAYER}
+    layers = {
+        pruner
+        for pruner, group in ((name, facts.own_group) for name, facts in PRUNERS.items())
+        if group is ComparisonGroup.LAYER
+    }
     assert layers == {Pruner.MAGNITUDE, Pruner.RIA, Pruner.SPARSEGPT}
-    assert OWN_GROUPS[Pruner.WANDA] is ComparisonGroup.ROW
+    assert PRUNERS[Pruner.WANDA].own_group is ComparisonGroup.ROW

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from crypto.encoding.layout import pack_chunk
 from crypto.errors import PlanError
 from crypto.plan import Plan
+from crypto.plan_rules import checked_plan
+from crypto.releases.release_spec import layout_of
 from silo_agent.releases.evaluation import EvaluationRelease
 from sparsilo.v1 import plan_pb2
 from support.plans import plan_message
@@ -21,14 +23,14 @@ def evaluation_plan(candidates: int, chunk_words: int) -> Plan:
     for index in range(candidates):
         evaluation.candidates.add(name=f"candidate {index}", digest=bytes([index] * 32))
     message.rounds[0].CopyFrom(plan_pb2.Round(evaluation=evaluation))
-    return Plan.of(message)
+    return checked_plan(message)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.integers(0, 2**40)), min_size=1, max_size=7), st.integers(1, 3))
 def test_evaluation_lanes_are_fixed_point_and_counts(results: list[tuple[float, int]], chunk_words: int) -> None:
     plan = evaluation_plan(len(results), chunk_words)
     lanes: dict[str, list[int]] = {"negative log-likelihood": [], "tokens": []}
-    for chunk in plan.layout(0).chunks:
+    for chunk in layout_of(plan, 0).chunks:
         values = EvaluationRelease(results, 5).lanes(chunk)
         assert pack_chunk(chunk, values)[1:].tolist() == values.tolist(), "a lane is a word"
         lanes[chunk.section.name] += values.tolist()
@@ -47,5 +49,5 @@ def test_what_cannot_be_summed_is_refused(nll: float) -> None:
 def test_the_largest_sum_still_fits() -> None:
     nll = float(np.nextafter(2.0**38, 0))
     release = EvaluationRelease([(nll, 5)], 4)
-    total = 4 * int(release.lanes(evaluation_plan(1, 1).layout(0).chunks[0])[0])
+    total = 4 * int(release.lanes(layout_of(evaluation_plan(1, 1), 0).chunks[0])[0])
     assert 2**64 - 2**12 <= total < 2**64

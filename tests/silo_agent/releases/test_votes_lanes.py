@@ -8,6 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from crypto.plan import Plan
+from crypto.plan_rules import checked_plan
+from crypto.releases.release_spec import layout_of
 from silo_agent.pruning.prune import write_keep_masks
 from silo_agent.releases.votes import VotesRelease
 from support.opened import released
@@ -25,7 +27,7 @@ def votes_plan(group: str, chunk_words: int) -> Plan:
         tensor.input_first = tensor.name == TURNED
     message.pruning.force_comparison_group = group == "column"
     message.model.add(name="z.norm", digest=bytes(32), shape=[9])  # stored, but not pruned
-    return Plan.of(message)
+    return checked_plan(message)
 
 
 def keep_masks() -> dict[str, Tensor]:
@@ -57,7 +59,7 @@ def test_lanes_are_the_keep_mask_and_its_counts_by_group(group: str, chunk_words
     lanes = released(VotesRelease(plan, 0, file), plan)
     assert lanes == expected
     assert list(lanes) == list(expected), "in the plan's order"
-    assert len(plan.layout(0).chunks) > len(expected) or chunk_words == 1000
+    assert len(layout_of(plan, 0).chunks) > len(expected) or chunk_words == 1000
 
 
 def test_a_file_that_another_tool_wrote(tmp_path: Path) -> None:
@@ -76,7 +78,7 @@ def test_a_blocks_round_has_that_blocks_tensors(tmp_path: Path) -> None:
     del message.rounds[:]
     for block in range(2):
         message.rounds.add(block=block).votes.SetInParent()
-    plan, file = Plan.of(message), tmp_path / "keep_mask.safetensors"
+    plan, file = checked_plan(message), tmp_path / "keep_mask.safetensors"
     write_keep_masks(file, [(name, keep) for name, keep in keep_masks().items() if name[7] in "13"])
     lanes = released(VotesRelease(plan, 1, file), plan, 1)
     assert [name for name in lanes if name.startswith("votes")] == ["votes blocks.1.weight", "votes blocks.3.weight"]

@@ -17,6 +17,7 @@ from crypto.encoding.layout import pack_chunk
 from crypto.errors import PlanError
 from crypto.names import ReleaseKind
 from crypto.plan import Plan
+from crypto.releases.release_spec import layout_of
 from silo_agent.pruning.prune import write_keep_masks
 from silo_agent.releases import weights as weights_release
 from silo_agent.releases.weights import ScalesRelease, WeightsRelease, exponent
@@ -118,7 +119,7 @@ def test_a_difference_above_what_was_agreed_on_is_refused(sign: int, tmp_path: P
     exponents = dict.fromkeys(TENSORS, -2)
     silo.dense["a"][0, 0] = 0.0
     silo.pruned["a"][0, 0] = sign * 0.25
-    deltas = plan.layout(1).chunks[2]
+    deltas = layout_of(plan, 1).chunks[2]
     assert deltas.section.name == "deltas a"
     lanes = silo.weights(plan, exponents).lanes(deltas)
     assert int(lanes[0]) == (2**17 if sign == 1 else 0)

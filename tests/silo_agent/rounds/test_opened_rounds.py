@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 from crypto.errors import CorruptSum
 from crypto.names import ComparisonGroup, ReleaseKind
 from crypto.plan import Plan
+from crypto.plan_rules import checked_plan
 from crypto.pruning.sparsity import Pattern, Sparsity
+from crypto.releases.release_spec import layout_of
 from silo_agent.rounds.opened_rounds import ExpandedTensor, Start
 from silo_agent.rounds.opened_sum import OpenedRound
 from support.importance import importance
@@ -47,7 +49,7 @@ def plan_digest(plan: Plan) -> bytes:
 
 
 def zeros(plan: Plan, index: int) -> dict[str, list[int]]:
-    return {section.name: [0] * section.lanes for section in plan.layout(index).sections}
+    return {section.name: [0] * section.lanes for section in layout_of(plan, index).sections}
 
 
 @pytest.mark.clause("2.2.2", "2.2.3")
@@ -74,7 +76,7 @@ def test_an_evaluation_starts_from_nothing_wherever_it_stands(tmp_path: Path) ->
     message = planned(BLOCKS).message
     message.rounds.add().evaluation.sequences = 1
     message.rounds[-1].evaluation.candidates.add(name="dense", dense=True)
-    plan = Plan.of(message)
+    plan = checked_plan(message)
     first = opened(Start(plan).round, zeros(plan, 0), 5, tmp_path, ROOTS[0])
     assert Start(plan, [first]).input_digest == Start(plan).input_digest == b""
     assert Start(plan, [first]).round.digest != Start(plan).round.digest

@@ -114,8 +114,8 @@ def test_one_shot_is_a_pruning_of_all_blocks(
         for each in prune_blocks(
             weights,
             sequences,
-            pruner=plan.pruner,
-            sparsity=lambda _: plan.silo_sparsity(ME),
+            pruner=plan.pruning.pruner,
+            sparsity=lambda _: plan.pruning.silo_sparsity(ME),
             device=CPU,
             progress=lambda *_: None,
         )
@@ -235,8 +235,8 @@ def test_iterative_magnitude_reads_no_text(weights: DenseWeights, sequences: Ten
     alone = prune_blocks(
         weights,
         [],
-        pruner=plan.pruner,
-        sparsity=lambda _: plan.silo_sparsity(ME),
+        pruner=plan.pruning.pruner,
+        sparsity=lambda _: plan.pruning.silo_sparsity(ME),
         device=CPU,
         progress=lambda *_: None,
     )
@@ -298,7 +298,7 @@ def test_iterative_weights_go_on_from_the_averaged_weights(
         layer.register_forward_pre_hook(adding_to(inputs))
         with torch.no_grad():
             model(input_ids=sequences)
-        mask, weight = sparsegpt.prune(layer.weight.detach(), inputs[0].T @ inputs[0], plan.silo_sparsity(ME))
+        mask, weight = sparsegpt.prune(layer.weight.detach(), inputs[0].T @ inputs[0], plan.pruning.silo_sparsity(ME))
         assert weight is not None
         return mask, weight
 

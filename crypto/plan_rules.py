@@ -1,0 +1,218 @@
+"""The rules of a plan: everything that can be checked of it without knowing a silo (docs/protocol.md, section 2)."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from itertools import pairwise
+from math import prod
+from typing import Final, TypeVar
+
+from crypto.encoding.wire import decode, encode
+from crypto.errors import IdentityError, PlanError
+from crypto.names import PROTOCOL, Allocation, Backend, ComparisonGroup, Pruner, ReleaseKind, Schedule, Suite
+from crypto.plan import (
+    DIGEST_BYTES,
+    FEWEST_SILOS,
+    MAX_PLAN_BYTES,
+    MOST_SILOS,
+    RUN_BYTES,
+    SILO_NAME,
+    Plan,
+    least_threshold,
+    oriented,
+)
+from crypto.primitives.signing import check_public_key
+from crypto.pruning.pruners import PRUNERS, RUINOUS
+from crypto.pruning.sparsity import Pattern, parse_ratio, spell_ratio
+from crypto.releases.planned_rounds import planned_rounds
+from crypto.releases.release_spec import release_spec, spec_of
+from sparsilo.v1 import plan_pb2
+
+MOST_CHUNK_WORDS: Final = 1 << 18
+"""2 MiB of words, so that a chunk fits gRPC's default message limit of 4 MiB."""
+
+MOST_CHUNKS: Final = 1 << 20
+"""Of one round; a terabyte in full chunks. Without a bound a small plan could make both roles build a huge table."""
+
+MOST_BLOCKS: Final = 1024
+"""Of a model; more than any known one has."""
+
+_Name = TypeVar("_Name", bound=StrEnum)
+
+
+def decode_plan(encoded: bytes) -> Plan:
+    """Return the plan whose canonical bytes these are.
+
+    Raises MalformedMessage (they are not the canonical bytes of a plan) or PlanError (it contradicts itself), whose
+    message names the field.
+    """
+    plan = Plan(decode(plan_pb2.Plan, encoded, MAX_PLAN_BYTES), encoded)
+    _check_parties(plan)
+    _check_model(plan)
+    _check_pruning(plan)
+    _check_layer_sampling(plan)
+    _check_sizes(plan.message)
+    _check_rounds(plan)
+    return plan
+
+
+def checked_plan(message: plan_pb2.Plan) -> Plan:
+    """Return the plan of a message made here. Raises as `decode_plan`."""
+    return decode_plan(encode(message))
+
+
+def check_cohort(plan: Plan, index: int, cohort: Sequence[str]) -> None:
+    """Raise PlanError where a round has a cohort and should not, or the other way around, or one of too few silos."""
+    field = f"rounds[{index}]"
+    if not plan.is_sampled(index):
+        _require(not cohort, field, "is for the whole roster, not for a cohort")
+        return
+    is_known = len({*cohort} & {*plan.silos}) == len(cohort)
+    _require(is_known and list(cohort) == sorted(cohort), field, "has an unknown or unordered cohort")
+    floor = plan.pruning.cohort_floor
+    _require(len(cohort) >= floor, field, f"has a cohort of {len(cohort)}, the floor is {floor}")
+
+
+def _check_parties(plan: Plan) -> None:
+    message, silos = plan.message, len(plan.silos)
+    _require(message.protocol == PROTOCOL, "protocol", f"{message.protocol!r} is not {PROTOCOL!r}")
+    _require(len(message.run) == RUN_BYTES, "run", f"must be {RUN_BYTES} bytes")
+    suite = _member(Suite, message.suite, "suite")
+    _member(Backend, message.backend, "backend")
+    _require(
+        FEWEST_SILOS <= silos <= MOST_SILOS,
+        "roster",
+        f"has {silos} silos; a sum hides a silo only among others, so {FEWEST_SILOS} to {MOST_SILOS} are needed",
+    )
+    _ascending(plan.silos, "roster")
+    for member in message.roster:
+        _require(bool(SILO_NAME.fullmatch(member.silo)), f"roster {member.silo!r}", "a name is 1 to 63 of a-z 0-9 -")
+        _check_key(suite, member)
+    signing_keys = {member.signing_key for member in message.roster}
+    _require(len(signing_keys) == silos, "roster", "two silos share a signing key")
+    least = least_threshold(silos, message.colluders)
+    _require(
+        least <= message.threshold <= silos,
+        "threshold",
+        f"{message.threshold} is out of range for {silos} silos and {message.colluders} colluders: {least} to {silos}",
+    )
+    _require(
+        message.threshold <= message.least_survivors <= silos,
+        "least_survivors",
+        f"{message.least_survivors} is out of range: {message.threshold} (the threshold) to {silos}",
+    )
+    _require(
+        message.least_survivors - message.colluders >= plan.honest_survivors,
+        "least_survivors",
+        f"must exceed the colluders by at least {plan.honest_survivors}"
+        + ("" if message.two_honest_survivors else ", or by 2 where the plan says two_honest_survivors"),
+    )
+
+
+def _check_model(plan: Plan) -> None:
+    model = plan.message.model
+    _ascending([tensor.name for tensor in model], "model")
+    for tensor in model:
+        field, size = f"model {tensor.name}", prod(tensor.shape)
+        _require(len(tensor.digest) == DIGEST_BYTES, field, f"digest must be {DIGEST_BYTES} bytes")
+        if tensor.prunable:
+            _require(len(tensor.shape) == 2 and size > 0, field, "only a matrix can be pruned")
+            _require(len(plan.silos) * size < 1 << 64, field, "is too large to count")
+        else:
+            is_plain = not (tensor.block or tensor.input_first)
+            _require(is_plain, field, "is not prunable, yet has a block or orientation")
+    _require(any(plan.prunable), "model", "has no prunable tensor")
+    blocks = 1 + max(tensor.block for tensor in plan.prunable)
+    _require(blocks <= MOST_BLOCKS, "model", f"has {blocks} blocks, more than {MOST_BLOCKS}")
+    _require(all(plan.block_weights), "model", "has a block without a prunable tensor")
+
+
+def _check_pruning(plan: Plan) -> None:
+    pruning = plan.message.pruning
+    pruner = _member(Pruner, pruning.pruner, "pruner")
+    group = _member(ComparisonGroup, pruning.comparison_group, "comparison group")
+    _require(pruning.allocation in ("", Allocation.OWL), "allocation", f"{pruning.allocation!r} is unknown")
+    _require(pruning.schedule in ("", Schedule.ITERATIVE), "schedule", f"{pruning.schedule!r} is unknown")
+    own_ratios = [member.sparsity_ratio for member in plan.message.roster if member.sparsity_ratio]
+    if pruning.pattern:
+        canonical = str(Pattern.parse(pruning.pattern))
+        _require(pruning.pattern == canonical, "pattern", f"{pruning.pattern!r} must be written {canonical!r}")
+        is_all = not (pruning.sparsity_ratio or own_ratios or pruning.allocation)
+        _require(is_all, "pattern", "leaves no choice of a sparsity ratio or its allocation")
+        _require(group is ComparisonGroup.ROW, "comparison group", "must be row with a pattern")
+        for tensor in plan.prunable:
+            fits = oriented(tensor)[1] % Pattern.parse(pruning.pattern).of == 0
+            _require(fits, f"model {tensor.name}", f"has inputs that {pruning.pattern} does not divide")
+    else:
+        for ratio in (pruning.sparsity_ratio, *own_ratios):
+            canonical = spell_ratio(parse_ratio(ratio))
+            _require(ratio == canonical, "sparsity ratio", f"{ratio!r} must be written {canonical!r}")
+    ruin = None if pruning.pattern else RUINOUS.get((PRUNERS[pruner].own_group, group))
+    if not pruning.force_comparison_group:
+        _require(ruin is None, "comparison group", f"{group} does not suit {pruner}: {ruin} (arXiv 2505.13547)")
+    _require(ruin is not None or not pruning.force_comparison_group, "comparison group", "needs no force")
+
+
+def _check_layer_sampling(plan: Plan) -> None:
+    floor, blocks = plan.pruning.cohort_floor, len(plan.block_weights)
+    capacities = [member.capacity for member in plan.message.roster]
+    if not floor:
+        _require(not any(capacities), "capacity", "is for layer sampling, and the plan has no cohort_floor")
+        return
+    least = plan.message.colluders + plan.honest_survivors
+    _require(least <= floor <= len(plan.silos), "cohort_floor", f"{floor} is out of range: {least} to all silos")
+    _require(all(1 <= capacity <= blocks for capacity in capacities), "capacity", f"must be 1 to {blocks} blocks")
+    _require(
+        sum(capacities) >= blocks * floor,
+        "capacity",
+        f"{sum(capacities)} blocks in all, and {blocks} blocks times a cohort_floor of {floor} are needed",
+    )
+
+
+def _check_sizes(message: plan_pb2.Plan) -> None:
+    _require(message.pruning.samples >= 1, "samples", "must be at least 1")
+    _require(message.pruning.sequence_length >= 2, "sequence length", "must be at least 2 tokens")
+    _require(1 <= message.chunk_words <= MOST_CHUNK_WORDS, "chunk_words", f"must be 1 to {MOST_CHUNK_WORDS}")
+    _require(message.phase_seconds >= 1, "phase_seconds", "must be at least 1")
+    _require(message.preparation_seconds >= 1, "preparation_seconds", "must be at least 1")
+
+
+def _check_rounds(plan: Plan) -> None:
+    """Those of the planned pruning come first, if any; then what stands alone."""
+    rounds = plan.message.rounds
+    _require(len(rounds) >= 1, "rounds", "are 0")
+    for index, message in enumerate(rounds):
+        _require(message.WhichOneof("release") is not None, f"rounds[{index}]", "names no release")
+    due = [(plan.release_kind(index), plan.block(index)) for index in range(len(rounds))]
+    while due and release_spec(due[-1][0]).stands_alone and due[-1][1] is None:
+        due.pop()
+    release = next((kind for kind, _ in due if release_spec(kind).prunes), ReleaseKind.VOTES)
+    _require(not due or due == planned_rounds(plan, release), "rounds", "are not those that this pruning has")
+    for index in range(len(rounds)):
+        spec = spec_of(plan, index)
+        spec.check(plan, index)
+        sections = spec.sections(plan, index, len(plan.silos))
+        chunks = sum(-(-section.words // plan.message.chunk_words) for section in sections)
+        _require(chunks <= MOST_CHUNKS, "chunk_words", f"is so small that rounds[{index}] has {chunks} chunks")
+
+
+def _check_key(suite: Suite, member: plan_pb2.Member) -> None:
+    try:
+        check_public_key(suite, member.signing_key)
+    except IdentityError as error:
+        raise PlanError(f"plan: roster {member.silo}: {error.message}") from None
+
+
+def _require(condition: bool, field: str, problem: str) -> None:
+    if not condition:
+        raise PlanError(f"plan: {field}: {problem}")
+
+
+def _member(kind: type[_Name], value: str, field: str) -> _Name:
+    try:
+        return kind(value)
+    except ValueError:
+        raise PlanError(f"plan: {field}: {value!r} is unknown", hint=f"known: {', '.join(kind)}") from None
+
+
+def _ascending(names: Sequence[str], field: str) -> None:
+    _require(all(lower < higher for lower, higher in pairwise(names)), field, "names must ascend, each once")

@@ -1,0 +1,62 @@
+"""Pruning as the work of a plan: what is pruned, how, by whom and how far."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from crypto.names import Allocation, ComparisonGroup, Pruner, Schedule
+from crypto.pruning.pruners import PRUNERS
+from crypto.pruning.sparsity import Pattern, Sparsity, parse_ratio
+from sparsilo.v1 import plan_pb2
+
+
+@dataclass(frozen=True)
+class PruningWork:
+    """A plan's pruning, read from its message; `roster` says what of it is a silo's own."""
+
+    message: plan_pb2.Pruning
+    roster: Sequence[plan_pb2.Member]
+
+    @property
+    def pruner(self) -> Pruner:
+        """How silos score weights."""
+        return Pruner(self.message.pruner)
+
+    @property
+    def comparison_group(self) -> ComparisonGroup:
+        """The groups of mask expansion."""
+        return ComparisonGroup(self.message.comparison_group)
+
+    @property
+    def sparsity(self) -> Sparsity:
+        """What mask expansion zeroes, where all blocks get the same share."""
+        return Sparsity(self._target(self.message.sparsity_ratio), self.comparison_group)
+
+    def silo_sparsity(self, silo: str) -> Sparsity:
+        """Return what a silo's own keep masks zero: its own ratio or the plan's, in its pruner's own groups."""
+        own_ratio = next(member.sparsity_ratio for member in self.roster if member.silo == silo)
+        return Sparsity(self._target(own_ratio or self.message.sparsity_ratio), PRUNERS[self.pruner].own_group)
+
+    @property
+    def allocation(self) -> Allocation:
+        """How the ratio is spread over the blocks."""
+        return Allocation(self.message.allocation or Allocation.UNIFORM)
+
+    @property
+    def schedule(self) -> Schedule:
+        """How often silos and aggregator meet."""
+        return Schedule(self.message.schedule or Schedule.ONE_SHOT)
+
+    @property
+    def cohort_floor(self) -> int:
+        """Fewest silos that layer sampling draws for a block; 0 without it."""
+        return self.message.cohort_floor
+
+    @property
+    def capacities(self) -> dict[str, int]:
+        """With layer sampling, of how many blocks each silo prunes; else empty."""
+        return {member.silo: member.capacity for member in self.roster} if self.cohort_floor else {}
+
+    def _target(self, ratio: str) -> Decimal | Pattern:
+        pattern = self.message.pattern
+        return Pattern.parse(pattern) if pattern else parse_ratio(ratio)

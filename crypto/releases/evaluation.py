@@ -1,0 +1,76 @@
+"""The `evaluation` kind: how well candidate models predict the silos' held-out sequences, added up."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from crypto.encoding.layout import Section
+from crypto.errors import PlanError
+from crypto.names import ReleaseKind
+from crypto.plan import DIGEST_BYTES, Plan
+from crypto.releases.release_spec import ReleaseSpec
+from sparsilo.v1 import plan_pb2
+
+NLL_SECTION: Final = "negative log-likelihood"
+TOKENS_SECTION: Final = "tokens"
+NLL_FRACTION_BITS: Final = 24
+
+
+class EvaluationSpec(ReleaseSpec):
+    """Lanes are two whole words a candidate: its negative log-likelihood in fixed point, and the tokens."""
+
+    kind = ReleaseKind.EVALUATION
+    says = "evaluation"
+    starts_from_earlier = False  # it names what it starts from itself
+    stands_alone = True
+    opens = "for every candidate the silos' negative log-likelihoods and token counts, added up"
+
+    def sections(self, plan: Plan, index: int, silos: int) -> Iterator[Section]:
+        """Yield the two sections."""
+        del silos
+        candidates = len(plan.message.rounds[index].evaluation.candidates)
+        yield Section(NLL_SECTION, candidates, 64)
+        yield Section(TOKENS_SECTION, candidates, 64)
+
+    def ask(self, plan: Plan, index: int, asked: plan_pb2.Plan) -> None:
+        """Ask for sequences and candidates, whatever those are called and in whichever order they stand."""
+        evaluation, same = plan.message.rounds[index].evaluation, asked.rounds.add()
+        same.evaluation.sequences = evaluation.sequences
+        for digest in sorted({candidate.digest for candidate in evaluation.candidates}):  # none: dense
+            same.evaluation.candidates.add(digest=digest)
+
+    def check(self, plan: Plan, index: int) -> None:
+        """Refuse an evaluation of nothing, and candidates that are not named properly."""
+        evaluation, field = plan.message.rounds[index].evaluation, f"plan: rounds[{index}]"
+        if not evaluation.sequences:
+            raise PlanError(f"{field}: holds out no sequences")
+        if not evaluation.candidates:
+            raise PlanError(f"{field}: has no candidates")
+        if len({candidate.name for candidate in evaluation.candidates}) != len(evaluation.candidates):
+            raise PlanError(f"{field}: two candidates share a name")
+        for candidate in evaluation.candidates:
+            keep_mask = candidate.WhichOneof("keep_mask")
+            usable = {"dense": candidate.dense, "digest": len(candidate.digest) == DIGEST_BYTES}
+            if keep_mask is None or not usable[keep_mask]:
+                raise PlanError(f"{field}: candidate {candidate.name!r} names no usable keep mask")
+
+    def files(self, plan: Plan, index: int) -> frozenset[bytes]:
+        """Return the digests of the candidates; the dense model is at hand."""
+        candidates = plan.message.rounds[index].evaluation.candidates
+        return frozenset(candidate.digest for candidate in candidates if not candidate.dense)
+
+    def computes(self, plan: Plan, index: int, silo: str) -> Iterator[str]:
+        """Yield what is evaluated on how much text."""
+        del silo
+        evaluation = plan.message.rounds[index].evaluation
+        yield (
+            f"how well {len(evaluation.candidates)} candidate models predict {evaluation.sequences:,} further "
+            f"sequences of {plan.message.pruning.sequence_length:,} tokens of this silo's text"
+        )
+
+    def leaves(self, plan: Plan, rounds: Sequence[int]) -> str:
+        """Count the candidates."""
+        candidates = sum(len(plan.message.rounds[index].evaluation.candidates) for index in rounds)
+        return f"for each of {candidates:,} candidates its negative log-likelihood on held-out text, and the tokens"
+
+
+SPEC = EvaluationSpec()

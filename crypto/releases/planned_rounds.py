@@ -1,0 +1,25 @@
+"""The rounds that a pruning has: which kinds, in which order, over which blocks."""
+
+from collections.abc import Iterable
+
+from crypto.names import Allocation, ReleaseKind, Schedule
+from crypto.plan import Plan
+from crypto.releases.release_spec import release_spec
+
+
+def planned_rounds(plan: Plan, release: ReleaseKind) -> list[tuple[ReleaseKind, int | None]]:
+    """Return the kinds of the rounds in which the planned pruning releases `release`, a kind that prunes.
+
+    Each comes with the block that it is about; None: all of them.
+    """
+    work = plan.pruning
+    rounds: list[tuple[ReleaseKind, int | None]] = []
+    if work.cohort_floor:
+        rounds.append((ReleaseKind.SAMPLING, None))
+    if work.allocation is Allocation.OWL:
+        rounds.append((ReleaseKind.OUTLIERS, None))
+    by_block = work.cohort_floor or work.schedule is Schedule.ITERATIVE
+    scopes: Iterable[int | None] = range(len(plan.block_weights)) if by_block else (None,)
+    for block in scopes:
+        rounds += [(kind, block) for kind in (*release_spec(release).preceded_by, release)]
+    return rounds

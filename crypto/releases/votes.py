@@ -1,0 +1,94 @@
+"""The `votes` kind: keep masks as lanes, and for every prunable tensor the nonzero counts per comparison group."""
+
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import ClassVar
+
+from crypto.encoding.lanes import lane_width
+from crypto.encoding.layout import Section
+from crypto.names import Allocation, ReleaseKind, Schedule
+from crypto.plan import Plan, oriented
+from crypto.pruning.pruners import PRUNERS
+from crypto.pruning.sparsity import group_shape
+from crypto.releases.release_spec import ReleaseSpec, calibration_in_words
+from sparsilo.v1 import plan_pb2
+
+
+def votes_section(tensor: str) -> str:
+    """Name the section that holds a tensor's keep mask."""
+    return f"votes {tensor}"
+
+
+def nonzero_section(tensor: str) -> str:
+    """Name the section that holds a tensor's nonzero counts, one a comparison group."""
+    return f"nonzero counts {tensor}"
+
+
+class VotesSpec(ReleaseSpec):
+    """Lanes are single votes: each sum is how many silos keep a weight."""
+
+    kind = ReleaseKind.VOTES
+    says = "keep masks"
+    prunes = True
+    opens = "for every weight how many silos keep it, and for every comparison group how many weights they keep in all"
+    not_protected: ClassVar[tuple[str, ...]] = (
+        "Where all survivors agree on a weight, its count tells each one's choice. With few silos that is so for most "
+        "weights.",
+    )
+    seen = "how many kept each weight"
+    unseen = "text, scores or keep mask"
+
+    def sections(self, plan: Plan, index: int, silos: int) -> Iterator[Section]:
+        """Yield for each tensor its votes, then its nonzero counts."""
+        for tensor in plan.tensors(index):
+            yield from vote_sections(plan, tensor, silos)
+
+    def ask(self, plan: Plan, index: int, asked: plan_pb2.Plan) -> None:
+        """Ask for what decides on a silo's keep masks."""
+        ask_for_pruning(plan, index, asked)
+
+    def computes(self, plan: Plan, index: int, silo: str) -> Iterator[str]:
+        """Yield how the silo prunes."""
+        del index
+        yield from pruning_in_words(plan, silo)
+
+    def leaves(self, plan: Plan, rounds: Sequence[int]) -> str:
+        """Count the weights."""
+        weights = counted_weights(plan, rounds)
+        return f"the keep masks of {weights:,} weights, one bit each, and how many it keeps a comparison group"
+
+
+def vote_sections(plan: Plan, tensor: plan_pb2.Tensor, silos: int) -> Iterator[Section]:
+    """Yield the two sections of one tensor's keep masks."""
+    groups, size = group_shape(oriented(tensor), plan.pruning.comparison_group)
+    yield Section(votes_section(tensor.name), groups * size, lane_width(silos))
+    yield Section(nonzero_section(tensor.name), groups, lane_width(silos * size))
+
+
+def ask_for_pruning(plan: Plan, index: int, asked: plan_pb2.Plan) -> None:
+    """Put into `asked` what decides on the values of a round that follows from a silo's own pruning."""
+    for field in ("pruner", "sparsity_ratio", "pattern", "allocation", "schedule"):
+        setattr(asked.pruning, field, getattr(plan.message.pruning, field))
+    asked.rounds.add().CopyFrom(plan.message.rounds[index])
+
+
+def pruning_in_words(plan: Plan, silo: str) -> Iterator[str]:
+    """Yield how a silo prunes in a plan."""
+    work, member = plan.pruning, plan.message.roster[plan.silos.index(silo)]
+    ratio = member.sparsity_ratio or work.message.sparsity_ratio
+    target = f"the pattern {work.message.pattern}" if work.message.pattern else f"a sparsity ratio of {ratio}"
+    spread = ", less where a block has many outliers" if work.allocation is Allocation.OWL else ""
+    reads = f"on {calibration_in_words(plan)}" if PRUNERS[work.pruner].reads_text else "without looking at text"
+    yield f"{work.pruner} prunes the model to {target}{spread}, {reads}"
+    if work.schedule is Schedule.ITERATIVE:
+        yield "block after block, each from what all silos together made of those before it"
+    if work.cohort_floor:
+        yield f"only in {member.capacity} of {len(plan.block_weights)} blocks, which are drawn at random"
+
+
+def counted_weights(plan: Plan, rounds: Sequence[int]) -> int:
+    """Count the weights that rounds are about, as often as they are."""
+    return sum(prod(tensor.shape) for index in rounds for tensor in plan.tensors(index))
+
+
+SPEC = VotesSpec()
