@@ -33,15 +33,15 @@ from crypto.secagg.round import Round
 from sparsilo.v1 import round_pb2, words_pb2
 
 MAX_MESSAGE_BYTES: Final = 1 << 22
-"""Of one control message; the largest, sealed shares from each of 200 silos, is under 400 KB."""
+"""The longest that a control message may be; the largest, sealed shares from each of 200 silos, has under 400 KB."""
 
 Entropy = Callable[[int], bytes]
-"""n -> n bytes from a cryptographic source; a parameter, so that the core has no global randomness."""
+"""Returns n bytes from a cryptographic source; a parameter, so that the core has no global randomness."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """What a phase exchanges: the silo's message, the aggregator's answer once the phase closes, and the next phase."""
+    """A phase's exchange: the silo's message, the aggregator's answer once the phase closes, and the next phase."""
 
     silo: str
     aggregator: str
@@ -52,7 +52,7 @@ Table = Mapping[Phase, Exchange]
 
 
 class SiloSession(ABC):
-    """One silo's side of one round. Repeat: `message()`, send it, `receive(answer)`, until the phase is DONE."""
+    """One silo's side of one round. A driver sends `message()` and hands over the answer, until the phase is DONE."""
 
     def __init__(self, table: Table, round_: Round, silo: str) -> None:
         self._table = table
@@ -70,11 +70,14 @@ class SiloSession(ABC):
 
     @property
     def assigned(self) -> Sequence[int]:
-        """In AUDIT, the chunks that this silo recomputes."""
+        """The chunks that this silo recomputes in AUDIT."""
         return ()
 
     def message(self) -> bytes:
-        """This silo's message of the present phase; the same bytes however often it is asked for."""
+        """Return this silo's message of the present phase; the same bytes however often it is asked for.
+
+        Raises UnexpectedMessage where the phase has none.
+        """
         exchange = self._exchange()
         if self._sent is None:
             try:
@@ -86,7 +89,7 @@ class SiloSession(ABC):
         return self._sent
 
     def receive(self, answer: bytes) -> None:
-        """The aggregator's answer: checked, taken in, and the next phase entered.
+        """Check the aggregator's answer, take it in and enter the next phase.
 
         Raises UnexpectedMessage for what the table does not list, RoundAborted where the aggregator says so, and the
         ProtocolError that the message deserves. After any of them the session is ABORTED and says nothing more.
@@ -108,7 +111,7 @@ class SiloSession(ABC):
         self.phase, self._sent = exchange.then, None
 
     def masked(self, index: int, words: Words) -> bytes:
-        """One packed chunk, its header word first, hidden in place; returns the bytes to upload.
+        """Hide one packed chunk, its header word first, in place; return the bytes to upload.
 
         Asked again for a chunk, as a retry does, it must be given the same words: a second plaintext under one mask
         would show the difference. Raises BadUpload otherwise, before the bytes leave (docs/protocol.md, 6.5.3).
@@ -128,12 +131,12 @@ class SiloSession(ABC):
         return data
 
     def audit(self, index: int, committed: Iterable[words_pb2.CommittedChunk]) -> None:
-        """AUDIT: recompute an assigned chunk from what the survivors committed to. Raises BadAudit."""
+        """Recompute, in AUDIT, an assigned chunk from what the survivors committed to. Raises BadAudit."""
         raise RuntimeError(f"chunk {index} and {committed} are not for this backend, which assigns none")
 
     @abstractmethod
     def _mask(self, index: int, words: Words) -> None:
-        """Hide one packed chunk in place; a pure function of the chunk."""
+        """Hide one packed chunk in place. It depends on nothing but the chunk, so threads may call it."""
 
     @abstractmethod
     def _outgoing(self) -> Message:
@@ -150,7 +153,7 @@ class SiloSession(ABC):
 
     @cached_property
     def _root(self) -> bytes:
-        """Merkle root over the uploaded chunks' bytes, which the UPLOAD message signs."""
+        """The Merkle root over the uploaded chunks' bytes. Raises RuntimeError as long as some were not uploaded."""
         chunks = range(len(self.round.layout.chunks))
         if len(self._leaves) != len(chunks):
             raise RuntimeError("the driver closed UPLOAD before it uploaded")
@@ -158,7 +161,7 @@ class SiloSession(ABC):
 
 
 class AggregatorSession(ABC):
-    """The aggregator's side of one round. `expected` may speak; when they have, or time is up, `close_phase()`."""
+    """The aggregator's side of one round. `expected` may speak; a driver closes a phase when they have, or in time."""
 
     def __init__(self, table: Table, round_: Round) -> None:
         self._table = table
@@ -178,7 +181,7 @@ class AggregatorSession(ABC):
         return frozenset(self._messages)
 
     def receive(self, silo: str, data: bytes) -> None:
-        """A silo's message of this phase. The same bytes again are harmless; anything else from that silo is refused.
+        """Take a silo's message of this phase. The same bytes again are harmless; others from that silo are refused.
 
         Raises the ProtocolError that it deserves; the round goes on as if it had not arrived.
         """
@@ -199,26 +202,26 @@ class AggregatorSession(ABC):
         self._messages[silo] = (data, body)
 
     def uploaded(self, silo: str, root: bytes) -> None:
-        """The driver holds all of a silo's chunks and computed `root` over their bytes."""
+        """Note that the driver holds all of a silo's chunks, and computed `root` over their bytes."""
         self._roots[silo] = root
 
     def recover(self) -> None:
-        """UNMASK, before it is closed: from now on `unmask_chunk` works. Raises TooFewSurvivors or BadShare.
+        """Recover, before UNMASK is closed, what opens the sum; from then on `unmask_chunk` works.
 
-        The driver then adds up the uploads, unmasks the sum and says `summed`.
+        The driver then folds the uploads, unmasks the sum and calls `summed`. Raises TooFewSurvivors or BadShare.
         """
         self._enough(self._messages)
 
     def summed(self, root: bytes) -> None:
-        """The driver opened the sum and computed the Merkle root over its chunks' bytes."""
+        """Note that the driver opened the sum, and computed the Merkle root over its chunks' bytes."""
         self.sum_root = root
 
     def may_audit(self, silo: str, index: int) -> bool:
-        """Whether, in AUDIT, a silo recomputes that chunk and may be given it."""
+        """Return whether, in AUDIT, a silo recomputes that chunk and may be given it."""
         raise RuntimeError(f"{silo} asks for chunk {index} of a backend that has no AUDIT")
 
     def close_phase(self) -> dict[str, bytes]:
-        """Whoever has not spoken is dropped; the answers to those who have. Raises TooFewSurvivors naming the phase."""
+        """Drop whoever has not spoken; return the answers to the others. Raises TooFewSurvivors naming the phase."""
         exchange = self._table[self.phase]
         bodies = {silo: self._messages[silo][1] for silo in self.expected if silo in self._messages}
         self._enough(bodies)
@@ -233,7 +236,7 @@ class AggregatorSession(ABC):
         return {silo: encoded[id(answer)] for silo, answer in answers.items()}
 
     def abort(self, reason: str) -> bytes:
-        """End the round; the message to tell every silo."""
+        """End the round; return the message that tells every silo."""
         aborted = round_pb2.Aborted(phase=self.phase, reason=reason)
         self.phase = Phase.ABORTED
         return self._encoded("aborted", aborted)
@@ -244,7 +247,7 @@ class AggregatorSession(ABC):
 
     @abstractmethod
     def unmask_chunk(self, index: int, words: Words) -> None:
-        """Open, in place, the sum of the survivors' masked words of one chunk."""
+        """Open, in place, what the backend folded of the survivors' uploads of one chunk."""
 
     @abstractmethod
     def _check(self, silo: str, body: Any) -> None:
@@ -255,7 +258,7 @@ class AggregatorSession(ABC):
         """Return the body of each silo's answer, from the bodies of all messages of the present phase, by silo."""
 
     def _enough(self, spoke: Mapping[str, Any]) -> None:
-        """Whoever did not speak is dropped. Raises TooFewSurvivors naming the phase."""
+        """Drop whoever did not speak. Raises TooFewSurvivors naming the phase."""
         self.dropped |= {silo: self.phase for silo in self.expected if silo not in spoke}
         fewest = self._fewest()
         if len(spoke) < fewest:
@@ -265,7 +268,7 @@ class AggregatorSession(ABC):
             )
 
     def _fewest(self) -> int:
-        """How many silos the present phase needs: the least survivors until they are fixed, then the threshold."""
+        """Return how many silos the present phase needs: least survivors until they are fixed, then the threshold."""
         return self.round.threshold if self.survivors else self.round.least_survivors
 
 

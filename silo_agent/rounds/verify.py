@@ -21,7 +21,7 @@ from sparsilo.v1 import round_pb2
 
 
 def verify_opened(round_: Round, words: Path, transcript: Path, roster: Mapping[str, bytes]) -> OpenedRound:
-    """An earlier round of a run as the aggregator serves it, proven by its transcript: what a later round starts from.
+    """Return an earlier round of a run as the aggregator serves it, proven by its transcript.
 
     Where the backend signs nothing, the words are taken as they are. Raises what `verify_transcript` raises, and
     BadAudit where the transcript or the words are of something else.
@@ -48,7 +48,7 @@ Progress = Callable[[str, int, int], None]
 def verify_folder(
     folder: Path, roster: Mapping[str, bytes], own: Path | None, words: bool, progress: Progress
 ) -> dict[str, Any]:
-    """What the folder proves under the pinned `roster`; with `own`, that a silo saw the same round.
+    """Return what the folder proves under the pinned `roster`; with `own`, check that a silo saw the same round.
 
     Without `words` only the signed messages are looked at. Raises the error of the first step that fails: the step, the
     party and what is wrong.
@@ -82,7 +82,7 @@ def verify_folder(
 
 
 def _check_own(file: Path, encoded: bytes) -> None:
-    """Whoever comes to DONE was sent every answer that the aggregator kept, so honest transcripts are equal bytes."""
+    """Check that a silo's own transcript is the folder's: whoever comes to DONE was sent every answer that it keeps."""
     own = _read(file)
     if own == encoded:
         return
@@ -93,7 +93,10 @@ def _check_own(file: Path, encoded: bytes) -> None:
 
 
 def _open_words(folder: Path, verified: Verified, progress: Progress) -> list[CommittedWords]:
-    """The survivors' words and last the sum, each what its signed root commits to. Raises BadAudit or InputError."""
+    """Return the survivors' words and last the sum, each what its signed root commits to.
+
+    Raises BadAudit or InputError.
+    """
     layout, words = verified.round.layout, []
     uploaded = backend_spec(verified.round.plan.backend).upload_lengths(layout)
     for done, (silo, root) in enumerate(verified.roots.items()):
@@ -109,7 +112,7 @@ def _open_words(folder: Path, verified: Verified, progress: Progress) -> list[Co
 
 
 def _recompute(verified: Verified, words: list[CommittedWords], progress: Progress) -> None:
-    """Every chunk of the sum. Raises BadAudit naming the first that is not what the words add up to."""
+    """Recompute every chunk of the sum. Raises BadAudit naming the first that is not what the words add up to."""
 
     def recompute(index: int) -> None:
         verified.recompute(index, (vector.chunk(index) for vector in words))

@@ -59,7 +59,7 @@ class DoubleMaskingAggregator(AggregatorSession):
         self._unmask(index, words)
 
     def summed(self, root: bytes) -> None:
-        """The opening names the root of the sum's chunks."""
+        """Note the Merkle root over the opened sum's chunks, which the opening names (5.6.5)."""
         super().summed(root)
         if isinstance(self._known, Recovered):
             self._known = self._known.summed(root)

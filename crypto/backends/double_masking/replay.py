@@ -20,7 +20,7 @@ from sparsilo.v1 import round_pb2, words_pb2
 
 
 def check_opening(opening: round_pb2.Opening, survivors: Sequence[str], lost: Sequence[str]) -> None:
-    """Its seeds must be those of exactly the survivors, and of every pair of a lost silo with a survivor.
+    """Check that the seeds are those of exactly the survivors, and of every pair of a lost silo with a survivor.
 
     Raises BadAudit otherwise.
     """
@@ -36,7 +36,7 @@ def check_opening(opening: round_pb2.Opening, survivors: Sequence[str], lost: Se
 
 
 def check_covered(pairs: Auditors, recomputed_by: Sequence[int], colluders: int) -> None:
-    """Every chunk was recomputed by one of its auditors, and by both where some may collude (5.9.4).
+    """Check that every chunk was recomputed by one of its auditors, and by both where some may collude (5.9.4).
 
     With one verdict a chunk, an aggregator could call its honest auditor silent. Raises BadAudit.
     """
@@ -47,7 +47,7 @@ def check_covered(pairs: Auditors, recomputed_by: Sequence[int], colluders: int)
 
 
 class Replay:
-    """One round's uploads and opening, fixed; `chunk` recomputes one chunk, in any order and thread."""
+    """A replay fixes one round's uploads and opening; `chunk` recomputes one chunk, in any order and thread."""
 
     def __init__(
         self, round_: Round, participants: bytes, survivors: round_pb2.Survivors, opening: round_pb2.Opening

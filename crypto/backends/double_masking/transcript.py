@@ -48,29 +48,29 @@ VERDICT: Final = b"verdict"
 
 
 def participants_digest(round_digest: bytes, participants: round_pb2.Participants) -> bytes:
-    """32 bytes that stand for the round and its signed participant set."""
+    """Return 32 bytes that stand for the round and its signed participant set."""
     return sha256(b"sparsilo/1 participants" + round_digest + encode(participants)).digest()
 
 
 def seal_info(purpose: bytes, participants: bytes, sender: str, recipient: str) -> bytes:
-    """The HPKE info of one sealed message."""
+    """Return the HPKE info of one sealed message."""
     return b"sparsilo/1 " + purpose + b"\0" + participants + sender.encode() + b"\0" + recipient.encode()
 
 
 def pair_seed(participants: bytes, plan: Plan, one: str, other: str, contributions: Mapping[str, bytes]) -> bytes:
-    """The 32-byte seed of a pair from both ends' random contributions, the same at both ends."""
+    """Return the 32-byte seed of a pair from both ends' random contributions, the same at both ends."""
     low, high = sorted((one, other), key=plan.point)
     info = seal_info(b"pair seed", participants, low, high)
     return HKDF(SHA256(), SEED_BYTES, salt=None, info=info).derive(contributions[low] + contributions[high])
 
 
 def pairwise_sign(plan: Plan, silo: str, peer: str) -> Literal[1, -1]:
-    """The sign with which `silo` adds the pairwise mask it shares with `peer`; the peer's is the opposite."""
+    """Return the sign with which `silo` adds the pairwise mask it shares with `peer`; the peer's is the opposite."""
     return 1 if plan.point(silo) < plan.point(peer) else -1
 
 
 def seal_bundle(key: bytes, participants: bytes, silo: str, seeds: Mapping[str, bytes]) -> bytes:
-    """Every pair seed of a silo, ascending by peer, under its bundle key.
+    """Return every pair seed of a silo, ascending by peer, encrypted under its bundle key.
 
     AES-256-GCM with an all-zero nonce, because a bundle key encrypts once.
     """
@@ -79,7 +79,10 @@ def seal_bundle(key: bytes, participants: bytes, silo: str, seeds: Mapping[str, 
 
 
 def open_bundle(key: bytes, participants: bytes, silo: str, peers: Sequence[str], bundle: bytes) -> dict[str, bytes]:
-    """The pair seeds of a dropped silo, by peer. Raises BadShare where the recovered key does not open its bundle."""
+    """Return the pair seeds of a dropped silo, by peer.
+
+    Raises BadShare where the recovered key does not open its bundle, MalformedMessage for a wrong length.
+    """
     try:
         plaintext = AESGCM(key).decrypt(bytes(12), bundle, seal_info(b"bundle", participants, silo, ""))
     except InvalidTag:
@@ -91,17 +94,20 @@ def open_bundle(key: bytes, participants: bytes, silo: str, peers: Sequence[str]
 
 
 def bundle_bytes(peers: int) -> int:
-    """Length of a sealed bundle for that many peers."""
+    """Return the length of a sealed bundle for that many peers."""
     return peers * SEED_BYTES + 16
 
 
 def coin_commitment(round_digest: bytes, silo: str, coin: bytes) -> bytes:
-    """32 bytes that fix a silo's coin in PLAN without showing it."""
+    """Return 32 bytes that fix a silo's coin in PLAN without showing it."""
     return sha256(b"sparsilo/1 coin" + round_digest + silo.encode() + b"\0" + coin).digest()
 
 
 def check_coins(coins: round_pb2.Coins, round_digest: bytes, commitments: Mapping[str, bytes], party: str) -> None:
-    """The coins must be of exactly these silos, in order, each as committed to. Raises BadAudit, MalformedMessage."""
+    """Check that the coins are of exactly these silos, in order, each as committed to.
+
+    Raises BadAudit or MalformedMessage.
+    """
     check_names([coin.silo for coin in coins.coins], tuple(commitments), "coins", party)
     for coin in coins.coins:
         if coin_commitment(round_digest, coin.silo, coin.coin) != commitments[coin.silo]:
@@ -109,12 +115,12 @@ def check_coins(coins: round_pb2.Coins, round_digest: bytes, commitments: Mappin
 
 
 def joint_coin(participants: bytes, coins: round_pb2.Coins) -> bytes:
-    """32 bytes that nobody could foresee as long as one silo's coin was random and hidden."""
+    """Return 32 bytes that nobody could foresee as long as one silo's coin was random and hidden."""
     return sha256(b"sparsilo/1 joint coin" + participants + encode(coins)).digest()
 
 
 def auditors(coin: bytes, chunks: int, silos: int) -> Auditors:
-    """The two auditors of every chunk as places among `silos` silos (2 or more); shape (chunks, 2), two different."""
+    """Return the auditors of every chunk, two different places among `silos` silos (2 or more); shape (chunks, 2)."""
     pairs = np.empty((chunks, AUDITORS), np.uint8)
     for chunk in range(chunks):
         drawn = sha256(b"sparsilo/1 auditors" + coin + chunk.to_bytes(8, "little")).digest()
@@ -125,7 +131,7 @@ def auditors(coin: bytes, chunks: int, silos: int) -> Auditors:
 
 
 def opening_masks(plan: Plan, opening: round_pb2.Opening) -> Masks:
-    """Seeds and signs of the masks that, added to the sum over the survivors, open it (docs/protocol.md, 6.7.1)."""
+    """Return the masks that, added to the sum over the survivors, open it (docs/protocol.md, 6.7.1)."""
     self_masks: Masks = [(seed.seed, -1) for seed in opening.self_seeds]
     # The survivor added its end of a pairwise mask; adding the dropped silo's end, of opposite sign, cancels it.
     lost: Masks = [(pair.seed, pairwise_sign(plan, pair.dropped, pair.survivor)) for pair in opening.pair_seeds]
@@ -133,7 +139,7 @@ def opening_masks(plan: Plan, opening: round_pb2.Opening) -> Masks:
 
 
 def check_participants(round_: Round, participants: round_pb2.Participants) -> None:
-    """Known silos, ascending, each with a key that can be sealed to and a signature over key and coin commitment.
+    """Check for known silos, ascending, each with a key that can be sealed to and a signature over key and commitment.
 
     Raises MalformedMessage, BadSignature, or BadSeal naming the silo.
     """
@@ -146,7 +152,10 @@ def check_participants(round_: Round, participants: round_pb2.Participants) -> N
 
 
 def check_survivors(plan: Plan, participants: bytes, survivors: round_pb2.Survivors, allowed: Sequence[str]) -> None:
-    """Silos of `allowed`, ascending, each with a signature over its root. Raises MalformedMessage or BadSignature."""
+    """Check for silos of `allowed`, ascending, each with a signature over its root.
+
+    Raises MalformedMessage or BadSignature.
+    """
     check_ascending([signed.silo for signed in survivors.roots], allowed, "survivors", AGGREGATOR)
     for signed in survivors.roots:
         check_signature(plan, signed.silo, signed.signature, UPLOAD_ROOT + participants, signed.root)
@@ -155,7 +164,7 @@ def check_survivors(plan: Plan, participants: bytes, survivors: round_pb2.Surviv
 def check_signatures(
     plan: Plan, participants: bytes, signatures: Signatures, allowed: Sequence[str], context: bytes, message: bytes
 ) -> tuple[str, ...]:
-    """Who signed one message: silos of `allowed`, ascending. Raises MalformedMessage or BadSignature."""
+    """Return who signed one message: silos of `allowed`, ascending. Raises MalformedMessage or BadSignature."""
     names = tuple(signed.silo for signed in signatures.signatures)
     check_ascending(names, allowed, f"{context.decode()} signatures", AGGREGATOR)
     for signed in signatures.signatures:
@@ -164,28 +173,28 @@ def check_signatures(
 
 
 def check_signature(plan: Plan, silo: str, signature: bytes, context: bytes, message: bytes) -> None:
-    """A silo's signature under the key that the roster has for it. Raises BadSignature."""
+    """Check a silo's signature under the key that the roster has for it. Raises BadSignature."""
     verify(plan.suite, plan.signing_key(silo), signature, context, message, party=silo)
 
 
 def check_enough(silos: int, fewest: int, phase: Phase) -> None:
-    """Raises TooFewSurvivors naming the phase."""
+    """Check that as many silos are left as are needed. Raises TooFewSurvivors naming the phase."""
     if silos < fewest:
         raise TooFewSurvivors(f"phase {phase}: {silos} silos are left and {fewest} are needed")
 
 
 def check_ascending(names: Sequence[str], allowed: Sequence[str], what: str, party: str) -> None:
-    """Names must be known, ascending and each once; else MalformedMessage."""
+    """Check that names are known, ascending and each once. Raises MalformedMessage."""
     if any(a >= b for a, b in pairwise(names)) or not set(names) <= set(allowed):
         raise MalformedMessage(f"{what} must name known silos, ascending, each once", party=party)
 
 
 def check_names(names: Sequence[str], wanted: Sequence[str], what: str, party: str) -> None:
-    """Names must be exactly the wanted ones, in order; else MalformedMessage."""
+    """Check that names are exactly the wanted ones, in order. Raises MalformedMessage."""
     if tuple(names) != tuple(wanted):
         raise MalformedMessage(f"{what} must name exactly {', '.join(wanted) or 'nobody'}, in this order", party=party)
 
 
 def others(silos: Iterable[str], silo: str) -> Iterator[str]:
-    """Everyone but one."""
+    """Yield every silo but one, in order."""
     return (peer for peer in silos if peer != silo)
