@@ -12,7 +12,7 @@ import pytest
 
 from aggregator.results.report import Perplexity, SparsityRatio
 from aggregator.results.report_html import write_report_html
-from aggregator.rounds.round_driver import Traffic
+from aggregator.rounds.traffic import Traffic
 from crypto.errors import OutputError
 from crypto.names import Allocation, Schedule
 from support.keep_counts import agreement_by_hand
