@@ -20,6 +20,7 @@ from sparsilo.v1 import round_pb2
 from support.commands import Ran, run
 from support.opened import Tensors, planned
 from support.plans import plan, signing_keys, silo_names
+from support.saved_round import save
 
 SILOS = silo_names(5)
 
@@ -30,18 +31,6 @@ def played(suite: Suite = Suite.DEFAULT, seed: int = 3, **fields: object) -> Wor
     world = World(agreed, signing_keys(5, suite), {SILOS[-1]: Phase.UPLOAD, SILOS[0]: Phase.UNMASK})
     world.run(random_lanes(agreed, seed=seed))
     return world
-
-
-def save(world: World, folder: Path) -> Path:
-    """As an aggregator saves it; the pinned roster goes beside the folder."""
-    folder.mkdir()
-    (folder / "transcript").write_bytes(encode(world.aggregator.transcript))
-    for silo in world.aggregator.survivors:
-        (folder / f"{silo}.words").write_bytes(b"".join(world.wire[silo]))
-    (folder / "opened_sum.words").write_bytes(b"".join(world.opened))
-    roster = {silo: key.public_bytes.hex() for silo, key in world.keys.items()}
-    (folder.parent / "roster.yaml").write_text(yaml.safe_dump(roster))
-    return folder
 
 
 def verify(folder: Path, capsys: pytest.CaptureFixture[str], *more: object) -> Ran:
