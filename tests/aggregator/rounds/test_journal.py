@@ -1,5 +1,7 @@
 """A journal is there again with everything in it, in order, and belongs to one round."""
 
+import sqlite3
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.rounds.journal import CLOSED, SPOKE, UPLOADED, Journal
+from aggregator.rounds.journal import CLOSED, SCHEMA, SPOKE, UPLOADED, Journal
 from crypto.errors import InputError
 
 ROUND = bytes(range(32))
@@ -42,3 +44,39 @@ def test_a_journal_of_another_round_is_refused_and_kept(other: bytes, tmp_path: 
     with pytest.raises(InputError, match=r"journal\.sqlite: is the journal of another round"):
         Journal(file, other)
     assert Journal(file, ROUND).events() == [(SPOKE, "a", b"words")]
+
+
+def schema(file: Path) -> int:
+    with closing(sqlite3.connect(file)) as database:
+        [(version,)] = database.execute("PRAGMA user_version")
+    return int(version)
+
+
+def test_a_file_from_before_schemas_had_numbers_is_read_and_numbered(tmp_path: Path) -> None:
+    file = tmp_path / "journal.sqlite"
+    with closing(sqlite3.connect(file, isolation_level=None)) as database:
+        database.execute("CREATE TABLE IF NOT EXISTS events (kind TEXT, silo TEXT, data BLOB) STRICT")
+        database.execute("INSERT INTO events VALUES (?, ?, ?)", ("round", "", ROUND))
+        database.execute("INSERT INTO events VALUES (?, ?, ?)", ("spoke", "a", b"words"))
+    with pytest.raises(InputError, match="another round"):
+        Journal(file, bytes(32))
+    assert schema(file) == 0, "it is none of this round's business"
+    Journal(file, ROUND).note(UPLOADED, "a", b"root")
+    assert schema(file) == SCHEMA
+    assert Journal(file, ROUND).events() == [(SPOKE, "a", b"words"), (UPLOADED, "a", b"root")]
+
+
+@pytest.mark.parametrize("other", [SCHEMA + 1, -1])
+def test_a_file_of_another_schema_is_refused_and_kept(other: int, tmp_path: Path) -> None:
+    file = tmp_path / "journal.sqlite"
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("CREATE TABLE events (kind TEXT, silo TEXT, what TEXT, data BLOB) STRICT")
+        database.execute(f"PRAGMA user_version = {other}")
+    before = file.read_bytes()
+    with pytest.raises(InputError) as refused:
+        Journal(file, ROUND)
+    assert f"{refused.value}" == (
+        f"{file}: has schema {other}, and this version of Sparsilo reads schema {SCHEMA} "
+        "(finish the run with the version that began it, or submit it anew)"
+    )
+    assert file.read_bytes() == before
