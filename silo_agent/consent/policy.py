@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from crypto.errors import ConfigError, IdentityError, PlanError, ReleaseRefused, UnexpectedMessage
+from crypto.errors import ConfigError, IdentityError, PlanError, ReleaseRefused
 from crypto.names import ReleaseKind
 from crypto.plan import MOST_SILOS, Plan
 from crypto.pruning.sparsity import parse_ratio, spell_ratio
-from crypto.secagg.round import Round, least_survivors
+from crypto.secagg.round import least_survivors
 from silo_agent.config import AgentConfig
 from silo_agent.host.layered_config import read_mapping
 
 if TYPE_CHECKING:  # a command that shows a plan need not wait for torch
     from silo_agent.model.dense_weights import DenseWeights
-    from silo_agent.rounds.opened_rounds import Start
 
 ANY: Final = "any"
 UNLIMITED: Final = "unlimited"
@@ -305,19 +304,3 @@ def check_plan(
     for tensor in plan.message.model:
         if tuple(tensor.shape) != tuple(weights.shape(tensor.name)):
             raise PlanError(f"the plan's shape of {tensor.name} is not the model's")
-
-
-def check_start(round_: Round, start: "Start", silo: str) -> None:
-    """A round must start from what the rounds before it opened, with the cohort that follows from them (2.2.3, 2.6).
-
-    Raises UnexpectedMessage.
-    """
-    honest = start.round
-    for field, offered, due in (
-        ("input", round_.input_digest, honest.input_digest),
-        ("cohort", round_.cohort, honest.cohort),
-    ):
-        if offered != due:
-            raise UnexpectedMessage(f"offers round {round_.index} with another {field}", party="aggregator")
-    if silo not in honest.silos:
-        raise UnexpectedMessage(f"offers round {round_.index} to a silo that is not in its cohort", party="aggregator")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crypto.encoding.fixed_point import decode_average
-from crypto.errors import CorruptSum
+from crypto.errors import CorruptSum, UnexpectedMessage
 from crypto.names import Allocation, ReleaseKind
 from crypto.plan import Plan, oriented
 from crypto.pruning.layer_sampling import draw
@@ -205,3 +205,19 @@ def _collect(chunks: Iterator[OpenedChunk], section: str, lanes: int, dtype: Any
         values[chunk.start : chunk.start + chunk.lanes] = opened
         filled += chunk.lanes
     return values
+
+
+def check_start(round_: Round, start: Start, silo: str) -> None:
+    """Check that an offered round starts from what was opened before it, with the cohort that follows (2.2.3, 2.6).
+
+    Raises UnexpectedMessage where it does not, or where `silo` is not one of its cohort.
+    """
+    honest = start.round
+    for field, offered, due in (
+        ("input", round_.input_digest, honest.input_digest),
+        ("cohort", round_.cohort, honest.cohort),
+    ):
+        if offered != due:
+            raise UnexpectedMessage(f"offers round {round_.index} with another {field}", party="aggregator")
+    if silo not in honest.silos:
+        raise UnexpectedMessage(f"offers round {round_.index} to a silo that is not in its cohort", party="aggregator")

@@ -34,7 +34,7 @@ from crypto.secagg.session import SiloSession
 from silo_agent.config import AgentConfig
 from silo_agent.consent.audit_log import AuditLog
 from silo_agent.consent.ledger import Release
-from silo_agent.consent.policy import Approval, Policy, check_budget, check_plan, check_policy, check_start
+from silo_agent.consent.policy import Approval, Policy, check_budget, check_plan, check_policy
 from silo_agent.consent.state_store import STATE_FILE, Decision, StateStore
 from silo_agent.host.metrics import SiloMetrics
 from silo_agent.host.whole_file import write_whole
@@ -55,7 +55,7 @@ from silo_agent.releases.votes import VotesRelease
 from silo_agent.releases.weights import ScalesRelease, WeightsRelease
 from silo_agent.rounds.committed_words import WORDS_SUFFIX
 from silo_agent.rounds.one_round import SiloRelease, one_round
-from silo_agent.rounds.opened_rounds import Start
+from silo_agent.rounds.opened_rounds import Start, check_start
 from silo_agent.rounds.opened_sum import OpenedRound
 from silo_agent.rounds.run_pruning import RunPruning
 from silo_agent.rounds.verify import verify_opened

@@ -362,24 +362,24 @@ MUTATIONS = (
     ),
     Mutation(
         CHECK,
-        "silo_agent/consent/policy.py",
+        "silo_agent/rounds/opened_rounds.py",
         '("input", round_.input_digest, honest.input_digest),',
         '("input", round_.input_digest, round_.input_digest),',
         f"{ATTACKS}/test_another_input_offered.py",
     ),
     Mutation(
         CHECK,
-        "silo_agent/consent/policy.py",
+        "silo_agent/rounds/opened_rounds.py",
         '("cohort", round_.cohort, honest.cohort),',
         '("cohort", round_.cohort, round_.cohort),',
         f"{ATTACKS}/test_cohort_drawn_by_the_aggregator.py",
     ),
     Mutation(
         CHECK,
-        "silo_agent/consent/policy.py",
+        "silo_agent/rounds/opened_rounds.py",
         "if silo not in honest.silos:",
         "if silo not in start.plan.silos:",
-        POLICY,
+        OPENED,
     ),
     Mutation(
         CHECK,

@@ -17,11 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from crypto.errors import ConfigError, IdentityError, PlanError, ReleaseRefused, SparsiloError, UnexpectedMessage
+from crypto.errors import ConfigError, IdentityError, PlanError, ReleaseRefused, SparsiloError
 from crypto.names import Backend, ReleaseKind, Suite
 from crypto.plan_rules import checked_plan
 from crypto.primitives.signing import SigningKey
-from crypto.secagg.round import Round
 from silo_agent.config import AgentConfig
 from silo_agent.consent.policy import (
     DAYS,
@@ -31,15 +30,12 @@ from silo_agent.consent.policy import (
     check_budget,
     check_plan,
     check_policy,
-    check_start,
     model_digest,
     trusted_digest,
 )
 from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.rounds.opened_rounds import Start
 from sparsilo.v1 import plan_pb2
 from support.models import tiny_llama
-from support.opened import Tensors, opened, planned
 from support.plans import llama_tensors, plan_message, signing_keys
 
 ROSTER = {silo: key.public_bytes for silo, key in signing_keys(4).items()}
@@ -294,48 +290,6 @@ def test_a_cohort_may_be_as_small_as_its_honest_survivors(
     else:
         with pytest.raises(PlanError, match=f"over {honest} honest survivors and this silo asks for {asked}"):
             check(message, weights, policy=policy)
-
-
-# What a round starts from.
-
-BLOCKS: Tensors = {f"blocks.{block}.weight": (block, (2, 3), False) for block in range(4)}
-
-
-def started(folder: Path) -> Start:
-    """After the coin was opened; the next round is block 0's."""
-    plan = planned(BLOCKS, cohort_floor=3, capacities=(3, 2, 3, 2, 2))
-    return Start(plan, [opened(Start(plan).round, {"coin": [1, 2, 3, 4]}, 5, folder, bytes([7] * 32))])
-
-
-@pytest.mark.clause("2.2.3", "2.2.4", "2.6.2")
-def test_a_round_starts_from_what_was_opened_and_with_the_cohort_that_was_drawn(tmp_path: Path) -> None:
-    start = started(tmp_path)
-    honest = start.round
-    drawn, others = honest.cohort, [silo for silo in start.plan.silos if silo not in honest.cohort]
-    assert (len(drawn), len(others)) == (3, 2)
-    for silo in drawn:
-        check_start(honest, start, silo)
-    for silo in others:
-        with pytest.raises(UnexpectedMessage, match=r"^aggregator: offers round 1 to a silo that is not in its cohort"):
-            check_start(honest, start, silo)
-    for input_ in (bytes(32), honest.input_digest[::-1], b""):
-        with pytest.raises(UnexpectedMessage, match=r"^aggregator: offers round 1 with another input"):
-            check_start(replace(honest, input_digest=input_), start, drawn[0])
-    for cohort in ((*drawn, others[0]), (*drawn[:2], others[1]), drawn[:2], drawn[::-1], ()):
-        for silo in {*drawn, *cohort}:
-            with pytest.raises(UnexpectedMessage, match=r"^aggregator: offers round 1 with another cohort"):
-                check_start(replace(honest, cohort=cohort), start, silo)
-
-
-@pytest.mark.clause("2.2.3")
-def test_a_first_round_starts_from_nothing_and_is_for_all() -> None:
-    start = Start(planned(BLOCKS, cohort_floor=3, capacities=(3, 2, 3, 2, 2)))
-    for silo in start.plan.silos:
-        check_start(start.round, start, silo)
-    with pytest.raises(UnexpectedMessage, match="another input"):
-        check_start(Round(start.plan, 0, bytes(32)), start, "silo-000")
-    with pytest.raises(UnexpectedMessage, match="another cohort"):
-        check_start(Round(start.plan, 0, b"", start.plan.silos), start, "silo-000")
 
 
 # What the policy covers.

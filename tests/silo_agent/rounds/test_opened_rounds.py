@@ -6,6 +6,7 @@ Sums are made from keep masks in Python's integers; no code of a silo is used.
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from hashlib import sha256
@@ -22,13 +23,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from crypto.errors import CorruptSum
+from crypto.errors import CorruptSum, UnexpectedMessage
 from crypto.names import ComparisonGroup, ReleaseKind
 from crypto.plan import Plan
 from crypto.plan_rules import checked_plan
 from crypto.pruning.sparsity import Pattern, Sparsity
 from crypto.releases.release_spec import layout_of
-from silo_agent.rounds.opened_rounds import ExpandedTensor, Start
+from crypto.secagg.round import Round
+from silo_agent.rounds.opened_rounds import ExpandedTensor, Start, check_start
 from silo_agent.rounds.opened_sum import OpenedRound
 from support.importance import importance
 from support.opened import Tensors, opened, planned
@@ -651,3 +653,43 @@ def test_half_a_unit_is_rounded_to_even_and_is_the_worst(tmp_path: Path) -> None
     ((found, _),) = averaged(plan, {"blocks.0.a": rows}, dense, tmp_path)
     assert found.weight is not None
     assert found.weight.flatten()[:6].tolist() == [1, *(even * 2.0**-16 for even in (0, 2, 2, 0, -2))]
+
+
+# What an offered round has to start from.
+
+
+def started(folder: Path) -> Start:
+    """After the coin was opened; the next round is block 0's."""
+    plan = planned(BLOCKS, cohort_floor=3, capacities=(3, 2, 3, 2, 2))
+    return Start(plan, [opened(Start(plan).round, {"coin": [1, 2, 3, 4]}, 5, folder, bytes([7] * 32))])
+
+
+@pytest.mark.clause("2.2.3", "2.2.4", "2.6.2")
+def test_a_round_starts_from_what_was_opened_and_with_the_cohort_that_was_drawn(tmp_path: Path) -> None:
+    start = started(tmp_path)
+    honest = start.round
+    drawn, others = honest.cohort, [silo for silo in start.plan.silos if silo not in honest.cohort]
+    assert (len(drawn), len(others)) == (3, 2)
+    for silo in drawn:
+        check_start(honest, start, silo)
+    for silo in others:
+        with pytest.raises(UnexpectedMessage, match=r"^aggregator: offers round 1 to a silo that is not in its cohort"):
+            check_start(honest, start, silo)
+    for input_ in (bytes(32), honest.input_digest[::-1], b""):
+        with pytest.raises(UnexpectedMessage, match=r"^aggregator: offers round 1 with another input"):
+            check_start(replace(honest, input_digest=input_), start, drawn[0])
+    for cohort in ((*drawn, others[0]), (*drawn[:2], others[1]), drawn[:2], drawn[::-1], ()):
+        for silo in {*drawn, *cohort}:
+            with pytest.raises(UnexpectedMessage, match=r"^aggregator: offers round 1 with another cohort"):
+                check_start(replace(honest, cohort=cohort), start, silo)
+
+
+@pytest.mark.clause("2.2.3")
+def test_a_first_round_starts_from_nothing_and_is_for_all() -> None:
+    start = Start(planned(BLOCKS, cohort_floor=3, capacities=(3, 2, 3, 2, 2)))
+    for silo in start.plan.silos:
+        check_start(start.round, start, silo)
+    with pytest.raises(UnexpectedMessage, match="another input"):
+        check_start(Round(start.plan, 0, bytes(32)), start, "silo-000")
+    with pytest.raises(UnexpectedMessage, match="another cohort"):
+        check_start(Round(start.plan, 0, b"", start.plan.silos), start, "silo-000")
