@@ -19,11 +19,11 @@ from crypto.encoding.layout import Chunk, open_chunk, pack_chunk
 from crypto.encoding.wire import encode
 from crypto.errors import BadUpload, ProtocolError, SparsiloError, UnexpectedMessage
 from crypto.names import Phase
-from crypto.plan import Plan
 from crypto.plan_rules import checked_plan
 from crypto.primitives import signing
 from crypto.primitives.mask_stream import add_masks
-from crypto.releases.release_spec import layout_of, question_of
+from crypto.releases.release_spec import question_of
+from crypto.secagg.round import Round
 from crypto.secagg.session import SiloSession
 from scenarios.world import Lanes, World, plain_sum, tree
 from silo_agent.consent.ledger import Release
@@ -45,13 +45,18 @@ class Stage(World):
     """Five silos, three enough, brought to one phase by an honest aggregator. From there on the attacker directs."""
 
     def __init__(
-        self, until: Phase = Phase.PLAN, lost: Mapping[str, Phase] | None = None, samples: int = 4, **fields: Any
+        self,
+        until: Phase = Phase.PLAN,
+        lost: Mapping[str, Phase] | None = None,
+        samples: int = 4,
+        round_: Round | None = None,
+        **fields: Any,
     ) -> None:
         message = plan_message(**{"silos": 5, "threshold": 3, **fields})
         message.pruning.samples = samples
-        agreed = checked_plan(message)
-        super().__init__(agreed, signing_keys(len(agreed.silos), agreed.suite), lost or {})
-        self.lanes = keep_masks(agreed)
+        agreed = checked_plan(message) if round_ is None else round_.plan
+        super().__init__(agreed, signing_keys(len(agreed.silos), agreed.suite), lost or {}, round_)
+        self.lanes = keep_masks(self.round)
         self.said: dict[tuple[str, Phase], bytes] = {}
         """What the aggregator heard."""
         self.lies: dict[tuple[str, Phase], Edit] = {}
@@ -133,13 +138,13 @@ class Stage(World):
         assert opened == plain_sum(self.lanes, self.aggregator.survivors)
 
 
-def keep_masks(plan: Plan) -> dict[str, dict[str, Lanes]]:
+def keep_masks(round_: Round) -> dict[str, dict[str, Lanes]]:
     """Every silo's keep masks and their nonzero counts, as lanes of a votes round."""
     random = np.random.default_rng(6)
     lanes: dict[str, dict[str, Lanes]] = {}
-    for silo in plan.silos:
+    for silo in round_.silos:
         lanes[silo] = {}
-        votes, nonzero = layout_of(plan, 0).sections[::2], layout_of(plan, 0).sections[1::2]
+        votes, nonzero = round_.layout.sections[::2], round_.layout.sections[1::2]
         for of_votes, of_counts in zip(votes, nonzero, strict=True):
             kept = random.integers(0, 2, of_votes.lanes, dtype=np.uint64)
             lanes[silo][of_votes.name] = kept
