@@ -101,7 +101,7 @@ class ToldSimulation(Simulation):
 
     def __init__(self, schedule: Schedule, folder: Path, declining: str = "") -> None:
         super().__init__(schedule, folder)
-        self.story = Transcript()
+        self.story = Transcript(as_they_came=schedule.doubled > 0)
         self._declining = declining
         self._present = Phase.PLAN
         self._heard: set[tuple[str, bytes]] = set()

@@ -22,9 +22,10 @@ class Line:
 
 
 class Transcript:
-    """The lines so far. Neighbours that differ in their silo only are one line."""
+    """The lines so far. Neighbours that differ in their silo only are one line; `as_they_came` keeps their order."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, as_they_came: bool = False) -> None:
+        self._as_they_came = as_they_came
         self._lines: list[Line] = []
         self._phase: Phase | None = None
 
@@ -42,8 +43,6 @@ class Transcript:
 
     def told(self, silo: str, words: str) -> None:
         self._add("  aggregator -> {silos}: {words}", words, silo)
-        line = self._lines[-1]
-        line.silos = tuple(sorted(line.silos))  # they are answered at once
 
     def happened(self, silo: str, words: str) -> None:
         self._add("  {silos}: {words}", words, silo)
@@ -54,7 +53,7 @@ class Transcript:
     def _add(self, pattern: str, words: str, silo: str) -> None:
         last = self._lines[-1] if self._lines else None
         if last is not None and (last.pattern, last.words) == (pattern, words) and silo not in last.silos:
-            last.silos += (silo,)
+            last.silos = (*last.silos, silo) if self._as_they_came else tuple(sorted((*last.silos, silo)))
         else:
             self._lines.append(Line(pattern, words, (silo,)))
 
