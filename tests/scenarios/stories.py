@@ -9,7 +9,7 @@ from pathlib import Path
 from attacks.stage import FOUR, ONE, SILOS, THREE, TWO, ZERO, altered, heard, told, without
 from crypto.errors import BadUpload, UnexpectedMessage
 from crypto.names import Phase
-from crypto.plan import Plan
+from crypto.plan_rules import checked_plan
 from crypto.secagg.round import Round
 from scenarios.simulation import Kill, Schedule
 from scenarios.told import ToldSimulation, ToldStage
@@ -191,7 +191,7 @@ def simulated(
 ) -> Transcript:
     """Four silos of which three have to be left."""
     schedule = Schedule(seed, kills=list(kills))
-    schedule.plan = Plan.of(plan_message(4, threshold=3))
+    schedule.plan = checked_plan(plan_message(4, threshold=3))
     schedule.loss, schedule.doubled, schedule.delay = loss, doubled, delay
     simulation = ToldSimulation(schedule, folder, declining)
     simulation.play()
