@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 from functools import partial, reduce
-from typing import TYPE_CHECKING, Annotated, Any, Final, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
 from crypto.errors import PlanError
 from crypto.names import Allocation, ComparisonGroup, Pruner, ReleaseKind, Schedule
+from crypto.plan import Plan
 from crypto.pruning.sparsity import Pattern, Sparsity, spell_ratio
+from crypto.releases.release_spec import release_spec
 from sparsilo.v1 import plan_pb2
-
-if TYPE_CHECKING:
-    from crypto.plan import Plan
 
 USUAL_RATIO: Final = Decimal("0.5")
 USUAL_GROUP: Final = ComparisonGroup.LAYER
@@ -27,7 +26,7 @@ class PlanOption:
 
     plan_field: str
     """Where plan_pb2.Plan has it, such as pruning.samples; empty where the plan's rounds follow from it."""
-    told: Callable[["Plan"], str | None]
+    told: Callable[[Plan], str | None]
     """What whoever approves of a plan is told of it; None where there is nothing to tell beyond plan_in_words."""
     help: str = ""
     unset: str = ""
@@ -70,36 +69,32 @@ def _encoded(value: object) -> object:
     return spell_ratio(value) if isinstance(value, Decimal) else value
 
 
-def _told_elsewhere(_: "Plan") -> None:
-    """Tell nothing: plan_in_words has it in a sentence of its own on what is computed, withstood or waited for."""
+def _told_elsewhere(_: Plan) -> None:
+    """Tell nothing: plan_in_words has it in a sentence on what is computed, what leaves, who is withstood or how long
+    it takes.
+    """
 
 
-def _averaged_weights(plan: "Plan") -> str | None:
-    if all(spec.WhichOneof("release") != ReleaseKind.WEIGHTS for spec in plan.message.rounds):
-        return None
-    return "the sparse model gets the averages of the weights that silos changed, not the dense weights"
-
-
-def _compared_keep_counts(plan: "Plan") -> str | None:
+def _compared_keep_counts(plan: Plan) -> str | None:
     group = plan.message.pruning.comparison_group
     if plan.message.pruning.pattern or group == ComparisonGroup.LAYER:
         return None
     return f"keep counts are compared within each {group} of a weight matrix, not in the whole matrix"
 
 
-def _forced_comparison_group(plan: "Plan") -> str | None:
+def _forced_comparison_group(plan: Plan) -> str | None:
     if not plan.message.pruning.force_comparison_group:
         return None
     return f"that comparison group is known to ruin what {plan.message.pruning.pruner} does, and is wanted all the same"
 
 
-def _scaled_weights(plan: "Plan") -> str | None:
+def _scaled_weights(plan: Plan) -> str | None:
     if not plan.message.pruning.weight_scaling:
         return None
     return "each kept weight is multiplied by the share of silos that kept it"
 
 
-def _own_ratios(plan: "Plan") -> str | None:
+def _own_ratios(plan: Plan) -> str | None:
     ratios = [f"{member.silo} to {member.sparsity_ratio}" for member in plan.message.roster if member.sparsity_ratio]
     if not ratios:
         return None
@@ -108,14 +103,14 @@ def _own_ratios(plan: "Plan") -> str | None:
     )
 
 
-def _smaller_cohorts(plan: "Plan") -> str | None:
+def _smaller_cohorts(plan: Plan) -> str | None:
     floor = plan.message.pruning.cohort_floor
     if not floor:
         return None
     return f"each block is pruned by {floor} or more silos, which are drawn at random, and summed over these alone"
 
 
-def _capacities(plan: "Plan") -> str | None:
+def _capacities(plan: Plan) -> str | None:
     blocks = 1 + max(tensor.block for tensor in plan.message.model if tensor.prunable)
     capacities = {member.silo: member.capacity for member in plan.message.roster}
     if not any(0 < capacity < blocks for capacity in capacities.values()):
@@ -123,7 +118,7 @@ def _capacities(plan: "Plan") -> str | None:
     return "blocks that each silo prunes: " + ", ".join(f"{silo} {count}" for silo, count in capacities.items())
 
 
-def _threshold(plan: "Plan") -> str:
+def _threshold(plan: Plan) -> str:
     of_cohorts = ", and of a block's silos a majority" if plan.message.pruning.cohort_floor else ""
     return f"{plan.message.threshold} of the {len(plan.message.roster)} silos are enough to open a sum{of_cohorts}"
 
@@ -137,9 +132,9 @@ class PlanOptions:
         partial(
             PlanOption,
             "",
-            _averaged_weights,
+            _told_elsewhere,
             "What is summed: keep masks, or also the weights that the pruner changed.",
-            choices=(ReleaseKind.VOTES, ReleaseKind.WEIGHTS),
+            choices=tuple(kind for kind in ReleaseKind if release_spec(kind).prunes),
         ),
     ] = ReleaseKind.VOTES
     pruner: Annotated[Pruner, partial(PlanOption, "pruning.pruner", _told_elsewhere)] = Pruner.WANDA

@@ -1,26 +1,27 @@
 """A plan in plain words, for whoever has to approve of it: what is computed here, what would leave and how much, who
-learns what, and what is not protected. Derived from the plan alone; docs/threat-model.md says the same at length.
+learns what, and what is not protected. All of it follows from the plan alone; docs/threat-model.md says it at length.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from math import ceil
 from typing import Final
 
 from crypto.backends.backend_spec import backend_spec
 from crypto.names import ReleaseKind
 from crypto.plan import Plan
 from crypto.plan_options import PLAN_OPTIONS
-from crypto.releases.release_spec import layout_of, release_spec, spec_of
+from crypto.releases.release_spec import release_spec, spec_of
 from crypto.secagg.round import least_survivors
+from silo_agent.consent.expected_traffic import (
+    bytes_down,
+    bytes_up,
+    fetched_candidates,
+    fetched_sums,
+    most_participants,
+)
 from silo_agent.consent.policy import model_digest
 
 EPSILON: Final = "unbounded: this plan adds no noise, so differential privacy bounds nothing"
-
-
-def upload_bytes(plan: Plan, index: int, silos: int | None = None) -> int:
-    """Bytes of the words that a silo uploads in one round: header words and bodies. `silos`: in the round's cohort."""
-    return sum(backend_spec(plan.backend).upload_lengths(layout_of(plan, index, silos)))
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class PlanInWords:
 
 def plan_in_words(plan: Plan, silo: str) -> PlanInWords:
     """Return what `plan` means for `silo`, which has to approve of it."""
-    message, spec = plan.message, backend_spec(plan.backend)
+    message = plan.message
     kinds = list(dict.fromkeys(plan.release_kind(index) for index in range(len(message.rounds))))
     least = least_survivors(plan, plan.pruning.cohort_floor)
     return PlanInWords(
@@ -93,9 +94,9 @@ def plan_in_words(plan: Plan, silo: str) -> PlanInWords:
         computed_here=tuple(_computed(plan, silo)),
         also_asked=tuple(filter(None, (option.told(plan) for option in PLAN_OPTIONS))),
         rounds=len(message.rounds),
-        leaves=tuple(Leaving(str(kind), _count(plan, kind), _leaves(plan, kind), spec.on_the_way) for kind in kinds),
-        bytes_up=BytesUp(exact=not plan.pruning.cohort_floor, bytes=_bytes_up(plan, silo)),
-        bytes_down_estimate=_bytes_down(plan, silo),
+        leaves=tuple(_leaving(plan, kind) for kind in kinds),
+        bytes_up=BytesUp(exact=not plan.pruning.cohort_floor, bytes=bytes_up(plan, silo)),
+        bytes_down_estimate=bytes_down(plan, silo),
         revealed_to=RevealedTo(
             aggregator=tuple(_to_aggregator(plan, kinds)),
             each_other_silo=tuple(_to_silos(plan, kinds)),
@@ -104,7 +105,7 @@ def plan_in_words(plan: Plan, silo: str) -> PlanInWords:
         silos=plan.silos,
         least_survivors=least,
         colluders=message.colluders,
-        withstands=spec.withstands(message.colluders),
+        withstands=backend_spec(plan.backend).withstands(message.colluders),
         epsilon=EPSILON,
         not_protected=tuple(_not_protected(kinds, least)),
         preparation_seconds=message.preparation_seconds,
@@ -153,10 +154,10 @@ def _computed(plan: Plan, silo: str) -> Iterator[str]:
     yield "the text itself stays: no message has a field for text, tokens, activations or scores"
 
 
-def _leaves(plan: Plan, kind: ReleaseKind) -> str:
-    """Say what this silo's own numbers are, in all rounds of a kind together."""
+def _leaving(plan: Plan, kind: ReleaseKind) -> Leaving:
     rounds = [index for index in range(len(plan.message.rounds)) if plan.release_kind(index) is kind]
-    return release_spec(kind).leaves(plan, rounds)
+    what = release_spec(kind).leaves(plan, rounds)
+    return Leaving(str(kind), len(rounds), what, backend_spec(plan.backend).on_the_way)
 
 
 def _to_aggregator(plan: Plan, kinds: list[ReleaseKind]) -> Iterator[str]:
@@ -170,15 +171,15 @@ def _to_aggregator(plan: Plan, kinds: list[ReleaseKind]) -> Iterator[str]:
 
 def _to_silos(plan: Plan, kinds: list[ReleaseKind]) -> Iterator[str]:
     yield "the plan, and who took part"
-    if candidates := _candidates(plan):
+    if candidates := fetched_candidates(plan):
         yield f"the {candidates} pruned models offered as candidates"
     if auditors := backend_spec(plan.backend).auditors:
-        signers = _participants(plan)
+        signers = most_participants(plan)
         yield (
             f"as an auditor, the sums of the chunks that it is drawn for: {auditors} / k of them with k signers, about "
             f"{auditors / signers:.0%} where all {signers} sign"
         )
-    if earlier := _started_from(plan):
+    if earlier := fetched_sums(plan):
         counts = {kind: sum(plan.release_kind(index) is kind for index in earlier) for kind in kinds}
         listed = ", ".join(f"{kind} ({count} rounds)" for kind, count in counts.items() if count)
         yield f"all of the sums that later rounds start from: {listed}"
@@ -194,60 +195,13 @@ def _not_protected(kinds: list[ReleaseKind], least: int) -> Iterator[str]:
     yield "Whoever made the model and the plan chose the questions: take the model from a source that you trust."
 
 
-def _participants(plan: Plan) -> int:
-    """Most silos that can take part in a round about weights: of a cohort, or the whole roster."""
-    if not plan.pruning.cohort_floor:
-        return len(plan.silos)
-    return ceil(sum(plan.pruning.capacities.values()) / len(plan.block_weights))
-
-
-def _bytes_up(plan: Plan, silo: str) -> int:
-    """Over all rounds; with layer sampling of the blocks that would cost most, since which it will be is drawn."""
-    total, blocks = 0, [0] * len(plan.block_weights)
-    for index in range(len(plan.message.rounds)):
-        block = plan.block(index)
-        if block is not None and plan.is_sampled(index):
-            blocks[block] += upload_bytes(plan, index, _participants(plan))
-        else:
-            total += upload_bytes(plan, index)
-    return total + sum(sorted(blocks, reverse=True)[: plan.pruning.capacities.get(silo, 0)])
-
-
-def _bytes_down(plan: Plan, silo: str) -> int:
-    """The chunks to audit, with every survivor's words; sums of earlier rounds; candidates, if they are keep masks."""
-    signers, auditors = _participants(plan), backend_spec(plan.backend).auditors
-    audits = _bytes_up(plan, silo) * auditors * (signers + 1) // signers
-    sums = sum(upload_bytes(plan, index, _cohort(plan, index)) for index in _started_from(plan))
-    return audits + sums + _candidates(plan) * sum(plan.block_weights)
-
-
-def _cohort(plan: Plan, index: int) -> int | None:
-    return _participants(plan) if plan.is_sampled(index) else None
-
-
-def _started_from(plan: Plan) -> range:
-    """The rounds whose sums silos fetch: an agent begins a round with all that were opened before it."""
-    return range(len(plan.message.rounds) - 1)
-
-
-def _candidates(plan: Plan) -> int:
-    """Count the candidate files that silos fetch."""
-    return len(
-        {digest for index in range(len(plan.message.rounds)) for digest in spec_of(plan, index).files(plan, index)}
-    )
-
-
-def _count(plan: Plan, kind: ReleaseKind) -> int:
-    return sum(plan.release_kind(index) is kind for index in range(len(plan.message.rounds)))
-
-
 def _under(heading: str, texts: Sequence[str]) -> Iterator[tuple[str, str]]:
     for at, text in enumerate(texts):
         yield "" if at else heading, text
 
 
 def _size(count: int) -> str:
-    """Exact, and so that one can imagine it."""
+    """Say how many bytes these are, exactly and so that one can imagine it."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:
             return f"{count:,} bytes ({count / size:.1f} {unit})"

@@ -16,7 +16,8 @@ from crypto.plan import Plan
 from crypto.plan_options import PLAN_OPTIONS, PlanOption
 from crypto.plan_rules import checked_plan
 from crypto.releases.planned_rounds import planned_rounds
-from silo_agent.consent.plan_in_words import BytesUp, plan_in_words, sentences, upload_bytes
+from silo_agent.consent.expected_traffic import upload_bytes
+from silo_agent.consent.plan_in_words import BytesUp, plan_in_words, sentences
 from silo_agent.consent.policy import model_digest
 from sparsilo.v1 import plan_pb2
 from support.opened import Tensors, planned
@@ -317,7 +318,6 @@ def test_whoever_approves_is_told_of_every_option(option: PlanOption, value: obj
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ({"release": ReleaseKind.WEIGHTS}, "the sparse model gets the averages of the weights that silos changed"),
         ({"comparison_group": ComparisonGroup.ROW}, "keep counts are compared within each row of a weight matrix"),
         ({"force_comparison_group": True}, "that comparison group is known to ruin what wanda does"),
         ({"weight_scaling": True}, "each kept weight is multiplied by the share of silos that kept it"),
