@@ -10,6 +10,7 @@ from aggregator.rounds.traffic import Traffic
 from crypto.backends.backend_spec import backend_spec
 from crypto.names import Allocation, Backend, ComparisonGroup, Phase, Pruner, ReleaseKind, Schedule
 from crypto.plan import Plan
+from crypto.releases.release_spec import release_spec
 
 SCHEMA_VERSION: Final = 1
 
@@ -106,19 +107,14 @@ class Report:
     @property
     def seen(self) -> str:
         """What the aggregator saw, in words."""
-        spec = backend_spec(self.backend)
-        if not spec.hides_words:
-            return f"The aggregator saw {spec.aggregator_saw}."
-        fewest = min(len(each.survivors) for each in self.rounds)
-        opened = "how many kept each weight"
-        hidden = "text, scores or keep mask"
-        if self.release is ReleaseKind.WEIGHTS:
-            opened += ", and by how much together they changed it"
-            hidden += ". Where one silo alone kept a weight, that sum is its value"
+        backend, release = backend_spec(self.backend), release_spec(self.release)
+        if not backend.hides_words:
+            return f"The aggregator saw {backend.aggregator_saw}."
+        fewest = min(len(reported.survivors) for reported in self.rounds)
         words = (
-            f"The aggregator saw {spec.aggregator_saw}, and opened only their sums over {fewest} silos: {opened}. It "
-            f"did not see any silo's {hidden}. Where all silos agree, the sum tells each one's choice. "
-            f"{spec.audit_in_words}"
+            f"The aggregator saw {backend.aggregator_saw}, and opened only their sums over {fewest} silos: "
+            f"{release.seen}. It did not see any silo's {release.unseen}. Where all silos agree, the sum tells each "
+            f"one's choice. {backend.audit_in_words}"
         )
         if self.perplexity is not None:
             words += (

@@ -18,8 +18,8 @@ from aggregator.rounds.closed_round import ClosedRound
 from aggregator.rounds.round_driver import RoundDriver, Watch
 from aggregator.runs.evaluation import Candidates, evaluate
 from aggregator.runs.planning import Planner
-from crypto.names import ReleaseKind
 from crypto.plan import Plan
+from crypto.releases.release_spec import spec_of
 from crypto.roster import roster_file
 from silo_agent.host.whole_file import write_whole
 from silo_agent.model.bitmask_container import stored_bytes
@@ -63,8 +63,8 @@ class PruningRun:
         self._pruned = PrunedTensors(plan, weights, self._subfolder("pruned"))
 
     async def replay(self) -> None:
-        """Run the rounds that an earlier process finished again, from their journals: no silo need be there, and none
-        may speak of a later round before that.
+        """Repeat the rounds that an earlier process finished, from their journals: no silo need be there, and none may
+        speak of a later round before that.
         """
         finished = len(list(self._folder.glob(f"round-*/{DONE_FILE}")))
         while len(self.closed) < finished:
@@ -98,7 +98,7 @@ class PruningRun:
         (folder / DONE_FILE).touch()
         self._driver.files.offer_opened(closed)
         self.closed.append(closed)
-        if self.plan.release_kind(closed.session.round.index) in (ReleaseKind.VOTES, ReleaseKind.WEIGHTS):
+        if spec_of(self.plan, closed.session.round.index).prunes:
             tensors = self._start.expanded(closed.opened, self._weights)
             await asyncio.to_thread(self._pruned.add, tensors, len(closed.session.survivors))
 
@@ -141,7 +141,7 @@ class PruningRun:
             write_whole(result / name / "roster.yaml", roster_file(roster))
 
     def _bytes_on_disk(self, model: Path, achieved: Mapping[str, float]) -> BytesOnDisk:
-        """Return the bytes of the weight files of the dense and the sparse model, and of the container not written."""
+        """Return what the weight files take: dense, sparse with its zeros, and as a container, which is not written."""
         bitmask = 0
         for name in self._weights.names:
             elements, size = self._weights.shape(name).numel(), self._weights.dtype(name).itemsize

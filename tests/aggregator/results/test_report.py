@@ -14,6 +14,7 @@ from aggregator.rounds.closed_round import ClosedRound
 from aggregator.rounds.traffic import Traffic
 from crypto.backends.double_masking.phases import TABLE
 from crypto.names import Allocation, Backend, ComparisonGroup, Phase, Pruner, ReleaseKind, Schedule
+from crypto.plan_rules import checked_plan
 from crypto.secagg.round import Round
 from sparsilo.v1 import plan_pb2
 from support.driven import Driven, plan
@@ -37,7 +38,7 @@ def closed(
     async def run() -> tuple[Driven, ClosedRound]:
         message = plan(4, backend=backend, threshold=3).message
         message.model[1].shape[:] = [3, 4]
-        driven = Driven(type(plan()).of(message), folder)
+        driven = Driven(checked_plan(message), folder)
         for silo in lost or {}:
             await driven.driver.gone(silo)
         return driven, await driven.run(lost)
@@ -251,8 +252,8 @@ def test_several_rounds_are_one_report(tmp_path: Path) -> None:
     for block in range(2):
         message.rounds.add(block=block).votes.SetInParent()
     for index, made in enumerate((first, second)):
-        made.session.round = Round(type(plan).of(message), index)
-    report = make_report(type(plan).of(message), [first, second], ACHIEVED, traffic, KEEP_COUNTS, None, ON_DISK)
+        made.session.round = Round(checked_plan(message), index)
+    report = make_report(checked_plan(message), [first, second], ACHIEVED, traffic, KEEP_COUNTS, None, ON_DISK)
     assert report.survivors == ("silo-000", "silo-003")
     assert list(report.dropped.items()) == [("silo-001", Phase.UPLOAD), ("silo-002", Phase.KEYS)]
     assert [made.block for made in report.rounds] == [0, 1]
