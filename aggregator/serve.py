@@ -103,7 +103,7 @@ class Work:
         """It is at work from now on; or cannot be, which is then noted."""
         folder, weights = self._runs.folder(run.run), self._weights
         self._run = run.run
-        self._runs.note(run.run, status=Status.RUNNING)
+        self._runs.begin(run.run)
         try:
             asked = PlanFile.read(folder / PLAN_YAML)
             plan = decode_plan((folder / PLAN_FILE).read_bytes())
@@ -134,11 +134,11 @@ class Work:
 
     def _ended(self, status: Status, said: str) -> None:
         self._metrics.runs.labels(status).inc()
-        self._runs.note(self._run, status=status, phase="", said=said, ended=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S%z}")
+        self._runs.end(self._run, status, said, datetime.now(UTC))
 
     def _watch(self, task: str, done: int, total: int) -> None:
         if self._begun is not None:
             rounds = self._begun.closed
             survivors = min((len(closed.session.survivors) for closed in rounds), default=None)
-            self._runs.note(self._run, phase=task, done=len(rounds), survivors=survivors)
+            self._runs.advance(self._run, task, len(rounds), survivors)
         _log.info("%s: %d of %d", task, done, total)

@@ -1,7 +1,9 @@
 """The runs that were submitted, and how far each is: one SQLite file, which `serve` and the commands beside it share.
-A run's plan and results lie in a folder of its own.
+
+It is opened for each change. A run's plan and results lie in a folder of its own.
 """
 
+import sqlite3
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -10,7 +12,7 @@ from typing import Any, Final
 
 from crypto.errors import InputError
 from crypto.plan import Plan
-from silo_agent.host.transaction import transaction
+from silo_agent.host.sqlite_file import bring_up_to_date, transaction
 from silo_agent.host.whole_file import write_whole
 
 RUNS_FILE: Final = "runs.sqlite"
@@ -25,6 +27,14 @@ _TABLE: Final = """CREATE TABLE IF NOT EXISTS runs (
 ) STRICT"""
 
 
+def _first_table(database: sqlite3.Connection) -> None:
+    """Make the table of version 1, unless a file from before there were versions has it."""
+    database.execute(_TABLE)
+
+
+_STEPS: Final = (_first_table,)
+
+
 class Status(StrEnum):
     """What has become of a run."""
 
@@ -36,24 +46,32 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Run:
-    """A row."""
+    """A submitted run, and how far it is. The fields are named as the columns, and as a JSON document has them."""
 
     run: str
-    """Its name, 16 hex digits: the beginning of the plan's digest."""
+    """The run's name, 16 hex digits: the beginning of its plan's digest."""
     plan_digest: str
+    """The plan's digest, hex."""
     release: str
+    """The release kind of the plan's last round."""
     rounds: int
-    """Of the plan; an evaluation is one more."""
+    """How many rounds the plan has; an evaluation is one more."""
     done: int
+    """How many rounds are over."""
     silos: int
+    """How many silos the plan's roster has."""
     survivors: int | None
-    """Of the round that had fewest, so far."""
+    """The fewest survivors that a round had so far."""
     status: str
+    """A Status."""
     phase: str
+    """What the run is at; empty before and after."""
     said: str
-    """Why it failed."""
+    """Why the run failed."""
     submitted: str
+    """When it was submitted, ISO 8601."""
     ended: str | None
+    """When it ended, ISO 8601."""
 
     @property
     def is_over(self) -> bool:
@@ -61,25 +79,25 @@ class Run:
         return self.status in (Status.DONE, Status.FAILED)
 
     def as_dict(self) -> dict[str, Any]:
-        """As a JSON document has it."""
+        """Return the fields as a JSON document has them."""
         return asdict(self)
 
 
 class Runs:
-    """Opened for every change: several processes may use it."""
+    """The runs in an aggregator's state folder."""
 
     def __init__(self, state: Path) -> None:
+        """Make the file, or bring it up to date. Raises InputError where it cannot be opened or is too new."""
         self._file, self._folder = state / RUNS_FILE, state / "runs"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with transaction(self._file) as database:
-            database.execute(_TABLE)
+        bring_up_to_date(self._file, _STEPS)
 
     def folder(self, run: str) -> Path:
-        """Of a run."""
+        """Return the folder of a run's plan and results."""
         return self._folder / run
 
     def submit(self, plan: Plan, asked: bytes, now: datetime) -> str:
-        """Queue a run; its name. `asked` is the plan.yaml that it was made from."""
+        """Queue a run; return its name. `asked` is the plan.yaml that its plan was made from."""
         run = plan.digest.hex()[:16]
         folder = self.folder(run)
         folder.mkdir(mode=0o700)
@@ -91,30 +109,49 @@ class Runs:
             *(Status.WAITING, "", "", now.isoformat(timespec="seconds"), None),
         )
         with transaction(self._file) as database:
-            query = "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-            database.execute(query, tuple(asdict(row).values()))
+            database.execute(
+                "INSERT INTO runs (run, plan_digest, release, rounds, done, silos, survivors, status, phase, said, "
+                "submitted, ended) VALUES (:run, :plan_digest, :release, :rounds, :done, :silos, :survivors, :status, "
+                ":phase, :said, :submitted, :ended)",
+                asdict(row),
+            )
         return run
 
     def all(self) -> list[Run]:
-        """Oldest first."""
+        """Return every run, the one that was submitted first first."""
+        query = (
+            "SELECT run, plan_digest, release, rounds, done, silos, survivors, status, phase, said, submitted, ended "
+            "FROM runs ORDER BY submitted, rowid"
+        )
         with transaction(self._file) as database:
-            return [Run(*row) for row in database.execute("SELECT * FROM runs ORDER BY submitted, rowid")]
+            return [Run(*row) for row in database.execute(query)]
 
     def find(self, run: str) -> Run:
-        """By its name or the beginning of it. Raises InputError where there is none, or are several."""
-        found = [each for each in self.all() if each.run.startswith(run)]
-        if len(found) != 1:
-            problem = "several runs begin so" if found else "no such run"
+        """Return the run whose name begins with `run`. Raises InputError where there is none, or are several."""
+        matching = [candidate for candidate in self.all() if candidate.run.startswith(run)]
+        if len(matching) != 1:
+            problem = "several runs begin so" if matching else "no such run"
             raise InputError(f"{run}: {problem}", hint="aggregator rounds list names them")
-        return found[0]
+        return matching[0]
 
     def next(self) -> Run | None:
-        """The one that is, or should be, at work: one that a stopped process left running comes first."""
-        waiting = [each for each in self.all() if not each.is_over]
-        return min(waiting, key=lambda each: each.status != Status.RUNNING, default=None)
+        """Return the run to work on: one that a stopped process left running, or else the oldest that waits."""
+        open_runs = [run for run in self.all() if not run.is_over]
+        return min(open_runs, key=lambda run: run.status != Status.RUNNING, default=None)
 
-    def note(self, run: str, **changes: object) -> None:
-        """Change columns of a run. Their names come from code, never from a file or the network."""
-        columns = ", ".join(f"{name} = ?" for name in changes)
+    def begin(self, run: str) -> None:
+        """Record that a run is being worked on."""
         with transaction(self._file) as database:
-            database.execute(f"UPDATE runs SET {columns} WHERE run = ?", (*changes.values(), run))  # noqa: S608 - values are bound
+            database.execute("UPDATE runs SET status = ? WHERE run = ?", (Status.RUNNING, run))
+
+    def advance(self, run: str, phase: str, done: int, survivors: int | None) -> None:
+        """Record what a run is at, how many of its rounds are over, and the fewest survivors that one had."""
+        with transaction(self._file) as database:
+            change = "UPDATE runs SET phase = ?, done = ?, survivors = ? WHERE run = ?"
+            database.execute(change, (phase, done, survivors, run))
+
+    def end(self, run: str, status: Status, said: str, now: datetime) -> None:
+        """Record that a run is done, or that it failed and why."""
+        with transaction(self._file) as database:
+            change = "UPDATE runs SET status = ?, phase = '', said = ?, ended = ? WHERE run = ?"
+            database.execute(change, (status, said, f"{now:%Y-%m-%dT%H:%M:%S%z}", run))

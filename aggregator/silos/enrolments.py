@@ -1,5 +1,7 @@
 """Who was invited, enrolled and revoked, and who signed which roster: one SQLite file, which `serve` and the commands
-beside it share. Every method returns when its change is on disk.
+beside it share.
+
+It is opened for each change. Every method returns when its change is on disk.
 """
 
 import sqlite3
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from crypto.errors import IdentityError, InputError
-from silo_agent.host.transaction import transaction
+from silo_agent.host.sqlite_file import bring_up_to_date, transaction
 
 ENROLMENTS_FILE: Final = "enrolments.sqlite"
 
@@ -26,31 +28,42 @@ _TABLES: Final = (
 )
 
 
+def _first_tables(database: sqlite3.Connection) -> None:
+    """Make the tables of version 1, unless a file from before there were versions has them."""
+    for table in _TABLES:
+        database.execute(table)
+
+
+_STEPS: Final = (_first_tables,)
+
+
 @dataclass(frozen=True)
 class Enrolled:
     """A silo that has used its invitation."""
 
     silo: str
     signing_key: bytes
-    """Public."""
+    """The silo's public signing key."""
     enrolled: datetime
+    """When it enrolled."""
     revoked: datetime | None
+    """When it was revoked; None where it was not."""
 
 
 class Enrolments:
-    """Opened for every change: several processes may use it."""
+    """The enrolments in an aggregator's state folder."""
 
     def __init__(self, folder: Path) -> None:
+        """Make the file, or bring it up to date. Raises InputError where it cannot be opened or is too new."""
         self._file = folder / ENROLMENTS_FILE
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with transaction(self._file) as database:
-            for table in _TABLES:
-                database.execute(table)
+        bring_up_to_date(self._file, _STEPS)
 
     def invite(self, silo: str, serial: int) -> None:
-        """Remember that the certificate with this serial number may enrol `silo`, once; an earlier invitation of the
-        silo that was not used is void. Raises InputError where the silo is enrolled and not revoked: its key would
-        change under the others' pinned rosters.
+        """Record that the certificate with this serial number may enrol `silo`, once.
+
+        An earlier invitation of the silo that was not used is void. Raises InputError where the silo is enrolled and
+        not revoked: its key would change under the others' pinned rosters.
         """
         with transaction(self._file) as database:
             if _is_enrolled(database, silo):
@@ -62,17 +75,18 @@ class Enrolments:
     def enroll(
         self, silo: str, serial: int, signing_key: bytes, request: bytes, certificate: bytes, now: datetime
     ) -> bytes:
-        """Use up an invitation; the certificate that the silo gets: `certificate`, or the one that it got before for
-        the same `request`, whose answer it may have lost.
+        """Use up an invitation; return the certificate that the silo gets.
 
-        Raises IdentityError: no such invitation, used with another request, or another silo's signing key.
+        That is `certificate`, or the one that it got before for the same `request`, whose answer it may have lost.
+        Raises IdentityError where the aggregator gave out no such invitation, it was used with another request, the
+        silo is enrolled, or the signing key is another silo's.
         """
         with transaction(self._file) as database:
             query = "SELECT request, certificate FROM invitations WHERE serial = ? AND silo = ?"
-            found = database.execute(query, (f"{serial:x}", silo)).fetchone()
-            if found is None:
+            invitation = database.execute(query, (f"{serial:x}", silo)).fetchone()
+            if invitation is None:
                 raise IdentityError("this aggregator did not give out the invitation")
-            used_for, issued = found
+            used_for, issued = invitation
             if used_for is not None:
                 if used_for != request:
                     raise IdentityError("the invitation was used before", hint="ask for a new one")
@@ -83,44 +97,47 @@ class Enrolments:
             if taken.fetchone():
                 raise IdentityError("the signing key is another silo's", hint="every silo makes its own")
             database.execute(
-                "INSERT OR REPLACE INTO silos VALUES (?, ?, ?, NULL)", (silo, signing_key, now.isoformat())
+                "INSERT OR REPLACE INTO silos (silo, signing_key, enrolled) VALUES (?, ?, ?)",
+                (silo, signing_key, now.isoformat()),
             )
             values = (request, certificate, f"{serial:x}")
             database.execute("UPDATE invitations SET request = ?, certificate = ? WHERE serial = ?", values)
         return certificate
 
     def silos(self) -> list[Enrolled]:
-        """All that ever enrolled, ascending by name."""
+        """Return every silo that ever enrolled, ascending by name."""
         with transaction(self._file) as database:
-            rows = database.execute("SELECT * FROM silos ORDER BY silo").fetchall()
+            query = "SELECT silo, signing_key, enrolled, revoked FROM silos ORDER BY silo"
+            rows = database.execute(query).fetchall()
         return [
             Enrolled(silo, key, datetime.fromisoformat(enrolled), revoked and datetime.fromisoformat(revoked))
             for silo, key, enrolled, revoked in rows
         ]
 
     def roster(self) -> dict[str, bytes]:
-        """Public signing keys of those that are enrolled and not revoked."""
-        return {each.silo: each.signing_key for each in self.silos() if each.revoked is None}
+        """Return the public signing keys, by silo, of those that are enrolled and not revoked."""
+        return {enrolled.silo: enrolled.signing_key for enrolled in self.silos() if enrolled.revoked is None}
 
     def revoke(self, silo: str, now: datetime) -> None:
-        """From now on nothing that `silo` calls is answered. Raises InputError where it is not enrolled."""
+        """Record that nothing that `silo` calls is answered any more. Raises InputError where it is not enrolled."""
         with transaction(self._file) as database:
             change = "UPDATE silos SET revoked = ? WHERE silo = ? AND revoked IS NULL"
             if not database.execute(change, (now.astimezone(UTC).isoformat(), silo)).rowcount:
                 raise InputError(f"{silo}: is not enrolled, or was revoked before")
 
     def sign_roster(self, fingerprint: bytes, silo: str, signature: bytes) -> None:
-        """Keep a member's signature."""
+        """Keep a silo's signature of the roster with this fingerprint."""
         with transaction(self._file) as database:
-            database.execute("INSERT OR REPLACE INTO signatures VALUES (?, ?, ?)", (fingerprint, silo, signature))
+            query = "INSERT OR REPLACE INTO signatures (roster, silo, signature) VALUES (?, ?, ?)"
+            database.execute(query, (fingerprint, silo, signature))
 
     def signatures(self, fingerprint: bytes) -> dict[str, bytes]:
-        """The kept signatures of one roster."""
+        """Return the kept signatures, by silo, of the roster with this fingerprint."""
         with transaction(self._file) as database:
             query = "SELECT silo, signature FROM signatures WHERE roster = ?"
             return dict(database.execute(query, (fingerprint,)).fetchall())
 
 
 def _is_enrolled(database: sqlite3.Connection, silo: str) -> bool:
-    found = database.execute("SELECT 1 FROM silos WHERE silo = ? AND revoked IS NULL", (silo,)).fetchone()
-    return found is not None
+    query = "SELECT 1 FROM silos WHERE silo = ? AND revoked IS NULL"
+    return database.execute(query, (silo,)).fetchone() is not None

@@ -1,4 +1,7 @@
-"""What this silo agrees to: its policy.yaml, and how a plan is held against it before anything is computed or sent."""
+"""What this silo agrees to: its policy.yaml, and how a plan is held against it before anything is computed or sent.
+
+Every function named `check_...` returns nothing where all is well, and raises an error that says what is not.
+"""
 
 import re
 from collections.abc import Mapping
@@ -33,7 +36,7 @@ BOUNDS: Final = {
     "least_sequence_length": range(2, 1 << 31),
     "releases": range(1, 1 << 31),
 }
-"""What the fields that are numbers can be; a bound that no plan could meet is a mistake."""
+"""What each field that is a number can be. A number that no plan could meet is a mistake in the file."""
 
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
 _TIME: Final = re.compile("([01][0-9]|2[0-3]):[0-5][0-9]")
@@ -48,16 +51,19 @@ class Approval(StrEnum):
 
 @dataclass(frozen=True)
 class Hours:
-    """When rounds may be taken part in. A window that ends before it begins ends on the next day."""
+    """The daily window in which this silo takes part in rounds. One that ends before it begins ends on the next day."""
 
     days: tuple[str, ...]
-    """The days on which it begins."""
+    """The days on which the window begins, of DAYS."""
     begin: time
+    """The first moment within the window."""
     end: time
+    """The first moment after it."""
     timezone: ZoneInfo
+    """Where days and times are meant."""
 
     def contains(self, now: datetime) -> bool:
-        """Whether `now`, with a time zone, is within."""
+        """Return whether `now`, which has a time zone, is within the window."""
         local = now.astimezone(self.timezone)
         today, yesterday = DAYS[local.weekday()] in self.days, DAYS[local.weekday() - 1] in self.days
         if self.begin < self.end:
@@ -65,7 +71,7 @@ class Hours:
         return (today and local.time() >= self.begin) or (yesterday and local.time() < self.end)
 
     def opens(self, now: datetime) -> datetime:
-        """The next moment, to the minute, that is within; `now` where it is."""
+        """Return `now` where it is within the window; otherwise the minute in which the window next opens."""
         moment = now
         while not self.contains(moment):
             moment = moment.replace(second=0, microsecond=0) + timedelta(minutes=1)
@@ -74,35 +80,46 @@ class Hours:
 
 @dataclass(frozen=True)
 class Policy:
-    """What an institution decided. A plan that it does not cover is refused."""
+    """What an institution decided (docs/formats.md, section 12). A plan that it does not cover is refused."""
 
     approval: Approval
+    """Who decides on a plan that everything below covers."""
     models: frozenset[str] | None
-    """Digests (hex) of the models that may be pruned; None: any that this silo holds."""
-    release_kinds: frozenset[ReleaseKind] = frozenset(ReleaseKind)
+    """Digests (hex) of the models that may be pruned; None means any model that this silo holds."""
+    release_kinds: frozenset[ReleaseKind] = frozenset(  # names, so that a kind added later widens no policy
+        {
+            *(ReleaseKind.VOTES, ReleaseKind.WEIGHTS, ReleaseKind.SCALES),
+            *(ReleaseKind.OUTLIERS, ReleaseKind.SAMPLING, ReleaseKind.EVALUATION),
+        }
+    )
+    """What a round may sum."""
     least_survivors: int = 3
-    """Fewest silos that a sum may be opened over."""
+    """The fewest silos that a sum may be opened over."""
     least_cohort: int = 3
-    """Smallest roster; with layer sampling also the smallest cohort."""
+    """The fewest silos that a roster may have; with layer sampling also the fewest of a cohort."""
     least_honest_survivors: int = 3
-    """Survivors beyond the plan's colluders that a sum must hide this silo among, itself included."""
+    """The fewest survivors, beyond the plan's colluders, that a sum may hide this silo among, itself included."""
     colluders: int = 0
-    """Dishonest silos that a plan must withstand at least, beside the aggregator."""
+    """How many dishonest silos a plan must withstand at least, beside the aggregator."""
     least_samples: int = 1
+    """The fewest calibration sequences that a plan may use."""
     least_sequence_length: int = 2
+    """The fewest tokens that a calibration sequence may have."""
     releases: int = 100
-    """Rounds in which the same text may leave in masked words."""
+    """In how many rounds the same text may leave in masked words."""
     epsilon: float | None = None
-    """Differential-privacy budget; None: unlimited."""
+    """The budget of differential privacy; None means unlimited."""
     delta: float | None = None
+    """The probability with which the budget may be exceeded; None where none is set."""
     hours: Hours | None = None
+    """When this silo takes part in rounds; None means always."""
 
     @classmethod
     def read(cls, file: Path) -> "Policy":
-        """Raises ConfigError naming file and field."""
+        """Read policy.yaml. Raises ConfigError naming file and field."""
         given = dict(read_mapping(file))
         budget = _mapping(file, "budget", given.pop("budget", {}))
-        known = {each.name for each in fields(cls)} - {"releases", "epsilon", "delta"}
+        known = {field.name for field in fields(cls)} - {"releases", "epsilon", "delta"}
         for name in given:
             _require(name in known, f"{file}: {name}: unknown field", f"known: {', '.join(sorted({*known, 'budget'}))}")
         for name in ("models", "approval"):
@@ -110,7 +127,7 @@ class Policy:
         for name in budget:
             _require(name in ("releases", "epsilon", "delta"), f"{file}: budget: {name}: unknown field")
         values: dict[str, Any] = {
-            "approval": _choice(file, "approval", given.pop("approval"), {str(each): each for each in Approval}),
+            "approval": _choice(file, "approval", given.pop("approval"), {str(choice): choice for choice in Approval}),
             "models": _models(file, given.pop("models")),
             "releases": _number(f"{file}: budget", "releases", budget.get("releases", cls.releases)),
             "epsilon": _epsilon(file, budget.get("epsilon", UNLIMITED)),
@@ -150,7 +167,7 @@ def _choice(file: Path, name: str, value: object, choices: Mapping[str, Any]) ->
 def _models(file: Path, value: object) -> frozenset[str] | None:
     if value == ANY:
         return None
-    is_list = isinstance(value, list) and all(isinstance(each, str) and _DIGEST.fullmatch(each) for each in value)
+    is_list = isinstance(value, list) and all(isinstance(item, str) and _DIGEST.fullmatch(item) for item in value)
     hint = "silo-agent preflight prints the digest of the model in the config; `any` trusts whatever lies there"
     _require(is_list and bool(value), f"{file}: models: must list model digests of 64 hex digits, in quotes", hint)
     return frozenset(value) if isinstance(value, list) else None
@@ -159,7 +176,8 @@ def _models(file: Path, value: object) -> frozenset[str] | None:
 def _kinds(file: Path, value: object) -> frozenset[ReleaseKind]:
     if not isinstance(value, list) or not value:
         raise ConfigError(f"{file}: release_kinds: must list release kinds")
-    return frozenset(_choice(file, "release_kinds", each, {str(kind): kind for kind in ReleaseKind}) for each in value)
+    known = {str(kind): kind for kind in ReleaseKind}
+    return frozenset(_choice(file, "release_kinds", name, known) for name in value)
 
 
 def _epsilon(file: Path, value: object) -> float | None:
@@ -201,18 +219,20 @@ def _hours(file: Path, value: object) -> Hours:
 
 
 def model_digest(tensors: Mapping[str, bytes]) -> bytes:
-    """SHA-256 that stands for a model: over its tensors' names and digests, ascending (docs/formats.md, section 2)."""
+    """Return the SHA-256 that stands for a model: over its tensors' names and digests, ascending by name
+    (docs/formats.md, section 2).
+    """
     listed = b"".join(sha256(name.encode()).digest() + tensors[name] for name in sorted(tensors))
     return sha256(b"sparsilo/1 model" + listed).digest()
 
 
 def trusted_digest(weights: "DenseWeights") -> bytes:
-    """The model digest of a folder. Reads all of it."""
+    """Return the model digest of a model folder, which is read whole."""
     return model_digest(weights.digest())
 
 
 def check_policy(plan: Plan, policy: Policy) -> None:
-    """Raises PlanError saying what this silo's policy does not cover (2.3.4, 2.3.7)."""
+    """Check that this silo's policy covers the plan (2.3.4, 2.3.7). Raises PlanError saying what it does not cover."""
     message = plan.message
     digest = model_digest({tensor.name: tensor.digest for tensor in message.model}).hex()
     if policy.models is not None and digest not in policy.models:
@@ -259,7 +279,10 @@ def check_policy(plan: Plan, policy: Policy) -> None:
 
 
 def check_budget(policy: Policy, made: int, wanted: int) -> None:
-    """Raises ReleaseRefused where `wanted` rounds more, beside those `made` over the same text, exceed the budget."""
+    """Check that the budget has room for `wanted` rounds more, beside those `made` over the same text.
+
+    Raises ReleaseRefused where it has not.
+    """
     left = max(0, policy.releases - made)
     if wanted > left:
         raise ReleaseRefused(
@@ -271,7 +294,10 @@ def check_budget(policy: Policy, made: int, wanted: int) -> None:
 def check_plan(
     plan: Plan, config: AgentConfig, roster: dict[str, bytes], weights: "DenseWeights", digests: dict[str, bytes]
 ) -> None:
-    """Raises PlanError or IdentityError where the plan is not about what this silo has. `digests`: of `weights`."""
+    """Check that the plan is about what this silo has: backend, suite, roster, model and its own settings.
+
+    `roster` is the pinned one; `digests` has each of the model's tensors, by name. Raises PlanError or IdentityError.
+    """
     if plan.backend is not config.backend:
         raise PlanError(
             f"the plan uses the backend {plan.backend} and this silo accepts {config.backend}",
@@ -282,7 +308,6 @@ def check_plan(
             f"the plan uses the suite {plan.suite} and this silo accepts {config.suite}",
             hint="a suite is chosen by name in the agent's config",
         )
-    cohort = plan.message
     plan.check_roster(roster)
     if config.silo not in roster:
         raise IdentityError(f"silo {config.silo} is not in the roster")
@@ -290,7 +315,7 @@ def check_plan(
     if planned != digests:
         differing = sorted(name for name in {*planned, *digests} if planned.get(name) != digests.get(name))
         raise PlanError(f"the plan's model is not the one in {weights.folder}: {differing[0]} differs")
-    member = cohort.roster[plan.silos.index(config.silo)]
+    member = plan.message.roster[plan.silos.index(config.silo)]
     ratio = config.sparsity_ratio and spell_ratio(parse_ratio(config.sparsity_ratio))
     for field, planned_here, own in (
         ("capacity", member.capacity, config.capacity),

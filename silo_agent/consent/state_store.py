@@ -1,5 +1,8 @@
-"""What an agent must not forget when it is killed: what it said in every round, and its release ledger. One SQLite
-file; every method returns when its change is on disk.
+"""What an agent must not forget when it is killed: what it said in every round, its release ledger, the plans that it
+was offered with what was decided on them, and the head of its audit log.
+
+They lie in one SQLite file. Every method returns when its change is on disk. The file is opened for each change, so
+that two agents that share a folder by mistake still keep one promise.
 """
 
 import sqlite3
@@ -13,7 +16,7 @@ from typing import Final
 from crypto.errors import InputError, ReleaseRefused
 from crypto.names import Phase
 from silo_agent.consent.ledger import Release, check_release, check_survivors
-from silo_agent.host.transaction import transaction
+from silo_agent.host.sqlite_file import bring_up_to_date, transaction
 
 STATE_FILE: Final = "agent.sqlite"
 
@@ -33,6 +36,18 @@ _AUDIT_HEAD = """CREATE TABLE IF NOT EXISTS audit_head (
 ) STRICT"""
 
 
+def _first_tables(database: sqlite3.Connection) -> None:
+    """Make the tables of version 1, or of a file from before there were versions."""
+    for table in (_SAID, _RELEASES, _OFFERS, _AUDIT_HEAD):
+        database.execute(table)
+    columns = {name for _, name, *_ in database.execute("PRAGMA table_info(releases)")}
+    if "block" not in columns:  # a ledger from before there were rounds about a single block
+        database.execute("ALTER TABLE releases ADD COLUMN block INTEGER")
+
+
+_STEPS: Final = (_first_tables,)
+
+
 class Decision(StrEnum):
     """What this silo, a person or its policy, made of a plan."""
 
@@ -42,35 +57,40 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True)
 class OfferedPlan:
-    """A plan that the aggregator offered. Times are UTC, as ISO 8601."""
+    """A plan that the aggregator offered, and what was decided on it. Times are UTC, as ISO 8601."""
 
     digest: bytes
+    """The plan's digest."""
     encoded: bytes
+    """The plan in its canonical bytes."""
     first_offered: str
     last_offered: str
     decision: str | None
+    """A Decision; None while nobody has decided."""
     by: str | None
+    """Who decided."""
     reason: str | None
+    """Why, where somebody gave a reason."""
     decided: str | None
+    """When it was decided."""
 
 
 class StateStore:
-    """Opened for every change, so that two agents that share a folder by mistake still keep one promise."""
+    """The state of one silo's agent."""
 
     def __init__(self, file: Path) -> None:
+        """Make the file, or bring it up to date. Raises InputError where it cannot be opened or is too new."""
         self._file = file
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with transaction(self._file) as database:
-            database.execute(_SAID)
-            database.execute(_RELEASES)
-            database.execute(_OFFERS)
-            database.execute(_AUDIT_HEAD)
-            if "block" not in {column[1] for column in database.execute("PRAGMA table_info(releases)")}:
-                database.execute("ALTER TABLE releases ADD COLUMN block INTEGER")  # a ledger of version 0.1
+        bring_up_to_date(file, _STEPS)
+
+    # What this silo says and releases
 
     def begin(self, wanted: Release) -> None:
-        """Before anything is computed for a round. Raises ReleaseRefused where the ledger forbids it, or where this
-        silo already spoke in the round: its keys are gone with the process that made them.
+        """Check that this silo may take part in a round, before it computes anything for it.
+
+        Raises ReleaseRefused where the ledger forbids the release, or where this silo already spoke in the round: its
+        keys are gone with the process that made them.
         """
         with transaction(self._file) as database:
             if database.execute("SELECT 1 FROM said WHERE round = ?", (wanted.round,)).fetchone():
@@ -81,41 +101,53 @@ class StateStore:
             check_release(wanted, _releases(database))
 
     def say(self, round_digest: bytes, phase: Phase, message: bytes) -> None:
-        """Before a message is sent: in a phase of a round this silo says one thing (4.3). Raises ReleaseRefused."""
+        """Record a message of this silo before it is sent: in a phase of a round it says one thing (4.3).
+
+        Raises ReleaseRefused where it said something else before.
+        """
         with transaction(self._file) as database:
-            digest = sha256(message).digest()
-            row = (round_digest, phase, digest)
-            database.execute("INSERT OR IGNORE INTO said VALUES (?, ?, ?)", row)
+            row = (round_digest, phase, sha256(message).digest())
+            database.execute("INSERT OR IGNORE INTO said (round, phase, digest) VALUES (?, ?, ?)", row)
             if not database.execute("SELECT 1 FROM said WHERE (round, phase, digest) = (?, ?, ?)", row).fetchone():
                 raise ReleaseRefused(f"this silo said something else in phase {phase} of this round")
 
     def release(self, wanted: Release) -> None:
-        """Before the first masked word is sent. Raises ReleaseRefused."""
+        """Enter a release into the ledger before its first masked word is sent. Raises ReleaseRefused."""
         with transaction(self._file) as database:
             check_release(wanted, _releases(database))
-            row = (wanted.round, wanted.question, wanted.kind, wanted.data, ",".join(wanted.roster), "")
-            values = (*row, wanted.colluders, wanted.block)
-            database.execute("INSERT OR IGNORE INTO releases VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+            database.execute(
+                "INSERT OR IGNORE INTO releases (round, question, kind, data, roster, survivors, colluders, block) "
+                "VALUES (?, ?, ?, ?, ?, '', ?, ?)",
+                (
+                    *(wanted.round, wanted.question, wanted.kind, wanted.data, ",".join(wanted.roster)),
+                    *(wanted.colluders, wanted.block),
+                ),
+            )
 
     def survive(self, wanted: Release, survivors: tuple[str, ...]) -> None:
-        """Before survivors are signed. Raises ReleaseRefused."""
+        """Enter a release's survivors into the ledger before this silo signs them. Raises ReleaseRefused."""
         with transaction(self._file) as database:
             check_survivors(wanted, survivors, _releases(database))
             database.execute("UPDATE releases SET survivors = ? WHERE round = ?", (",".join(survivors), wanted.round))
 
     def releases(self) -> list[Release]:
-        """The ledger, oldest first."""
+        """Return the ledger, oldest release first."""
         with transaction(self._file) as database:
             return _releases(database)
 
     def forget(self, round_digest: bytes) -> None:
-        """Take a release out of the ledger; its round is still one in which this silo has spoken. Raises InputError."""
+        """Take a release out of the ledger; its round is still one in which this silo has spoken.
+
+        Raises InputError where the ledger has no release in this round.
+        """
         with transaction(self._file) as database:
             if not database.execute("DELETE FROM releases WHERE round = ?", (round_digest,)).rowcount:
                 raise InputError(f"{self._file}: has no release in round {round_digest.hex()}")
 
+    # Plans that were offered
+
     def offer(self, digest: bytes, encoded: bytes, now: datetime) -> bool:
-        """A plan is offered, or still is. Whether it was not before."""
+        """Record that the aggregator offers a plan; return whether it is a plan that it never offered before."""
         with transaction(self._file) as database:
             row = (digest, encoded, _iso(now), _iso(now))
             query = "INSERT OR IGNORE INTO offers (plan, encoded, first_offered, last_offered) VALUES (?, ?, ?, ?)"
@@ -124,47 +156,54 @@ class StateStore:
             return is_new
 
     def decide(self, digest: bytes, decision: Decision, by: str, now: datetime, reason: str = "") -> None:
-        """Once and for all; the same again changes nothing. Raises InputError where the plan was decided on otherwise,
-        or was never offered.
+        """Record what was decided on a plan, once and for all; to record the same again changes nothing.
+
+        Raises InputError where something else was decided before, or the plan was never offered.
         """
         with transaction(self._file) as database:
             change = (
                 "UPDATE offers SET decision = ?, by = ?, reason = ?, decided = ? WHERE plan = ? AND decision IS NULL"
             )
             database.execute(change, (decision, by, reason, _iso(now), digest))
-            found = database.execute("SELECT decision, by FROM offers WHERE plan = ?", (digest,)).fetchone()
-            if found is None or found[0] != decision:
-                was = f"was {found[0]} by {found[1]} before" if found else "was never offered"
-                raise InputError(f"plan {digest.hex()[:16]}: {was}")
+            row = database.execute("SELECT decision, by FROM offers WHERE plan = ?", (digest,)).fetchone()
+            if row is None or row[0] != decision:
+                earlier = f"was {row[0]} by {row[1]} before" if row else "was never offered"
+                raise InputError(f"plan {digest.hex()[:16]}: {earlier}")
 
     def offers(self) -> list[OfferedPlan]:
-        """Every plan that was ever offered, oldest first."""
+        """Return every plan that was ever offered, oldest first."""
+        query = (
+            "SELECT plan, encoded, first_offered, last_offered, decision, by, reason, decided FROM offers "
+            "ORDER BY rowid"
+        )
         with transaction(self._file) as database:
-            return [OfferedPlan(*row) for row in database.execute("SELECT * FROM offers ORDER BY rowid")]
+            return [OfferedPlan(*row) for row in database.execute(query)]
 
     def decision(self, digest: bytes) -> Decision | None:
-        """What was decided on a plan."""
+        """Return what was decided on a plan; None where nothing was."""
         with transaction(self._file) as database:
-            found = database.execute("SELECT decision FROM offers WHERE plan = ?", (digest,)).fetchone()
-            return Decision(found[0]) if found and found[0] else None
+            row = database.execute("SELECT decision FROM offers WHERE plan = ?", (digest,)).fetchone()
+            return Decision(row[0]) if row and row[0] else None
 
     def undecided(self, since: datetime) -> int:
-        """How many plans wait for a decision, and were offered after `since`."""
+        """Return how many plans wait for a decision and were still offered at `since` or later."""
         with transaction(self._file) as database:
             query = "SELECT COUNT(*) FROM offers WHERE decision IS NULL AND last_offered >= ?"
             [count] = database.execute(query, (_iso(since),)).fetchone()
             return int(count)
 
+    # The audit log's head
+
     def audit_head(self) -> tuple[int, str] | None:
-        """Number and hash of the last line of the audit log; None before the first."""
+        """Return number and SHA-256 (hex) of the audit log's last line; None before the first."""
         with transaction(self._file) as database:
-            found = database.execute("SELECT count, last FROM audit_head").fetchone()
-            return (int(found[0]), str(found[1])) if found else None
+            row = database.execute("SELECT count, last FROM audit_head").fetchone()
+            return (int(row[0]), str(row[1])) if row else None
 
     def note_audit_head(self, count: int, last: str) -> None:
-        """After the line is on disk."""
+        """Record number and SHA-256 (hex) of the audit log's last line, once the line is on disk."""
         with transaction(self._file) as database:
-            database.execute("INSERT OR REPLACE INTO audit_head VALUES (1, ?, ?)", (count, last))
+            database.execute("INSERT OR REPLACE INTO audit_head (only, count, last) VALUES (1, ?, ?)", (count, last))
 
 
 def _iso(moment: datetime) -> str:
@@ -172,7 +211,8 @@ def _iso(moment: datetime) -> str:
 
 
 def _releases(database: sqlite3.Connection) -> list[Release]:
-    rows = database.execute("SELECT * FROM releases ORDER BY rowid")
+    """Return the ledger, oldest release first. Names of silos have no comma, which separates them in a column."""
+    query = "SELECT round, question, kind, data, roster, survivors, colluders, block FROM releases ORDER BY rowid"
     return [
         Release(
             *(round_, question, kind, data),
@@ -180,5 +220,5 @@ def _releases(database: sqlite3.Connection) -> list[Release]:
             tuple(filter(None, survivors.split(","))),
             *(colluders, block),
         )
-        for round_, question, kind, data, roster, survivors, colluders, block in rows
+        for round_, question, kind, data, roster, survivors, colluders, block in database.execute(query)
     ]

@@ -29,14 +29,16 @@ _REQUEST: Final = "request.pem"
 
 
 class Enrolment:
-    """The keys that a silo makes for its invitation. They are on disk before they are told anybody, so that an
-    enrolment that broke off goes on with the same ones.
+    """The keys that a silo makes for its invitation.
+
+    They are on disk before anybody is told of them, so that an enrolment that broke off goes on with the same ones.
     """
 
     def __init__(self, invitation: Invitation, out: Path, own: tuple[Path, Path, Path] | None) -> None:
-        """`own`: certificate, private key and the authority to trust, where the silo has them from elsewhere.
+        """Make the keys in a hidden folder beside `out`, unless an enrolment that broke off left them there.
 
-        Raises OutputError where OUT exists, IdentityError where the silo's own files do not fit.
+        `own` names certificate, private key and the authority to trust, where the silo has them from elsewhere. Raises
+        OutputError where `out` exists, ConfigError where the invitation's suite is unknown.
         """
         if out.exists():
             raise OutputError(f"{out}: exists", hint="name a new folder with --out, or give --once")
@@ -54,18 +56,18 @@ class Enrolment:
 
     @property
     def request(self) -> identity_pb2.EnrollRequest:
-        """For Identity.Enroll; the same bytes every time."""
+        """What to call Identity.Enroll with: the same bytes every time."""
         key = read_signing_key(self._draft / SIGNING_KEY, self._suite)
-        asked = b"" if self._own else read_credential(self._draft / _REQUEST)
+        csr = b"" if self._own else read_credential(self._draft / _REQUEST)
         return identity_pb2.EnrollRequest(
             signing_key=key.public_bytes,
-            certificate_request=asked,
-            signature=sign_enrolment(key, self._invitation.silo, asked),
+            certificate_request=csr,
+            signature=sign_enrolment(key, self._invitation.silo, csr),
         )
 
     def finish(self, reply: identity_pb2.EnrollReply, now: datetime, files: Mapping[str, str]) -> bytes:
-        """OUT appears whole, with `files` beside the keys; the public signing key. Raises IdentityError where the
-        certificate that came is not the one asked for.
+        """Make the folder `out` appear whole, with `files` (content by name) beside the keys; return the public signing
+        key. Raises IdentityError where the certificate that came is not the one that was asked for.
         """
         if self._own is None:
             with naming("the certificate that the aggregator issued"):
@@ -82,7 +84,7 @@ class Enrolment:
         return key.public_bytes
 
     def give_up(self) -> None:
-        """The invitation was refused: the keys were for nothing."""
+        """Remove the keys of an invitation that was refused."""
         shutil.rmtree(self._draft)
 
 
@@ -106,7 +108,7 @@ def agent_config(
 
 
 def policy_file(trusted: bytes) -> str:
-    """policy.yaml of an enrolled silo: the model it was given, every release kind, and a person's approval."""
+    """Return policy.yaml of an enrolled silo: it trusts the model of this digest, and a person approves every plan."""
     return f"""# What this silo agrees to (docs/formats.md). Change it to what your institution decided.
 models: ["{trusted.hex()}"]  # the only models that may be pruned, by digest
 approval: manual  # a person looks at every plan: silo-agent pending, approve, reject
@@ -119,6 +121,7 @@ budget:
 
 
 def _suite(name: str) -> Suite:
+    """Return the suite whose profile an invitation names."""
     for suite in Suite:
         if suite.profile == name:
             return suite

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.silos.enrolments import Enrolments
+from aggregator.silos.enrolments import ENROLMENTS_FILE, Enrolments
 from crypto.errors import IdentityError, InputError
+from silo_agent.host.sqlite_file import transaction
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 KEY, OTHER = b"k" * 32, b"o" * 32
@@ -90,3 +91,11 @@ def test_signatures_are_kept_by_roster(enrolments: Enrolments) -> None:
         {"b": b"3"},
         {},
     )
+
+
+def test_a_file_from_before_there_were_versions_is_taken_as_it_is(enrolments: Enrolments, tmp_path: Path) -> None:
+    enroll(enrolments)
+    with transaction(tmp_path / "state" / ENROLMENTS_FILE) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (1,)
+        database.execute("PRAGMA user_version = 0")
+    assert Enrolments(tmp_path / "state").roster() == {"a": KEY}

@@ -443,7 +443,8 @@ def test_a_policy_with_every_field(tmp_path: Path) -> None:
 def test_what_a_policy_does_not_say(tmp_path: Path) -> None:
     """The defaults of docs/formats.md, section 12."""
     found = read(tmp_path, {"models": "any", "approval": "manual"})
-    assert found == Policy(Approval.MANUAL, None, frozenset(ReleaseKind), 3, 3, 3, 0, 1, 2, 100, None, None, None)
+    kinds = frozenset(map(ReleaseKind, ("votes", "weights", "scales", "outliers", "sampling", "evaluation")))
+    assert found == Policy(Approval.MANUAL, None, kinds, 3, 3, 3, 0, 1, 2, 100, None, None, None)
     assert read(tmp_path, {"models": "any", "approval": "manual", "budget": {"epsilon": "unlimited"}}) == found
 
 

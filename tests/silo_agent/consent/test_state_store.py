@@ -246,3 +246,26 @@ def test_the_audit_logs_head(file: Path) -> None:
     for head in ((1, "a" * 64), (2, "b" * 64)):
         StateStore(file).note_audit_head(*head)
         assert StateStore(file).audit_head() == head
+
+
+def test_a_state_from_before_there_were_versions_is_taken_as_it_is(file: Path) -> None:
+    store = StateStore(file)
+    store.release(FIRST)
+    store.offer(PLAN, b"encoded", NOW)
+    store.note_audit_head(3, "hash")
+    store.say(FIRST.round, Phase.KEYS, b"message")
+    with closing(sqlite3.connect(file)) as database, database:
+        assert database.execute("PRAGMA user_version").fetchone() == (1,)
+        database.execute("PRAGMA user_version = 0")
+    again = StateStore(file)
+    assert (again.releases(), again.audit_head(), len(again.offers())) == ([FIRST], (3, "hash"), 1)
+    with pytest.raises(ReleaseRefused, match="said something else"):
+        again.say(FIRST.round, Phase.KEYS, b"another")
+
+
+def test_a_state_of_a_later_version_is_refused(file: Path) -> None:
+    StateStore(file)
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("PRAGMA user_version = 2")
+    with pytest.raises(InputError, match=rf"{file}: has tables of version 2, .*a later version of sparsilo"):
+        StateStore(file)

@@ -1,0 +1,79 @@
+"""Submitted runs wait in line, and how far each is can be read by every process."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from aggregator.runs.submitted import RUNS_FILE, Runs, Status
+from crypto.errors import InputError
+from silo_agent.host.sqlite_file import transaction
+from support.plans import plan
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+FIRST, SECOND = plan(4), plan(5)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    """Two that wait."""
+    runs = Runs(tmp_path)
+    runs.submit(FIRST, b"first", NOW)
+    runs.submit(SECOND, b"second", NOW + timedelta(minutes=1))
+    return runs
+
+
+def test_a_submitted_run_waits_with_its_files(runs: Runs) -> None:
+    name = FIRST.digest.hex()[:16]
+    run = runs.find(name)
+    assert (run.run, run.plan_digest, run.silos) == (name, FIRST.digest.hex(), 4)
+    assert (run.status, run.done, run.survivors, run.phase, run.said, run.ended) == ("waiting", 0, None, "", "", None)
+    assert run.submitted == "2026-03-01T12:00:00+00:00"
+    assert (runs.folder(name) / "plan").read_bytes() == FIRST.encoded
+    assert (runs.folder(name) / "plan.yaml").read_bytes() == b"first"
+
+
+def test_runs_are_worked_on_in_the_order_in_which_they_came_and_a_begun_one_first(runs: Runs) -> None:
+    assert [run.silos for run in runs.all()] == [4, 5]
+    first, second = (run.run for run in runs.all())
+    upcoming = runs.next()
+    assert upcoming
+    assert upcoming.run == first
+    runs.begin(second)
+    begun = runs.next()
+    assert begun
+    assert begun.run == second
+    for run in (first, second):
+        runs.end(run, Status.DONE, "", NOW)
+    assert runs.next() is None
+
+
+def test_progress_and_end_are_seen_by_others(runs: Runs, tmp_path: Path) -> None:
+    first, second = (run.run for run in runs.all())
+    runs.begin(first)
+    runs.advance(first, "upload", 2, 3)
+    others = Runs(tmp_path)
+    seen = others.find(first)
+    assert (seen.status, seen.phase, seen.done, seen.survivors, seen.is_over) == ("running", "upload", 2, 3, False)
+    runs.end(first, Status.FAILED, "too few", NOW)
+    ended = others.find(first)
+    assert (ended.status, ended.phase, ended.said, ended.is_over) == ("failed", "", "too few", True)
+    assert (ended.done, ended.survivors, ended.ended) == (2, 3, "2026-03-01T12:00:00+0000")
+    assert others.find(second).status == "waiting"
+
+
+def test_a_run_is_found_by_the_beginning_of_its_name_where_no_other_begins_so(runs: Runs) -> None:
+    first, _ = (run.run for run in runs.all())
+    assert runs.find(first[:12]).run == first
+    with pytest.raises(InputError, match="several runs begin so"):
+        runs.find("")
+    with pytest.raises(InputError, match="no such run"):
+        runs.find("x")
+
+
+def test_a_file_from_before_there_were_versions_is_taken_as_it_is(runs: Runs, tmp_path: Path) -> None:
+    before = runs.all()
+    with transaction(tmp_path / RUNS_FILE) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (1,)
+        database.execute("PRAGMA user_version = 0")
+    assert Runs(tmp_path).all() == before
