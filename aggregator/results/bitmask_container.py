@@ -28,7 +28,7 @@ from silo_agent.model.tensor_files import Entry, read_tensor_file, write_tensor_
 
 @dataclass(frozen=True)
 class PackedBytes:
-    """Bytes of the weight files, before and after."""
+    """How many bytes the weight files take, dense and packed."""
 
     dense: int
     bitmask: int
@@ -69,7 +69,7 @@ def unpack(container: Path, folder: Path) -> None:
 
 
 def _pack_file(weights: DenseWeights, wanted: set[str], file: Path, target: Path, part: str) -> set[str]:
-    """Pack those tensors of one safetensors file that are `wanted`; returns their names."""
+    """Pack those tensors of one safetensors file that are `wanted`; return their names."""
     header = read_tensor_file(file)
     names = sorted(wanted & header.tensors.keys())
     entries: list[Entry] = []

@@ -16,7 +16,9 @@ from silo_agent.rounds.opened_rounds import ExpandedTensor
 
 
 class PrunedTensors:
-    """Fills `folder` as votes and weights rounds finish; `write` then makes it the file that silos may evaluate."""
+    """Collects tensors in `folder` as votes and weights rounds finish; `write` makes of them the file that silos may
+    evaluate.
+    """
 
     def __init__(self, plan: Plan, weights: DenseWeights, folder: Path) -> None:
         self._plan, self._weights, self._folder = plan, weights, folder
@@ -26,16 +28,16 @@ class PrunedTensors:
 
     @property
     def file(self) -> Path:
-        """By parameter name the expanded keep mask, or where kept weights are new, the pruned weight."""
+        """The file that `write` makes: by parameter the expanded keep mask, or the weight where kept ones are new."""
         return self._folder / "pruned.safetensors"
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of the file."""
+        """SHA-256 of `file`."""
         return file_digest(self.file)
 
     def add(self, tensors: Iterable[ExpandedTensor], survivors: int) -> None:
-        """Takes one round's tensors."""
+        """Take one round's tensors, which `survivors` silos voted on."""
         for tensor in tensors:
             self._dtypes[tensor.name] = tensor.changed.dtype
             self._scratch(tensor.name, "pruned").write_bytes(tensor.changed.view(torch.uint8).numpy().data)
@@ -44,22 +46,22 @@ class PrunedTensors:
             self.keep_counts[tensor.name] = histogram.tolist()
 
     def write(self) -> None:
-        """Makes the file."""
+        """Write `file`. Raises OutputError."""
         self._write(self.file, "pruned", {name: STORED_NAMES[dtype] for name, dtype in self._dtypes.items()})
 
     def write_counts(self, file: Path) -> None:
-        """The keep counts as uint8 tensors named as the model's parameters."""
+        """Write the keep counts to `file`, as uint8 tensors named as the model's parameters. Raises OutputError."""
         self._write(file, "counts", dict.fromkeys(self._dtypes, "U8"))
 
     def pruned(self, name: str) -> Tensor:
-        """One tensor as `write_sparse_model` takes it."""
+        """Return what became of one tensor, in its stored shape: the keep mask (bool), or the pruned weight."""
         shape = tuple(self._weights.shape(name))
         data = torch.from_file(str(self._scratch(name, "pruned")), size=int(np.prod(shape)), dtype=self._dtypes[name])
         return data.reshape(shape)
 
     def _write(self, file: Path, kind: str, dtypes: dict[str, str]) -> None:
-        tensors = [(tensor.name, dtypes[tensor.name], tuple(tensor.shape)) for tensor in self._plan.prunable]
-        write_tensor_file(file, tensors, lambda name: _read(self._scratch(name, kind)), {})
+        entries = [(tensor.name, dtypes[tensor.name], tuple(tensor.shape)) for tensor in self._plan.prunable]
+        write_tensor_file(file, entries, lambda name: _read(self._scratch(name, kind)), {})
 
     def _scratch(self, tensor: str, kind: str) -> Path:
         return self._folder / f"{tensor}.{kind}"

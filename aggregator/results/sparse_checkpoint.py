@@ -31,18 +31,18 @@ def write_sparse_model(
     `provenance` joins the safetensors metadata: `from_pretrained` loads the folder, and the same arguments write the
     same bytes. At most one tensor and its pruned form are in memory. `folder` appears whole or not at all.
     Returns the achieved sparsity (zeros / elements, counted on what is written) of every prunable tensor.
-    Raises OutputError if `folder` is not empty or cannot be written, ModelError for a tensor of an unknown dtype.
+    Raises OutputError if `folder` is not empty or cannot be written.
     """
     stored, prunable = set(weights.names), set(weights.prunable)
     achieved: dict[str, float] = {}
 
     def data(name: str) -> Iterator[memoryview]:
         tensor = weights.tensor(name)
-        found = pruned(name) if name in prunable else None
-        if found is not None and (found.dtype not in (torch.bool, tensor.dtype) or found.shape != tensor.shape):
-            raise ValueError(f"the pruned {name} is {found.dtype} {list(found.shape)}")
-        kept = found.flatten() if found is not None and found.dtype == torch.bool else None
-        tensor = (tensor if found is None or kept is not None else found).contiguous().flatten()
+        change = pruned(name) if name in prunable else None
+        if change is not None and (change.dtype not in (torch.bool, tensor.dtype) or change.shape != tensor.shape):
+            raise ValueError(f"the pruned {name} is {change.dtype} {list(change.shape)}")
+        kept = change.flatten() if change is not None and change.dtype == torch.bool else None
+        tensor = (tensor if change is None or kept is not None else change).contiguous().flatten()
         nonzeros = 0
         for start in range(0, tensor.numel(), SLICE):
             bits = as_integers(tensor[start : start + SLICE])

@@ -10,7 +10,7 @@ _Result = TypeVar("_Result")
 
 
 def ahead(work: Callable[[_Item], _Result], items: Iterable[_Item], threads: int) -> Iterator[_Result]:
-    """`work` of every item, in order; at most `threads` + 1 results exist at a time. Raises what `work` raises."""
+    """Yield `work` of every item, in order; at most `threads` + 1 results exist at a time. Raises what `work` does."""
     if threads < 2:
         yield from map(work, items)
         return

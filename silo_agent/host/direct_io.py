@@ -18,7 +18,7 @@ _BLOCK: Final = 4096
 
 
 class _Thread(local):
-    """A buffer for each thread. Kept, since fresh pages cost more than what goes through them."""
+    """A buffer for each thread, which is kept: fresh pages cost more than what goes through them."""
 
     def __init__(self) -> None:
         self.buffer = mmap(-1, _BLOCK)
@@ -28,7 +28,7 @@ _thread = _Thread()
 
 
 class DirectAppender:
-    """Appends to a file from byte `size` on, over whatever is behind it. Raises OSError."""
+    """Appends to a file from byte `size` on, over whatever is behind it. Its methods raise OSError."""
 
     def __init__(self, file: Path, size: int) -> None:
         self._file = file
@@ -38,7 +38,7 @@ class DirectAppender:
             self._rest = opened.read(size - self._blocks)  # of a block that is not full
 
     def append(self, data: bytes) -> None:
-        """Where it raises, nothing was appended. Up to a block stays in memory."""
+        """Append `data`, of which up to a block stays in memory. Where it raises, nothing was appended."""
         rest = len(self._rest)
         whole = (rest + len(data)) // _BLOCK * _BLOCK
         if not whole:
@@ -54,7 +54,7 @@ class DirectAppender:
         self._rest = data[whole - rest :]
 
     def sync(self) -> None:
-        """All that was appended is on disk when this returns."""
+        """Return when all that was appended is on the disk."""
         with self._file.open("r+b") as out:
             out.seek(self._blocks)
             out.write(self._rest)
@@ -64,7 +64,7 @@ class DirectAppender:
 
 @contextmanager
 def open_direct(file: Path, flags: int) -> Iterator[int]:
-    """The descriptor of a file opened for direct I/O, or as usual where the file system has none."""
+    """Yield the descriptor of a file opened for direct I/O, or as usual where the file system has none."""
     try:
         descriptor = os.open(file, flags | os.O_DIRECT)
     except OSError as error:
@@ -78,16 +78,16 @@ def open_direct(file: Path, flags: int) -> Iterator[int]:
 
 
 def read_direct(descriptor: int, size: int, start: int) -> memoryview:
-    """Bytes `start` to `start + size`, or fewer where the file ends; valid until this thread's next direct I/O."""
+    """Return bytes `start` to `start + size`, fewer where the file ends; valid until this thread's next direct I/O."""
     first = start // _BLOCK * _BLOCK
     last = -(-(start + size) // _BLOCK) * _BLOCK
     aligned = _aligned(last - first)
-    found = os.preadv(descriptor, [aligned], first)
-    return aligned[start - first : min(found, start - first + size)]
+    read = os.preadv(descriptor, [aligned], first)
+    return aligned[start - first : min(read, start - first + size)]
 
 
 def _aligned(size: int) -> memoryview:
-    """The first `size` bytes of this thread's buffer, which begins on a page."""
+    """Return the first `size` bytes of this thread's buffer, which begins on a page."""
     if len(_thread.buffer) < size:
         _thread.buffer = mmap(-1, size)
     return memoryview(_thread.buffer)[:size]

@@ -4,7 +4,7 @@ from ctypes import CDLL
 from typing import Final
 
 _KEPT: Final = 32 << 20
-"""Bytes, of each of two arenas."""
+"""Bytes that each of two arenas keeps."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 

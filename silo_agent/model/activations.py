@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from ctypes import CDLL
 from functools import partial
+from itertools import cycle
 from typing import Any, Final
 
 import torch
@@ -30,10 +31,10 @@ from silo_agent.model.blocks import Block
 from silo_agent.model.dense_weights import DenseWeights
 
 TOKENS_PER_BATCH: Final = 2048
-"""On the CPU, where larger batches only leave its caches."""
+"""The size of a batch on the CPU, where larger ones only leave its caches."""
 
 TOKENS_PER_GPU_BATCH: Final = 16384
-"""At most: matrix products gain nothing beyond. A quarter of the free memory is the other bound."""
+"""The largest batch on a GPU: matrix products gain nothing beyond. A quarter of its free memory is the other bound."""
 
 VECTORS_PER_TOKEN: Final = 64
 """Hidden states' worth of memory that a block takes for each token while it runs: 20 to 40 in the usual families."""
@@ -45,7 +46,7 @@ IN_MEMORY: Final = 8 << 30
 """Bytes of hidden states kept in the computer's memory. More goes to a file."""
 
 LOGITS: Final = 1 << 27
-"""At most, at a time, unless one sequence has more."""
+"""Logits that exist at a time, at most, unless one sequence has more."""
 
 
 class _PassThrough(nn.Module):
@@ -93,8 +94,9 @@ class BlockWalk:
     its weights see, `advance`, once a block, makes the next block's inputs. Compute dtype: float32 on the CPU, the
     stored dtype elsewhere. Sequences of one length share batches; nothing is padded. Hidden states stay on the GPUs
     while they take at most a quarter of the free memory, else in memory up to `IN_MEMORY`, else in a file that is gone
-    when the walk is. `cuda` means all GPUs, `cuda:1` one. ConfigError: sequences longer than the model's positions.
-    ModelError: blocks that see more of the text than hidden states. OutputError: no room for that file.
+    when the walk is. `cuda` means all GPUs, `cuda:1` one. Raises ConfigError
+    where sequences are longer than the model's positions, ModelError where blocks see more of the text than hidden
+    states, OutputError where there is no room for that file.
     """
 
     tokens: dict[str, int]
@@ -140,9 +142,9 @@ class BlockWalk:
 
     def _remember_calls(self, shape: torch.Size) -> None:
         """Keep what the blocks were just called with: once for all batches of a shape, which it must not depend on."""
-        calls = [each.called[1:] for each in self._pass_throughs]
-        for each in self._pass_throughs:
-            each.called = ()  # the hidden states
+        calls = [pass_through.called[1:] for pass_through in self._pass_throughs]
+        for pass_through in self._pass_throughs:
+            pass_through.called = ()  # the hidden states
         known = self._calls.setdefault(shape, calls)
         if known is not calls and not _equal(known, calls):
             raise ModelError(
@@ -157,17 +159,13 @@ class BlockWalk:
         return min(TOKENS_PER_GPU_BATCH, free // 4 // (VECTORS_PER_TOKEN * width * self._dtype.itemsize))
 
     def _room(self, width: int) -> Iterator[Tensor]:
-        """Room for each batch's hidden states: [batch, L, width], overwritten block after block."""
+        """Yield room for each batch's hidden states: [batch, L, width], overwritten block after block."""
         sizes = [batch.numel() * width for batch in self._batches]
         size = sum(sizes) * self._dtype.itemsize
-        if (
-            self._devices[0].type == "cuda"
-            and size <= sum(torch.cuda.mem_get_info(each)[0] for each in self._devices) // 4
-        ):
-            for index, batch in enumerate(self._batches):
-                yield torch.empty(
-                    *batch.shape, width, dtype=self._dtype, device=self._devices[index % len(self._devices)]
-                )
+        on_gpus = [device for device in self._devices if device.type == "cuda"]
+        if on_gpus and size <= sum(torch.cuda.mem_get_info(device)[0] for device in on_gpus) // 4:
+            for batch, device in zip(self._batches, cycle(on_gpus)):
+                yield torch.empty(*batch.shape, width, dtype=self._dtype, device=device)
         elif size <= IN_MEMORY:
             for batch in self._batches:
                 yield torch.empty(*batch.shape, width, dtype=self._dtype)
@@ -196,7 +194,7 @@ class BlockWalk:
             _return_freed_memory()
 
     def energies(self) -> dict[str, Tensor]:
-        """Sum of squares of each input feature over the tokens that reach each prunable, by name: float32 [d_in].
+        """Return each input feature's sum of squares over the tokens that reach a prunable, by name: float32 [d_in].
 
         Summed in float32 over `ROWS_SQUARED` tokens, in float64 beyond.
         """
@@ -208,7 +206,7 @@ class BlockWalk:
         return self._sum_up(lambda d_in: torch.zeros(d_in, dtype=torch.float64), add)
 
     def grams(self) -> dict[str, Tensor]:
-        """X^T X over the tokens X [tokens, d_in] that reach each prunable, by name: float32 [d_in, d_in].
+        """Return X^T X over the tokens X [tokens, d_in] that reach each prunable, by name: float32 [d_in, d_in].
 
         Prunables with the same input share one tensor. Products and sums are float32's or better.
         """
@@ -226,7 +224,7 @@ class BlockWalk:
         """Run the current block and `add` the rows [tokens, d_in] that reach each prunable to its total.
 
         Layers called one after the other with the same input (q, k and v) share a total. It is zero for experts that no
-        token reaches. ModelError: experts that are not called as linear layers.
+        token reaches. Raises ModelError where experts are not called as linear layers.
         """
         totals: dict[tuple[str, int], Tensor] = {}  # by the first of those who share it, and by copy of the block
         tokens: Counter[str] = Counter()
@@ -264,7 +262,7 @@ class BlockWalk:
         return {name: summed[shares[name]] if name in shares else self._nothing(name, zeros) for name in self.tokens}
 
     def _nothing(self, name: str, zeros: Callable[[int], Tensor]) -> Tensor:
-        """The sum over no tokens."""
+        """Return the sum over no tokens."""
         d_in = self._weights.shape(name)[0 if self._weights.input_first(name) else 1]
         return zeros(d_in).float().to(self._devices[0])
 
@@ -309,7 +307,7 @@ class BlockWalk:
 
     @torch.no_grad()
     def logits(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """After the last block: ids, int64 [some, L], and logits [some, L, vocabulary] of all sequences."""
+        """Yield, after the last block, ids, int64 [some, L], and logits [some, L, vocabulary] of all sequences."""
         self._weights.load(self._model, "", self._devices[0], self._dtype)
         vocabulary = self._model.get_output_embeddings().weight.shape[0]
         for batch, hidden in zip(self._batches, self._hidden, strict=True):
@@ -325,7 +323,7 @@ class BlockWalk:
         copied = index % len(self._copies)
         device = self._devices[copied]
         call = self._calls[self._batches[index].shape][self._block.index]
-        args, kwargs = trees.tree_map_only(Tensor, lambda each: each.to(device), call)
+        args, kwargs = trees.tree_map_only(Tensor, lambda tensor: tensor.to(device), call)
         return self._copies[copied](self._hidden[index].to(device), *args, **kwargs)
 
 
@@ -354,10 +352,12 @@ def _batches(sequences: Tensor | Sequence[Tensor], tokens: int) -> Iterator[Tens
 
 
 def _equal(left: Any, right: Any) -> bool:
-    """Whether two nests of tuples, lists and dicts hold equal tensors and values."""
+    """Return whether two nests of tuples, lists and dicts hold equal tensors and values."""
 
-    def same(a: Any, b: Any) -> bool:
-        return type(a) is type(b) and (torch.equal(a, b) if isinstance(a, Tensor) else bool(a == b))
+    def same(leaf: Any, other: Any) -> bool:
+        if type(leaf) is not type(other):
+            return False
+        return torch.equal(leaf, other) if isinstance(leaf, Tensor) else bool(leaf == other)
 
     leaves = trees.tree_leaves(left), trees.tree_leaves(right)
     return len(leaves[0]) == len(leaves[1]) and all(map(same, *leaves))

@@ -20,7 +20,7 @@ FORMAT: Final = "sparsilo-bitmask/1"
 """Metadata `format` of every file of a container, where a dense file has `pt`."""
 
 SUFFIX: Final = ".bitmask.safetensors"
-"""Of a container's files, in the place of `.safetensors`: `from_pretrained` must not take them for dense ones."""
+"""How a container's files end, in the place of `.safetensors`: `from_pretrained` must not take them for dense ones."""
 
 SHAPES: Final = "sparsilo.bitmask.shapes"
 """Metadata key: JSON object of the tensors stored as bitmask, name to shape."""
@@ -35,7 +35,7 @@ _HINT = "copy the container again, or pack the model again"
 
 
 def stored_bytes(elements: int, kept: int, element_bytes: int) -> int:
-    """Bytes of data that a tensor takes in a container: as bitmask where that is smaller, else dense."""
+    """Return the bytes of data that a tensor takes in a container: as bitmask where that is smaller, else dense."""
     return min(elements * element_bytes, (elements + 7) // 8 + kept * element_bytes)
 
 
@@ -74,24 +74,24 @@ class BitmaskContainer(Mapping[str, Tensor]):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Its files, sorted."""
+        """The container's files, sorted."""
         return tuple(self._headers)
 
     def names(self, file: Path) -> tuple[str, ...]:
-        """The tensors in one of `files`, sorted."""
+        """Return the names of the tensors in one of `files`, sorted."""
         return tuple(name for name, holder in self._file_of.items() if holder == file)
 
     def metadata(self, file: Path) -> dict[str, str]:
-        """Metadata of the dense file that one of `files` stands for; its `format` is `pt`."""
+        """Return the metadata of the dense file that one of `files` stands for; its `format` is `pt`."""
         own = self._headers[file].metadata
         return {key: value for key, value in own.items() if key not in {SHAPES, PART}} | {"format": "pt"}
 
     def dtype(self, name: str) -> str:
-        """The stored dtype as safetensors names it, such as `BF16`."""
+        """Return the stored dtype as safetensors names it, such as `BF16`."""
         return self._stored(name, VALUES if name in self._shapes else "").dtype
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The stored shape."""
+        """Return the stored shape."""
         return self._shapes[name] if name in self._shapes else self._stored(name).shape
 
     def _stored(self, name: str, half: str = "") -> StoredTensor:
@@ -118,7 +118,7 @@ class BitmaskContainer(Mapping[str, Tensor]):
 
 
 def load(folder: Path) -> Any:
-    """The transformers model in a container folder, in eval mode, as `from_pretrained` loads the unpacked folder.
+    """Return a container folder's transformers model, in eval mode, as `from_pretrained` loads the unpacked folder.
 
     Raises ModelError where the container is damaged or is not the whole model that its config.json describes.
     """
@@ -153,7 +153,7 @@ def _open(file: Path) -> TensorFile:
 
 
 def _shapes(file: Path, header: TensorFile) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors stored as bitmask, checked against the entries that hold them."""
+    """Return the shapes of the tensors stored as bitmask, checked against the entries that hold them."""
     try:
         shapes = json.loads(header.metadata.get(SHAPES, ""))
         shapes = {name: tuple(int(size) for size in shape) for name, shape in shapes.items()}

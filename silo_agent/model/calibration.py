@@ -18,7 +18,7 @@ from silo_agent.model.pruned_file import file_digest
 
 
 def usual_length(config: Any, asked: int | None) -> int:
-    """Tokens a sequence: what was asked for, else 2048 or as many as the model has positions, whichever is less.
+    """Return how many tokens a sequence has: `asked`, else 2048 or the model's positions, whichever is less.
 
     Raises ConfigError where more is asked for than the model has positions.
     """
@@ -35,7 +35,7 @@ def read_sequences(
 ) -> tuple[Tensor, Tensor]:
     """Return the first `samples` whole sequences and the next `held_out`: int64 [samples, L] and [held_out, L].
 
-    Reads no further than needed. CalibrationError names the file, and the line where one is at fault.
+    Reads no further than needed. Raises CalibrationError naming the file, and the line where one is at fault.
     """
     needed = samples + held_out
     tokens: list[int] = []
@@ -57,7 +57,7 @@ def read_sequences(
 
 
 def data_digest(file: Path) -> bytes:
-    """SHA-256 of the file: what the release ledger knows its text by. Raises CalibrationError naming it."""
+    """Return SHA-256 of the file, by which the release ledger knows its text. Raises CalibrationError naming it."""
     try:
         return file_digest(file)
     except OSError as error:
@@ -65,7 +65,7 @@ def data_digest(file: Path) -> bytes:
 
 
 def records(file: Path) -> Iterator[str]:
-    """Every record's text. CalibrationError names the file, and the line where one is at fault."""
+    """Yield every record's text. Raises CalibrationError naming the file, and the line where one is at fault."""
     if file.suffix not in (".txt", ".jsonl"):
         raise CalibrationError(f"{file}: is neither .txt nor .jsonl", hint="name the file by its format")
     try:

@@ -1,4 +1,4 @@
-"""Where the model runs."""
+"""The device that the model runs on."""
 
 import torch
 
@@ -6,7 +6,7 @@ from crypto.errors import ConfigError
 
 
 def named_device(name: str) -> torch.device:
-    """`cpu`, `cuda`, `cuda:1`, ...; ConfigError where torch does not know it or this machine does not have it."""
+    """Return the device `cpu`, `cuda`, `cuda:1`, ... Raises ConfigError where torch or this machine has none."""
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

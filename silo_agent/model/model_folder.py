@@ -26,11 +26,11 @@ def model_folder(name: str | Path) -> Path:
     """
     if Path(name).is_dir():
         return Path(name)
-    found = _HUB_ID.fullmatch(str(name))
-    if found is None:
+    hub_id = _HUB_ID.fullmatch(str(name))
+    if hub_id is None:
         raise ModelError(f"{name}: no such folder", hint="name a model's folder or a hub id such as owner/name")
     try:
-        return Path(snapshot_download(found[1], revision=found[2], allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
+        return Path(snapshot_download(hub_id[1], revision=hub_id[2], allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
     except (OSError, ValueError, HTTPError) as error:  # hub, disk; no id after all; the connection
         line = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ModelError(

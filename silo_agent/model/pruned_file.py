@@ -1,7 +1,4 @@
-"""A file of what pruning made of weights, by parameter name: their keep masks, or themselves (docs/formats.md, 3).
-
-Read a tensor at a time.
-"""
+"""A file of what pruning made of weights, by parameter name: their keep masks, or themselves (docs/formats.md, 3)."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
@@ -19,7 +16,10 @@ READ_BYTES: Final = 1 << 20
 
 
 class PrunedFile(Mapping[str, Tensor]):
-    """By parameter name a keep mask (bool) or a pruned weight. Raises InputError naming the file where it is none."""
+    """Maps a parameter's name to its keep mask (bool) or pruned weight, read when asked for.
+
+    Raises InputError naming the file where it is not of this kind.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -29,7 +29,7 @@ class PrunedFile(Mapping[str, Tensor]):
             raise InputError(f"{file}: holds no keep masks or weights", hint="`silo-agent prune` writes them") from None
 
     def check(self, tensors: Iterable[tuple[str, tuple[int, ...], torch.dtype]]) -> None:
-        """Raises InputError unless each of these parameters has a keep mask of its shape, or a weight of its dtype."""
+        """Raise InputError unless each of these parameters has a keep mask or a weight of its dtype, of its shape."""
         for name, shape, dtype in tensors:
             stored = self._stored.get(name)
             if stored is None or stored.shape != shape or stored.dtype not in ("BOOL", STORED_NAMES[dtype]):
@@ -49,7 +49,7 @@ class PrunedFile(Mapping[str, Tensor]):
 
 
 def file_digest(file: Path) -> bytes:
-    """SHA-256 of a file's bytes."""
+    """Return SHA-256 of a file's bytes."""
     hashed = sha256()
     with file.open("rb") as opened:
         while data := opened.read(READ_BYTES):

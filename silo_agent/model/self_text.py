@@ -15,10 +15,10 @@ from crypto.errors import ModelError
 from silo_agent.model.dense_weights import DenseWeights
 
 SEED: Final = 0
-"""Of `--calibration self`."""
+"""The seed of `--calibration self`."""
 
 TOKENS_AT_ONCE: Final = 1 << 14
-"""Whose keys and values are kept: half a MB each in Llama 2 7B, an eighth in Llama 3 8B."""
+"""Tokens whose keys and values are kept: half a MB each in Llama 2 7B, an eighth in Llama 3 8B."""
 
 
 def self_sequences(
@@ -30,7 +30,7 @@ def self_sequences(
     progress: Callable[[int, int], None],
     seed: int = SEED,
 ) -> Tensor:
-    """Records sampled from the model at temperature 1, cut into sequences: int64 [samples, L], on the CPU.
+    """Return records sampled from the model at temperature 1, cut into sequences: int64 [samples, L], on the CPU.
 
     A record begins with the tokenizer's begin token, or with a random token where it has none. It ends with the
     end-of-text token, which is left out, or at L tokens. Records are joined and cut as those of a file are.
@@ -79,7 +79,7 @@ def _load(weights: DenseWeights, device: torch.device) -> Any:
 def _write_records(
     weights: DenseWeights, model: Any, draws: Tensor, device: torch.device, progress: Callable[[int], None]
 ) -> list[list[int]]:
-    """A record for each row of `draws`, float64 [records, L] in [0, 1): one decides one token."""
+    """Return a record for each row of `draws`, float64 [records, L] in [0, 1): one draw decides one token."""
     starts, end = _start_tokens(weights), weights.tokenizer.eos_token_id
     tokens = starts[(draws[:, :1] * len(starts)).long()]
     ended = torch.zeros(len(draws), dtype=torch.bool)
@@ -109,7 +109,7 @@ def _write_records(
 
 
 def _start_tokens(weights: DenseWeights) -> Tensor:
-    """The begin token, or else every token that is text."""
+    """Return the begin token, or else every token that is text: int64 [tokens]."""
     tokenizer = weights.tokenizer
     if tokenizer.bos_token_id is not None:
         return torch.tensor([tokenizer.bos_token_id])

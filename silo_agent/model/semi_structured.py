@@ -11,18 +11,18 @@ from transformers.pytorch_utils import Conv1D
 from crypto.errors import ModelError
 
 DTYPES: Final = (torch.float16, torch.bfloat16)
-"""Of weights that sparse tensor cores take as 2:4; float32 they take as 1:2 and would drop half of what is kept."""
+"""Weights' dtypes that sparse tensor cores take as 2:4; float32 they take as 1:2, and drop half of what is kept."""
 
 
 def check_two_of_four(name: str, weight: Tensor) -> None:
-    """Raises ModelError, naming the tensor, where 4 consecutive inputs of a [d_out, d_in] weight keep more than 2."""
+    """Raise ModelError, naming the tensor, where 4 consecutive inputs of a [d_out, d_in] weight keep more than 2."""
     if weight.shape[-1] % 4:
         raise ModelError(f"{name}: {weight.shape[-1]} inputs are no multiple of 4", hint="it cannot be pruned to 2:4")
     excess = (weight != 0).reshape(weight.shape[0], -1, 4).sum(-1) > 2
-    if found := int(excess.count_nonzero()):
+    if too_full := int(excess.count_nonzero()):
         row, group = excess.nonzero()[0].tolist()
         raise ModelError(
-            f"{name}: {found} of {excess.numel()} groups of 4 keep more than 2 weights; the first is row {row}, "
+            f"{name}: {too_full} of {excess.numel()} groups of 4 keep more than 2 weights; the first is row {row}, "
             f"inputs {4 * group} to {4 * group + 3}",
             hint="prune with the pattern 2:4",
         )
@@ -70,7 +70,7 @@ def _cusparselt() -> bool:
 
 
 def _obstacle(weight: Tensor) -> str | None:
-    """Why a weight [d_out, d_in] cannot be converted where it is."""
+    """Return why a weight [d_out, d_in] cannot be converted where it is, or None where it can."""
     if weight.dtype not in DTYPES:
         return f"is {weight.dtype}; load the model in bfloat16 or float16"
     least = _kind()._DTYPE_SHAPE_CONSTRAINTS[weight.dtype]

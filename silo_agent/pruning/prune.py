@@ -39,7 +39,7 @@ class Pruned:
 
     @property
     def changed(self) -> Tensor:
-        """As `BlockWalk.advance` takes it."""
+        """The new weight, or the keep mask where there is none: what `BlockWalk.advance` takes."""
         return self.keep if self.weight is None else self.weight
 
 
@@ -48,8 +48,8 @@ def prune_weight(
 ) -> Pruned:
     """Prune one stored weight by the `statistic` of its inputs that the pruner's `STATISTIC` says.
 
-    Raises ModelError: NaN or infinity in the weight, the statistic or the new weight in the stored dtype, or a Gram
-    matrix that is not positive definite. PlanError: a pattern that does not divide d_in.
+    Raises ModelError where the weight, the statistic or the new weight in the stored dtype has NaN or infinity, or a
+    Gram matrix is not positive definite; PlanError where a pattern does not divide d_in.
     """
     stored = weights.tensor(name).to(device)
     weight = stored.T if weights.input_first(name) else stored
@@ -89,7 +89,7 @@ def prune_block(
     """Yield the prunable weights of the walk's current block, pruned by the statistics of what comes in.
 
     The walk does not advance; a pruner without a statistic needs none. Experts that few tokens reached are named in a
-    warning: without any token all pruners rank by magnitude. Raises as `prune_weight`.
+    warning: without any token all pruners rank by magnitude. Raises what `prune_weight` raises.
     """
     statistics: Mapping[str, Tensor] = {}
     if walk is not None:
@@ -117,14 +117,14 @@ def prune_blocks(
 
     A block's statistics come from the dense block on the outputs of the already pruned blocks before it. `sequences`
     is int64 [samples, L] or a list of int64 [L_i]; a pruner without a statistic does not look at it, and runs no model.
-    `progress` is called with (blocks done, blocks). Raises as `prune_weight`, and ConfigError: sequences longer than
-    the model's positions.
+    `progress` is called with (blocks done, blocks). Raises what `prune_weight` raises, and ConfigError where sequences
+    are longer than the model's positions.
     """
     walk = BlockWalk(weights, sequences, device=device) if method(pruner).STATISTIC else None
     for block in weights.blocks if walk is None else walk:
         changed = {}
-        if (asked := sparsity(block)) is not None:
-            for pruned in prune_block(walk, block, weights, pruner, asked, device):
+        if (of_block := sparsity(block)) is not None:
+            for pruned in prune_block(walk, block, weights, pruner, of_block, device):
                 changed[pruned.name] = pruned.changed
                 yield pruned
         progress(block.index + 1, len(weights.blocks))
@@ -136,39 +136,39 @@ def _warn_of_few_tokens(tokens: Mapping[str, int]) -> None:
     usual = max(tokens.values())
     few = {name.rsplit(".", 2)[0]: count for name, count in tokens.items() if count < min(FEW_TOKENS, usual)}
     if few:
-        said = ", ".join(f"{expert} ({count})" for expert, count in few.items())
-        logger.warning("%d experts saw fewer than %d of %d calibration tokens: %s", len(few), FEW_TOKENS, usual, said)
+        listed = ", ".join(f"{expert} ({count})" for expert, count in few.items())
+        logger.warning("%d experts saw fewer than %d of %d calibration tokens: %s", len(few), FEW_TOKENS, usual, listed)
 
 
 def with_weights(pruned: Iterable[Pruned], weights: DenseWeights) -> Iterator[Pruned]:
-    """The same, with the dense weight zeroed where not kept as the weight of those that have no new one."""
-    for each in pruned:
-        masked = weights.tensor(each.name).masked_fill(~each.keep, 0) if each.weight is None else each.weight
-        yield Pruned(each.name, each.keep, masked)
+    """Yield the same tensors, each with a weight: the dense one, zeroed where not kept, where there is no new one."""
+    for tensor in pruned:
+        masked = weights.tensor(tensor.name).masked_fill(~tensor.keep, 0) if tensor.weight is None else tensor.weight
+        yield Pruned(tensor.name, tensor.keep, masked)
 
 
 def write_pruned(keep_masks: Path, weights: Path, pruned: Iterable[Pruned]) -> None:
     """Write keep masks and new weights, each as a safetensors file, one tensor in memory at a time.
 
     Each appears whole or not at all, `weights` first (over what an interrupted call may have left) and only where there
-    are new weights. OutputError: `keep_masks` exists (found before the first tensor is asked for), or a folder cannot
-    be written.
+    are new weights. Raises OutputError where `keep_masks` exists (found before the first tensor is asked for), or a
+    folder cannot be written.
     """
     _check_new(keep_masks)
     with ExitStack() as files:
         add_keep_mask = files.enter_context(_tensor_file(keep_masks))
         add_weight: Callable[[str, Tensor], None] | None = None
-        for each in pruned:
-            add_keep_mask(each.name, each.keep)
-            if each.weight is not None:
+        for tensor in pruned:
+            add_keep_mask(tensor.name, tensor.keep)
+            if tensor.weight is not None:
                 add_weight = add_weight or files.enter_context(_tensor_file(weights))
-                add_weight(each.name, each.weight)
+                add_weight(tensor.name, tensor.weight)
 
 
 def write_keep_masks(path: Path, masks: Iterable[tuple[str, Tensor]]) -> None:
     """Write bool tensors as a safetensors file, one in memory at a time; `path` appears whole or not at all.
 
-    OutputError: `path` exists (found before the first mask is asked for), or its folder cannot be written.
+    Raises OutputError where `path` exists (found before the first mask is asked for), or its folder cannot be written.
     """
     _check_new(path)
     with _tensor_file(path) as add:
