@@ -48,10 +48,10 @@ class Journal:
 
     def _open(self, file: Path, round_digest: bytes) -> None:
         [(schema,)] = self._database.execute("PRAGMA user_version")
-        if schema not in (0, SCHEMA):
+        if schema > SCHEMA:
             raise InputError(
-                f"{file}: has schema {schema}, and this version of Sparsilo reads schema {SCHEMA}",
-                hint="finish the run with the version that began it, or submit it anew",
+                f"{file}: has tables of version {schema}, and this program knows version {SCHEMA}",
+                hint="a later version of sparsilo wrote it: run that version, or a later one",
             )
         self._database.execute("PRAGMA synchronous = FULL")
         self._database.execute("CREATE TABLE IF NOT EXISTS events (kind TEXT, silo TEXT, data BLOB) STRICT")
