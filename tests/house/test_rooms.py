@@ -3,11 +3,11 @@
 import ast
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from bench.house import imports
 from crypto.names import Backend
 
 ROOT = Path(__file__).parents[2]
@@ -73,18 +73,6 @@ EDGES: dict[str, set[str]] = {
 
 BACKENDS = {f"crypto.backends.{backend}" for backend in Backend}
 """What nobody else imports: whoever wants to know something about a backend asks its spec."""
-
-
-def imports(source: str) -> Iterator[str]:
-    """Dotted names of everything that `source` imports, wherever in it; a relative import begins with a dot."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            module = "." * node.level + (node.module or "")
-            yield from (f"{module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Name) and node.id == "__import__":
-            yield node.id
 
 
 def within(name: str, packages: set[str]) -> bool:

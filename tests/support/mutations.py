@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("crypto", "silo_agent", "aggregator", "proto", "tests", "docs", "pyproject.toml")
-SECONDS = 600
+SECONDS = 3600
 TESTS_FAILED = 1  # pytest's exit status; 2 and above mean that the tests did not run, which kills nothing
 
 
