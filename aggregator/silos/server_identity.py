@@ -11,6 +11,7 @@ from aggregator.silos.admission import Clock
 from crypto.identity import Authority, Certified, check_certificates, check_key_pair, read_peer
 from silo_agent.host.credential_files import naming, read_credential, write_secret
 from silo_agent.host.watched_files import WatchedFiles
+from silo_agent.host.whole_file import write_whole
 
 AUTHORITY_LIFETIME: Final = timedelta(days=3653)
 SERVER_LIFETIME: Final = timedelta(days=30)
@@ -84,6 +85,6 @@ def _kept_authority(state: Path, clock: Clock) -> Authority:
         made = Authority("sparsilo aggregator", clock(), AUTHORITY_LIFETIME)
         key.unlink(missing_ok=True)  # an earlier start was cut off before the certificate
         write_secret(key, made.own.private_key)
-        certificate.write_bytes(made.certificate)
+        write_whole(certificate, made.certificate)
     with naming(key):
         return Authority.load(Certified(read_credential(certificate), read_credential(key)))

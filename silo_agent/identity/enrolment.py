@@ -20,6 +20,7 @@ from silo_agent.host.credential_files import (
     write_secret,
     write_signing_key,
 )
+from silo_agent.host.whole_file import write_whole
 from silo_agent.network.invitation import Invitation
 from sparsilo.v1 import identity_pb2
 
@@ -52,7 +53,7 @@ class Enrolment:
             request, private_key = certificate_request(invitation.silo)
             (self._draft / PRIVATE_KEY).unlink(missing_ok=True)
             write_secret(self._draft / PRIVATE_KEY, private_key)
-            (self._draft / _REQUEST).write_bytes(request)
+            write_whole(self._draft / _REQUEST, request)
 
     @property
     def request(self) -> identity_pb2.EnrollRequest:

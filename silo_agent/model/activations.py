@@ -10,14 +10,11 @@ waited for, so that they compute at the same time.
 """
 
 import copy
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from ctypes import CDLL
 from functools import partial
-from itertools import cycle
 from typing import Any, Final
 
 import torch
@@ -26,24 +23,13 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as trees
 
-from crypto.errors import ConfigError, ModelError, OutputError
+from crypto.errors import ConfigError, ModelError
+from silo_agent.model.batches import batches, devices_of, room, tokens_per_batch
 from silo_agent.model.blocks import Block
 from silo_agent.model.dense_weights import DenseWeights
 
-TOKENS_PER_BATCH: Final = 2048
-"""The size of a batch on the CPU, where larger ones only leave its caches."""
-
-TOKENS_PER_GPU_BATCH: Final = 16384
-"""The largest batch on a GPU: matrix products gain nothing beyond. A quarter of its free memory is the other bound."""
-
-VECTORS_PER_TOKEN: Final = 64
-"""Hidden states' worth of memory that a block takes for each token while it runs: 20 to 40 in the usual families."""
-
 ROWS_SQUARED: Final = 2048
 """Tokens whose activations are squared at a time."""
-
-IN_MEMORY: Final = 8 << 30
-"""Bytes of hidden states kept in the computer's memory. More goes to a file."""
 
 LOGITS: Final = 1 << 27
 """Logits that exist at a time, at most, unless one sequence has more."""
@@ -110,7 +96,7 @@ class BlockWalk:
                 hint=f"give --sequence-length {limit} or lower",
             )
         self._weights = weights
-        self._devices = _devices(device)
+        self._devices = devices_of(device)
         self._dtype = torch.float32 if device.type == "cpu" else weights.dtype(weights.prunable[0])
         self._model = weights.skeleton()
         slots = self._model.get_submodule(weights.blocks[0].prefix.rpartition(".")[0])
@@ -132,8 +118,8 @@ class BlockWalk:
         base(input_ids=sequences[0][None, :1].to(self._devices[0]), use_cache=False)  # the pass-through's look at it
         self._weights.release(self._blocks[0])
         width = self._pass_throughs[0].called[0].shape[-1]
-        self._batches = list(_batches(sequences, self._tokens_per_batch(width)))
-        self._hidden = list(self._room(width))
+        self._batches = list(batches(sequences, tokens_per_batch(self._devices, width, self._dtype)))
+        self._hidden = list(room(self._batches, width, self._dtype, self._devices))
         for ids, hidden in zip(self._batches, self._hidden, strict=True):
             base(input_ids=ids.to(self._devices[0]), use_cache=False)
             hidden.copy_(self._pass_throughs[0].called[0])
@@ -151,35 +137,6 @@ class BlockWalk:
                 f"{self._weights.folder}: the blocks are given more of each text than hidden states",
                 hint="this kind of model is not supported",
             )
-
-    def _tokens_per_batch(self, width: int) -> int:
-        if self._devices[0].type != "cuda":
-            return TOKENS_PER_BATCH
-        free = min(torch.cuda.mem_get_info(device)[0] for device in self._devices)
-        return min(TOKENS_PER_GPU_BATCH, free // 4 // (VECTORS_PER_TOKEN * width * self._dtype.itemsize))
-
-    def _room(self, width: int) -> Iterator[Tensor]:
-        """Yield room for each batch's hidden states: [batch, L, width], overwritten block after block."""
-        sizes = [batch.numel() * width for batch in self._batches]
-        size = sum(sizes) * self._dtype.itemsize
-        on_gpus = [device for device in self._devices if device.type == "cuda"]
-        if on_gpus and size <= sum(torch.cuda.mem_get_info(device)[0] for device in on_gpus) // 4:
-            for batch, device in zip(self._batches, cycle(on_gpus)):
-                yield torch.empty(*batch.shape, width, dtype=self._dtype, device=device)
-        elif size <= IN_MEMORY:
-            for batch in self._batches:
-                yield torch.empty(*batch.shape, width, dtype=self._dtype)
-        else:
-            folder = tempfile.gettempdir()
-            if shutil.disk_usage(folder).free < size:
-                raise OutputError(
-                    f"{folder}: no room for {size >> 30} GiB of hidden states",
-                    hint="set TMPDIR to a folder on a larger disk, or give fewer --samples",
-                )
-            with tempfile.NamedTemporaryFile(prefix="hidden-states-") as file:  # the map outlives the name
-                whole = torch.from_file(file.name, shared=True, size=sum(sizes), dtype=self._dtype)
-            for batch, part in zip(self._batches, whole.split_with_sizes(sizes), strict=True):
-                yield part.view(*batch.shape, width)
 
     def __iter__(self) -> Iterator[Block]:
         for block in self._weights.blocks:
@@ -332,23 +289,6 @@ def _return_freed_memory() -> None:
     libc = CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
-
-
-def _devices(device: torch.device) -> list[torch.device]:
-    if device == torch.device("cuda"):
-        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    return [device]
-
-
-def _batches(sequences: Tensor | Sequence[Tensor], tokens: int) -> Iterator[Tensor]:
-    """Batch sequences of equal length, in order, about `tokens` to a batch: int64 [batch, L]."""
-    by_length: dict[int, list[Tensor]] = {}
-    for sequence in sequences:
-        by_length.setdefault(len(sequence), []).append(sequence)
-    for length, equal in by_length.items():
-        size = max(1, tokens // length)
-        for start in range(0, len(equal), size):
-            yield torch.stack(equal[start : start + size])
 
 
 def _equal(left: Any, right: Any) -> bool:

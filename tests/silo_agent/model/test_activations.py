@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as trees
 
 from crypto.errors import ConfigError, ModelError, OutputError
-from silo_agent.model import activations
+from silo_agent.model import activations, batches
 from silo_agent.model.activations import BlockWalk
 from silo_agent.model.dense_weights import DenseWeights
 from support.models import family, in_memory, tiny_llama, tiny_model
@@ -26,7 +26,7 @@ SEQUENCES = torch.randint(0, 300, (5, 24), generator=torch.Generator().manual_se
 
 @pytest.fixture(autouse=True)
 def several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activations, "TOKENS_PER_BATCH", 50)  # batches of 2, 2 and 1 sequences
+    monkeypatch.setattr(batches, "TOKENS_PER_BATCH", 50)  # batches of 2, 2 and 1 sequences
 
 
 def hooked_energies(model: Any, sequences: Any) -> dict[str, Tensor]:
@@ -282,9 +282,9 @@ def test_hidden_states_beyond_the_limit_are_in_a_file(tmp_path: Path, monkeypatc
     def files() -> int:
         return sum(str(folder) in line for line in Path("/proc/self/maps").read_text().splitlines())
 
-    monkeypatch.setattr(activations, "IN_MEMORY", size)
+    monkeypatch.setattr(batches, "IN_MEMORY", size)
     assert files() == 0 and BlockWalk(weights, sequences, device=CPU) and files() == 0
-    monkeypatch.setattr(activations, "IN_MEMORY", size - 1)
+    monkeypatch.setattr(batches, "IN_MEMORY", size - 1)
     walk = BlockWalk(weights, sequences, device=CPU)
     assert files() == 1 and list(folder.iterdir()) == []  # no name is left to clean up
     places = [hidden.data_ptr() for hidden in walk._hidden]
@@ -298,7 +298,7 @@ def test_hidden_states_beyond_the_limit_are_in_a_file(tmp_path: Path, monkeypatc
 
 def test_no_room_for_that_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = DenseWeights.open(tiny_llama(tmp_path))
-    monkeypatch.setattr(activations, "IN_MEMORY", 0)
+    monkeypatch.setattr(batches, "IN_MEMORY", 0)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 5 * 24 * 32 * 4 - 1))
     with pytest.raises(OutputError, match="no room for 0 GiB of hidden states") as raised:
         BlockWalk(weights, SEQUENCES, device=CPU)
@@ -310,7 +310,7 @@ def test_batches_take_turns_on_several_devices(tmp_path: Path, monkeypatch: pyte
     weights = DenseWeights.open(tiny_model(tmp_path, family(name)))
     one = BlockWalk(weights, SEQUENCES, device=CPU)
     expected = statistics(one)
-    monkeypatch.setattr(activations, "_devices", lambda _: [CPU, CPU])
+    monkeypatch.setattr(activations, "devices_of", lambda _: [CPU, CPU])
     two = BlockWalk(weights, SEQUENCES, device=CPU)
     ran: list[nn.Module] = []
     assert_close(statistics(two), expected)
@@ -328,13 +328,6 @@ def test_batches_take_turns_on_several_devices(tmp_path: Path, monkeypatch: pyte
         assert all(torch.equal(*pair) for pair in zip(walk._hidden, before, strict=True))
 
 
-def test_cuda_is_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert activations._devices(torch.device("cuda")) == [torch.device("cuda:0"), torch.device("cuda:1")]
-    for name in ("cuda:1", "cpu"):
-        assert activations._devices(torch.device(name)) == [torch.device(name)]
-
-
 @pytest.mark.parametrize(("length", "fits"), [(256, True), (257, False)])
 def test_positions_are_the_limit(tmp_path: Path, length: int, fits: bool) -> None:
     weights = DenseWeights.open(tiny_llama(tmp_path, blocks=1))
@@ -346,14 +339,3 @@ def test_positions_are_the_limit(tmp_path: Path, length: int, fits: bool) -> Non
             ConfigError, match=r"--sequence-length 257 is above the 256 positions of .*--sequence-length 256"
         ):
             BlockWalk(weights, sequences, device=CPU)
-
-
-@pytest.mark.parametrize(("free", "tokens"), [(64 << 20, 512), (1 << 30, 8192), (80 << 30, 16384)])
-def test_batches_on_gpus_fit_a_quarter_of_the_fullest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, tokens: int
-) -> None:
-    walk = BlockWalk(DenseWeights.open(tiny_llama(tmp_path)), SEQUENCES, device=CPU)
-    memory = {"cuda:0": 90 << 30, "cuda:1": free}
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (memory[str(device)], 90 << 30))
-    walk._devices = [torch.device("cuda:0"), torch.device("cuda:1")]
-    assert walk._tokens_per_batch(width=128) == tokens  # 64 vectors of 128 float32 numbers are 32 KiB a token

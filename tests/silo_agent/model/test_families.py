@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from silo_agent.model import activations
+from silo_agent.model import batches
 from silo_agent.model.activations import BlockWalk
 from silo_agent.model.dense_weights import DenseWeights
 from support.models import BLOCKS, family, in_memory, tiny_model
@@ -33,7 +33,7 @@ SHARED = {"mixtral": 2 + 4 * 2, "qwen3_moe": 2 + 12 * 2}
 
 @pytest.fixture(autouse=True)
 def several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activations, "TOKENS_PER_BATCH", 50)  # batches of 2, 2 and 1 sequences
+    monkeypatch.setattr(batches, "TOKENS_PER_BATCH", 50)  # batches of 2, 2 and 1 sequences
 
 
 @pytest.fixture(scope="module", params=BLOCKS)

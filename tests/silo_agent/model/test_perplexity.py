@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from silo_agent.model import activations
+from silo_agent.model import batches
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.perplexity import negative_log_likelihood
 from support.models import family, in_memory, tiny_model
@@ -16,7 +16,7 @@ SEQUENCES = torch.randint(0, 300, (5, 24), generator=torch.Generator().manual_se
 
 @pytest.fixture(autouse=True)
 def several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activations, "TOKENS_PER_BATCH", 50)  # batches of 2, 2 and 1 sequences
+    monkeypatch.setattr(batches, "TOKENS_PER_BATCH", 50)  # batches of 2, 2 and 1 sequences
 
 
 def losses(model: Any, sequences: Any) -> float:

@@ -17,7 +17,7 @@ from crypto.errors import ConfigError, InputError, ModelError, OutputError
 from crypto.names import ComparisonGroup, Pruner
 from crypto.pruning.sparsity import Pattern, Sparsity
 from silo_agent.cli import cli
-from silo_agent.model import activations
+from silo_agent.model import activations, batches
 from silo_agent.model.calibration import read_sequences
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning import prune
@@ -98,7 +98,7 @@ def agent(
 
 @pytest.fixture
 def sequences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tensor:
-    monkeypatch.setattr(activations, "TOKENS_PER_BATCH", 200)  # batches of 3, 3 and 1 sequences
+    monkeypatch.setattr(batches, "TOKENS_PER_BATCH", 200)  # batches of 3, 3 and 1 sequences
     file = write_text(tmp_path / "calibration.txt", 4000, seed=5)
     return read_sequences(file, tokenizer(), samples=7, sequence_length=64)[0]
 
