@@ -37,7 +37,7 @@ from silo_agent.model.calibration import read_sequences, usual_length
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.device import named_device
 from silo_agent.model.pruned_file import PrunedFile
-from silo_agent.rounds.run_pruning import pruned_files
+from silo_agent.pruning.pruned_files import pruned_files
 
 LIFETIME: Final = timedelta(days=7)
 """How long the authority of one run, and the certificates that it issues, are in force."""

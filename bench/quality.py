@@ -39,6 +39,7 @@ from silo_agent.model.perplexity import negative_log_likelihood
 from silo_agent.model.self_text import self_sequences
 from silo_agent.pruning.mask_expansion import expand
 from silo_agent.pruning.prune import prune_blocks
+from silo_agent.releases.silo_side import expanded_tensors
 from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.opened_sum import OpenedRound
@@ -175,7 +176,7 @@ def expand_with_random_ties(opened: Sequence[OpenedRound], weights: DenseWeights
         return expand(keep_counts, torch.rand(importance.shape, generator=random), sparsity)
 
     with patch("silo_agent.rounds.opened_rounds.expand", at_random):
-        tensors = Start(opened[0].round.plan, opened).expanded(opened[-1], weights)
+        tensors = expanded_tensors(Start(opened[0].round.plan, opened), opened[-1], weights)
         return {tensor.name: tensor.changed for tensor in tensors}
 
 

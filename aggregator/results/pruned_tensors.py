@@ -12,7 +12,7 @@ from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.mapped_tensors import STORED_NAMES
 from silo_agent.model.pruned_file import READ_BYTES, file_digest
 from silo_agent.model.tensor_files import write_tensor_file
-from silo_agent.rounds.opened_rounds import ExpandedTensor
+from silo_agent.pruning.expansion import ExpandedTensor
 
 
 class PrunedTensors:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from aggregator.results.open_evaluation import open_evaluation
 from aggregator.results.report import Perplexity
 from aggregator.rounds.round_driver import RoundDriver
 from aggregator.runs.planning import Planner
@@ -16,6 +15,7 @@ from crypto.plan_rules import decode_plan
 from crypto.secagg.round import Round
 from silo_agent.host.whole_file import write_whole
 from silo_agent.model.pruned_file import file_digest
+from silo_agent.releases.evaluation import perplexities
 
 PLAN_FILE: Final = "evaluation.plan"
 ROUND_FOLDER: Final = "evaluation"
@@ -79,4 +79,4 @@ async def evaluate(
     round_folder.mkdir(mode=0o700, exist_ok=True)
     closed = await driver.run(Round(plan, 0), round_folder)
     spec = plan.message.rounds[0].evaluation
-    return candidates.perplexity(await asyncio.to_thread(open_evaluation, spec, closed.opened.chunks()))
+    return candidates.perplexity(await asyncio.to_thread(perplexities, spec, closed.opened.chunks()))

@@ -19,11 +19,11 @@ from aggregator.rounds.round_driver import RoundDriver, Watch
 from aggregator.runs.evaluation import Candidates, evaluate
 from aggregator.runs.planning import Planner
 from crypto.plan import Plan
-from crypto.releases.release_spec import spec_of
 from crypto.roster import roster_file
 from silo_agent.host.whole_file import write_whole
 from silo_agent.model.bitmask_container import stored_bytes
 from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.releases.silo_side import expanded_tensors
 from silo_agent.rounds.opened_rounds import Start
 
 DONE_FILE: Final = "done"
@@ -98,9 +98,8 @@ class PruningRun:
         (folder / DONE_FILE).touch()
         self._driver.files.offer_opened(closed)
         self.closed.append(closed)
-        if spec_of(self.plan, closed.session.round.index).prunes:
-            tensors = self._start.expanded(closed.opened, self._weights)
-            await asyncio.to_thread(self._pruned.add, tensors, len(closed.session.survivors))
+        tensors = expanded_tensors(self._start, closed.opened, self._weights)
+        await asyncio.to_thread(self._pruned.add, tensors, len(closed.session.survivors))
 
     @property
     def _start(self) -> Start:

@@ -43,6 +43,10 @@ class Chunk:
         return HEADER_WORDS + words_for(self.lanes, self.section.width)
 
 
+OpenedChunk = tuple[Chunk, NDArray[np.uint64]]
+"""A chunk and its summed lanes, shape (chunk.lanes,)."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """All sections of a release in order; a chunk has at most `chunk_words` words after its header.

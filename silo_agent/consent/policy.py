@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from crypto.errors import ConfigError, IdentityError, PlanError, ReleaseRefused
+from crypto.errors import ConfigError, PlanError, ReleaseRefused
 from crypto.names import ReleaseKind
 from crypto.plan import MOST_SILOS, Plan
-from crypto.pruning.sparsity import parse_ratio, spell_ratio
 from crypto.secagg.round import least_survivors
-from silo_agent.config import AgentConfig
 from silo_agent.host.layered_config import read_mapping
 
 if TYPE_CHECKING:  # a command that shows a plan need not wait for torch
@@ -289,43 +287,3 @@ def check_budget(policy: Policy, made: int, wanted: int) -> None:
             f"{wanted} rounds are to come, and this text has {left} of {policy.releases} left",
             hint="calibrate on other text, or decide on a larger budget: releases in the policy",
         )
-
-
-def check_plan(
-    plan: Plan, config: AgentConfig, roster: dict[str, bytes], weights: "DenseWeights", digests: dict[str, bytes]
-) -> None:
-    """Check that the plan is about what this silo has: backend, suite, roster, model and its own settings.
-
-    `roster` is the pinned one; `digests` has each of the model's tensors, by name. Raises PlanError or IdentityError.
-    """
-    if plan.backend is not config.backend:
-        raise PlanError(
-            f"the plan uses the backend {plan.backend} and this silo accepts {config.backend}",
-            hint="a backend is chosen by name in the agent's config",
-        )
-    if plan.suite is not config.suite:
-        raise PlanError(
-            f"the plan uses the suite {plan.suite} and this silo accepts {config.suite}",
-            hint="a suite is chosen by name in the agent's config",
-        )
-    plan.check_roster(roster)
-    if config.silo not in roster:
-        raise IdentityError(f"silo {config.silo} is not in the roster")
-    planned = {tensor.name: tensor.digest for tensor in plan.message.model}
-    if planned != digests:
-        differing = sorted(name for name in {*planned, *digests} if planned.get(name) != digests.get(name))
-        raise PlanError(f"the plan's model is not the one in {weights.folder}: {differing[0]} differs")
-    member = plan.message.roster[plan.silos.index(config.silo)]
-    ratio = config.sparsity_ratio and spell_ratio(parse_ratio(config.sparsity_ratio))
-    for field, planned_here, own in (
-        ("capacity", member.capacity, config.capacity),
-        ("sparsity_ratio", member.sparsity_ratio, ratio),
-    ):
-        if own and planned_here and planned_here != own:
-            raise PlanError(f"the plan has a {field} of {planned_here} for this silo, whose own is {own}")
-    blocks = {name: (block.index, weights.input_first(name)) for block in weights.blocks for name in block.prunable}
-    if {tensor.name: (tensor.block, tensor.input_first) for tensor in plan.prunable} != blocks:
-        raise PlanError(f"the plan prunes other tensors than those of {weights.folder}'s decoder blocks")
-    for tensor in plan.message.model:
-        if tuple(tensor.shape) != tuple(weights.shape(tensor.name)):
-            raise PlanError(f"the plan's shape of {tensor.name} is not the model's")

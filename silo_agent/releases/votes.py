@@ -1,8 +1,9 @@
-"""The silo's side of the `votes` release: its keep masks as lanes, and the nonzero counts per comparison group.
+"""The silo's side of the `votes` kind: its keep masks as lanes, and the nonzero counts per comparison group.
 
 The keep masks lie in a file of one byte a weight and are read chunk by chunk, so memory does not grow with the model.
 """
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,45 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crypto.encoding.layout import Chunk
+from crypto.encoding.layout import Chunk, OpenedChunk
 from crypto.names import ComparisonGroup
-from crypto.plan import Plan
+from crypto.plan import Plan, oriented
+from crypto.pruning.sparsity import group_shape
 from crypto.releases.votes import nonzero_section, votes_section
+from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.tensor_files import read_tensor_file
+from silo_agent.pruning.expansion import ExpandedTensor, TensorSums, expand_tensor
+from silo_agent.releases.silo_side import Earlier, OpenedSum, SiloWork, next_section
+from sparsilo.v1 import plan_pb2
+
+
+def prepare(work: SiloWork) -> "VotesRelease":
+    """Prune, and release the keep masks."""
+    return VotesRelease(work.plan, work.index, work.pruned().keep_masks)
+
+
+def expanded(earlier: Earlier, opened: OpenedSum, weights: DenseWeights) -> Iterator[ExpandedTensor]:
+    """Yield each tensor under its expanded keep mask. Raises CorruptSum where counts cannot be true."""
+    plan, chunks = earlier.plan, opened.chunks()
+    for tensor in plan.tensors(opened.round.index):
+        sums = votes_of(plan, tensor, chunks, opened.survivors)
+        yield expand_tensor(sums, weights.tensor(tensor.name), plan.pruning, earlier.sparsity(tensor.block))
+
+
+def votes_of(plan: Plan, tensor: plan_pb2.Tensor, chunks: Iterator[OpenedChunk], survivors: int) -> TensorSums:
+    """Return a tensor's keep counts and nonzero counts, from the two sections that come next."""
+    groups, size = group_shape(oriented(tensor), plan.pruning.comparison_group)
+    return TensorSums(
+        tensor.name,
+        survivors,
+        tensor.input_first,
+        next_section(chunks, votes_section(tensor.name), tensor.shape, np.uint8, survivors),
+        next_section(chunks, nonzero_section(tensor.name), (groups,), np.uint64, survivors * size),
+    )
 
 
 class VotesRelease:
-    """Lanes of one round from a keep-mask file (bool tensors named as the model's parameters)."""
+    """The lanes of one round, read from a keep-mask file (bool tensors named as the model's parameters)."""
 
     def __init__(self, plan: Plan, index: int, file: Path) -> None:
         self._file, stored = file, read_tensor_file(file).tensors
@@ -30,13 +61,13 @@ class VotesRelease:
         self._nonzero = cache(self._count_nonzero)
 
     def lanes(self, chunk: Chunk) -> NDArray[Any]:
-        """The values of one chunk's lanes."""
+        """Return the values of one chunk's lanes."""
         if chunk.section.name in self._voted:
             return self.keep(self._voted[chunk.section.name], chunk.start, chunk.lanes)
         return self._nonzero(self._counted[chunk.section.name])[chunk.start : chunk.start + chunk.lanes]
 
     def keep(self, tensor: str, start: int, lanes: int) -> NDArray[np.bool_]:
-        """A part of a tensor's keep mask, flat."""
+        """Return a part of a tensor's keep mask, flat."""
         # Read, not mapped: pages of a mapped file would count as the agent's memory for as long as the round takes.
         return np.fromfile(self._file, np.bool_, lanes, offset=self._starts[tensor] + start)
 

@@ -1,9 +1,9 @@
-"""The silo's side of the `weights` release (FedSpaLLM, arXiv 2410.14852): its keep masks, and by how much each kept
-weight differs from the dense one, in fixed point; and of the `scales` release, which fixes the fixed point before.
+"""The silo's side of the `weights` kind (FedSpaLLM, arXiv 2410.14852): its keep masks, and by how much each kept weight
+differs from the dense one, in fixed point.
 """
 
-import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,38 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crypto.encoding.fixed_point import encode_signed
+from crypto.encoding.fixed_point import decode_average, encode_signed
 from crypto.encoding.layout import Chunk
-from crypto.errors import PlanError
 from crypto.plan import Plan
-from crypto.releases.scales import EXPONENTS, scale_section
 from crypto.releases.weights import DELTA_BITS, deltas_section
 from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.releases.votes import VotesRelease
+from silo_agent.model.pruned_file import PrunedFile
+from silo_agent.pruning.expansion import ExpandedTensor, expand_tensor
+from silo_agent.releases.silo_side import Earlier, OpenedSum, SiloWork, next_section
+from silo_agent.releases.votes import VotesRelease, votes_of
 
-SLICE = 1 << 22
-"""Weights whose differences are computed at a time."""
+
+def prepare(work: SiloWork) -> "WeightsRelease":
+    """Prune, and release keep masks and differences at the scale that the round before has fixed."""
+    files, exponents = work.pruned(), work.earlier.exponents(work.block)
+    pruned = PrunedFile(files.weights)
+    return WeightsRelease(work.plan, work.index, files.keep_masks, pruned, work.weights, exponents)
+
+
+def expanded(earlier: Earlier, opened: OpenedSum, weights: DenseWeights) -> Iterator[ExpandedTensor]:
+    """Yield each tensor with its l0 average under its expanded keep mask. Raises CorruptSum where sums cannot be true.
+
+    The l0 average is the mean over the survivors that kept a weight (FedSpaLLM, section 4.1).
+    """
+    plan, chunks = earlier.plan, opened.chunks()
+    exponents = earlier.exponents(plan.block(opened.round.index))
+    for tensor in plan.tensors(opened.round.index):
+        sums = votes_of(plan, tensor, chunks, opened.survivors)
+        most = opened.survivors << DELTA_BITS + 1
+        deltas = next_section(chunks, deltas_section(tensor.name), tensor.shape, np.uint64, most)
+        average = decode_average(deltas, sums.keep_counts, exponents[tensor.name] - DELTA_BITS, DELTA_BITS)
+        sums = replace(sums, average_change=average)
+        yield expand_tensor(sums, weights.tensor(tensor.name), plan.pruning, earlier.sparsity(tensor.block))
 
 
 class WeightsRelease(VotesRelease):
@@ -42,13 +63,16 @@ class WeightsRelease(VotesRelease):
         self._pruned, self._weights, self._exponents = pruned, weights, exponents
 
     def lanes(self, chunk: Chunk) -> NDArray[Any]:
-        """The values of one chunk's lanes; PlanError where a difference is above what the scales round agreed on."""
+        """Return the values of one chunk's lanes.
+
+        Raises PlanError where a difference is above what the scales round agreed on.
+        """
         name = self._deltas.get(chunk.section.name)
         if name is None:
             return super().lanes(chunk)
         part = slice(chunk.start, chunk.start + chunk.lanes)
         delta, keep = (
-            _difference(self._pruned[name], self._weights.tensor(name), part),
+            difference(self._pruned[name], self._weights.tensor(name), part),
             self.keep(name, chunk.start, chunk.lanes),
         )
         encoded = encode_signed(np.where(keep, delta, 0), self._exponents[name] - DELTA_BITS, DELTA_BITS)
@@ -56,46 +80,8 @@ class WeightsRelease(VotesRelease):
         return encoded
 
 
-class ScalesRelease:
-    """Lanes: of each tensor one 1, at the exponent of its largest difference from the dense weight."""
-
-    def __init__(self, plan: Plan, index: int, keep_masks: Path, pruned: Mapping[str, Tensor], weights: DenseWeights):
-        votes = VotesRelease(plan, index, keep_masks)
-        self._exponents = {}
-        for tensor in plan.tensors(index):
-            name, size = tensor.name, int(np.prod(tensor.shape))
-            largest = _largest(votes.keep(name, 0, size), pruned[name], weights.tensor(name))
-            self._exponents[scale_section(name)] = exponent(name, largest)
-
-    def lanes(self, chunk: Chunk) -> NDArray[Any]:
-        """The values of one chunk's lanes."""
-        exponents = EXPONENTS[chunk.start : chunk.start + chunk.lanes]
-        lanes: NDArray[np.bool_] = np.array(exponents) == self._exponents[chunk.section.name]
-        return lanes
-
-
-def exponent(name: str, largest: float) -> int:
-    """The least e in EXPONENTS with 2^e >= `largest`. Raises PlanError where there is none."""
-    fraction, e = math.frexp(largest)  # largest = fraction * 2^e, 0.5 <= fraction < 1
-    e -= fraction == 0.5
-    if not math.isfinite(largest) or e > EXPONENTS[-1]:
-        raise PlanError(f"{name}: pruning changed a weight by more than 2^{EXPONENTS[-1]}")
-    return max(e, EXPONENTS[0]) if largest else EXPONENTS[0]
-
-
-def _largest(keep: NDArray[np.bool_], pruned: Tensor, dense: Tensor) -> float:
-    largest = 0.0
-    for part in _slices(len(keep)):
-        kept = np.abs(_difference(pruned, dense, part)[keep[part]])
-        largest = max(largest, float(kept.max(initial=0)))
-    return largest
-
-
-def _difference(pruned: Tensor, dense: Tensor, part: slice) -> NDArray[np.float64]:
+def difference(pruned: Tensor, dense: Tensor, part: slice) -> NDArray[np.float64]:
+    """Return by how much a part of a tensor, flat, differs from the dense one."""
     new, old = pruned.reshape(-1)[part], dense.reshape(-1)[part]
-    difference: NDArray[np.float64] = (new.to(torch.float64) - old.to(torch.float64)).numpy()
-    return difference
-
-
-def _slices(size: int) -> Iterator[slice]:
-    return (slice(start, start + SLICE) for start in range(0, size, SLICE))
+    change: NDArray[np.float64] = (new.to(torch.float64) - old.to(torch.float64)).numpy()
+    return change

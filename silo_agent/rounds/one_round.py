@@ -5,9 +5,7 @@ Whatever must be on disk before something leaves is on disk before its call is n
 """
 
 from collections.abc import Callable, Generator, Iterable
-from typing import Any, Protocol
-
-from numpy.typing import NDArray
+from typing import Any
 
 from crypto.encoding.layout import Chunk, pack_chunk
 from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
@@ -17,14 +15,8 @@ from silo_agent.consent.ledger import Release
 from silo_agent.consent.state_store import StateStore
 from silo_agent.host.ahead import ahead
 from silo_agent.network.calls import Advance, Call, Committed, Upload
+from silo_agent.releases.silo_side import SiloRelease
 from sparsilo.v1 import words_pb2
-
-
-class SiloRelease(Protocol):
-    """One release kind on the silo's side."""
-
-    def lanes(self, chunk: Chunk) -> NDArray[Any]:
-        """The values of one chunk's lanes."""
 
 
 def one_round(

@@ -7,12 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from crypto.encoding.layout import Chunk, Layout, open_chunk
+from crypto.encoding.layout import Layout, OpenedChunk, open_chunk
 from crypto.encoding.words import words_of
 from crypto.secagg.round import Round
 from silo_agent.rounds.committed_words import read_chunks
-
-OpenedChunk = tuple[Chunk, NDArray[np.uint64]]
 
 
 def opened_chunks(layout: Layout, file: Path, survivors: int) -> Iterator[OpenedChunk]:

@@ -1,7 +1,6 @@
 """One silo's pruning in one run: computed when a round asks for it, and kept in the state folder."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -14,22 +13,9 @@ from silo_agent.model.activations import BlockWalk
 from silo_agent.model.blocks import Block
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.prune import Pruned, prune_block, prune_blocks, write_pruned
+from silo_agent.pruning.pruned_files import PrunedFiles, pruned_files
 from silo_agent.pruning.pruners import method
 from silo_agent.rounds.opened_rounds import Start
-
-
-@dataclass(frozen=True)
-class PrunedFiles:
-    """Of one scope. `weights` exists where the pruner changes the weights that it keeps."""
-
-    keep_masks: Path
-    weights: Path
-
-
-def pruned_files(state: Path, plan: Plan, block: int | None) -> PrunedFiles:
-    """Where a silo keeps what it made of a block, or of all."""
-    stem = plan.digest.hex() + ("" if block is None else f".{block}")
-    return PrunedFiles(state / f"{stem}.keep_mask.safetensors", state / f"{stem}.weights.safetensors")
 
 
 class RunPruning:

@@ -29,6 +29,7 @@ from scenarios.world import Lanes, World, plain_sum, tree
 from silo_agent.consent.ledger import Release
 from silo_agent.consent.state_store import StateStore
 from silo_agent.network.calls import Advance, Call, Committed, Upload
+from silo_agent.releases.silo_side import expanded_tensors
 from silo_agent.rounds.one_round import one_round
 from sparsilo.v1 import round_pb2, words_pb2
 from support.plans import plan_message, signing_keys, silo_names
@@ -171,7 +172,7 @@ def publish(stage: Stage, folder: Path) -> Path:
         file = Path(scratch) / "opened_sum"
         file.write_bytes(b"".join(stage.opened))
         opened = OpenedRound(stage.round, len(stage.aggregator.survivors), tree(stage.opened).root, file)
-        pruned.add(Start(stage.plan, [opened]).expanded(opened, weights), opened.survivors)
+        pruned.add(expanded_tensors(Start(stage.plan, [opened]), opened, weights), opened.survivors)
     pruned.write()
     return pruned.file
 

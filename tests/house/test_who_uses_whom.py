@@ -33,15 +33,18 @@ USES: Uses = {
     },
     "silo_agent.config": {"crypto": "names", "silo_agent": "host"},
     "silo_agent.consent": {
-        "crypto": "backends errors names plan plan_options pruning releases secagg",
-        "silo_agent": "config host model",
+        "crypto": "backends errors names plan plan_options releases secagg",
+        "silo_agent": "host model",
     },
     "silo_agent.host": {"crypto": "errors names plan_options primitives pruning"},
     "silo_agent.identity": {"crypto": "errors identity names primitives roster", "silo_agent": "config host network"},
     "silo_agent.model": {"crypto": "errors", "silo_agent": "host"},
     "silo_agent.network": {"crypto": "encoding errors identity", "silo_agent": "host"},
-    "silo_agent.pruning": {"crypto": "errors names pruning", "silo_agent": "model"},
-    "silo_agent.releases": {"crypto": "encoding errors names plan releases secagg", "silo_agent": "model"},
+    "silo_agent.pruning": {"crypto": "errors names plan pruning", "silo_agent": "model"},
+    "silo_agent.releases": {
+        "crypto": "encoding errors names plan pruning releases secagg",
+        "silo_agent": "model pruning",
+    },
     "silo_agent.rounds": {
         "crypto": "backends encoding errors names plan primitives pruning releases secagg",
         "silo_agent": "config consent host identity model network pruning releases",
@@ -55,14 +58,14 @@ USES: Uses = {
     "aggregator.config": {"crypto": "errors names", "silo_agent": "host network.address"},
     "aggregator.local": {
         "crypto": "errors identity names plan plan_options primitives",
-        "silo_agent": "config host model rounds.run_pruning",
+        "silo_agent": "config host model pruning",
         "aggregator": "local_agents metrics results rounds runs silos",
     },
     "aggregator.local_agents": {"crypto": "errors identity primitives roster", "silo_agent": "config host"},
     "aggregator.metrics": {"crypto": "names", "silo_agent": "host"},
     "aggregator.results": {
-        "crypto": "backends encoding errors names plan releases",
-        "silo_agent": "host model rounds.opened_rounds rounds.opened_sum",
+        "crypto": "backends errors names plan releases",
+        "silo_agent": "host model pruning",
         "aggregator": "rounds",
     },
     "aggregator.rounds": {
@@ -72,7 +75,7 @@ USES: Uses = {
     },
     "aggregator.runs": {
         "crypto": "errors names plan plan_options plan_rules pruning releases roster secagg",
-        "silo_agent": "host model rounds.opened_rounds",
+        "silo_agent": "host model releases rounds.opened_rounds",
         "aggregator": "results rounds",
     },
     "aggregator.serve": {

@@ -25,8 +25,10 @@ from scenarios.world import World
 from silo_agent.model.calibration import usual_length
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.pruned_file import PrunedFile
+from silo_agent.releases.scales import ScalesRelease
+from silo_agent.releases.silo_side import expanded_tensors
 from silo_agent.releases.votes import VotesRelease
-from silo_agent.releases.weights import ScalesRelease, WeightsRelease
+from silo_agent.releases.weights import WeightsRelease
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.opened_sum import OpenedRound
 from silo_agent.rounds.run_pruning import RunPruning
@@ -88,7 +90,7 @@ def federated(weights: DenseWeights, asked: PlanOptions, folder: Path) -> Path:
         opened.append(OpenedRound(start.round, SILOS, world.aggregator.sum_root, file))
     (folder / "pruned").mkdir()
     tensors = PrunedTensors(plan, weights, folder / "pruned")
-    tensors.add(Start(plan, opened).expanded(opened[-1], weights), SILOS)
+    tensors.add(expanded_tensors(Start(plan, opened), opened[-1], weights), SILOS)
     write_sparse_model(weights, tensors.pruned, folder / "model", {})
     return folder / "model"
 

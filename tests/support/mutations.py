@@ -229,9 +229,9 @@ MUTATIONS = (
     ),
     Mutation(
         ORDER,
-        "silo_agent/rounds/opened_rounds.py",
-        "relative_importance(turned[0], survivors, turned[1])",
-        "relative_importance(turned[0], survivors, dense.T if tensor.input_first else dense)",
+        "silo_agent/pruning/expansion.py",
+        "relative_importance(turned_counts, sums.survivors, turned_kept)",
+        "relative_importance(turned_counts, sums.survivors, dense.T if sums.input_first else dense)",
         f"{OPENED}::test_weights_of_one_keep_count_are_kept_by_the_importance_of_their_average",
     ),
     Mutation(
@@ -362,21 +362,21 @@ MUTATIONS = (
     ),
     Mutation(
         CHECK,
-        "silo_agent/rounds/opened_rounds.py",
+        "silo_agent/rounds/offer_checks.py",
         '("input", round_.input_digest, honest.input_digest),',
         '("input", round_.input_digest, round_.input_digest),',
         f"{ATTACKS}/test_another_input_offered.py",
     ),
     Mutation(
         CHECK,
-        "silo_agent/rounds/opened_rounds.py",
+        "silo_agent/rounds/offer_checks.py",
         '("cohort", round_.cohort, honest.cohort),',
         '("cohort", round_.cohort, round_.cohort),',
         f"{ATTACKS}/test_cohort_drawn_by_the_aggregator.py",
     ),
     Mutation(
         CHECK,
-        "silo_agent/rounds/opened_rounds.py",
+        "silo_agent/rounds/offer_checks.py",
         "if silo not in honest.silos:",
         "if silo not in start.plan.silos:",
         OPENED,
@@ -397,14 +397,14 @@ MUTATIONS = (
     ),
     Mutation(
         ORDER,
-        "silo_agent/rounds/opened_rounds.py",
+        "silo_agent/releases/scales.py",
         "np.flatnonzero(named)[-1]",
         "np.flatnonzero(named)[0]",
         f"{OPENED}::test_the_exponent_is_the_largest_that_anybody_named",
     ),
     Mutation(
         BOUND,
-        "silo_agent/releases/weights.py",
+        "silo_agent/releases/scales.py",
         "    e -= fraction == 0.5\n",
         "",
         f"{WEIGHTS}::test_exponents_at_their_edges",
@@ -432,9 +432,9 @@ MUTATIONS = (
     ),
     Mutation(
         INDEX,
-        "silo_agent/rounds/opened_rounds.py",
-        "keep_counts.double() / survivors",
-        "keep_counts.double() / len(self.plan.silos)",
+        "silo_agent/pruning/expansion.py",
+        "keep_counts.double() / sums.survivors",
+        "keep_counts.double() / (sums.survivors + 1)",
         f"{OPENED}::test_scaled_votes",
     ),
     Mutation(

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from aggregator.results.pruned_tensors import PrunedTensors
-from silo_agent.rounds.opened_rounds import ExpandedTensor
+from silo_agent.pruning.expansion import ExpandedTensor
 from support.opened import Tensors, planned
 
 TENSORS: Tensors = {"a": (0, (3, 5), False), "b": (1, (4, 2), True), "c": (1, (1, 1), False)}

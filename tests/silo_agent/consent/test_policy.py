@@ -28,12 +28,12 @@ from silo_agent.consent.policy import (
     Hours,
     Policy,
     check_budget,
-    check_plan,
     check_policy,
     model_digest,
     trusted_digest,
 )
 from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.rounds.offer_checks import check_plan
 from sparsilo.v1 import plan_pb2
 from support.models import tiny_llama
 from support.plans import llama_tensors, plan_message, signing_keys

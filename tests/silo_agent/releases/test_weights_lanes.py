@@ -19,8 +19,10 @@ from crypto.names import ReleaseKind
 from crypto.plan import Plan
 from crypto.releases.release_spec import layout_of
 from silo_agent.pruning.prune import write_keep_masks
-from silo_agent.releases import weights as weights_release
-from silo_agent.releases.weights import ScalesRelease, WeightsRelease, exponent
+from silo_agent.releases import scales as scales_release
+from silo_agent.releases.scales import ScalesRelease, exponent
+from silo_agent.releases.silo_side import expanded_tensors
+from silo_agent.releases.weights import WeightsRelease
 from silo_agent.rounds.opened_rounds import Start
 from support.opened import Tensors, opened, planned, released
 
@@ -137,7 +139,7 @@ def test_a_difference_above_what_was_agreed_on_is_refused(sign: int, tmp_path: P
 def test_a_scale_is_one_lane_at_the_least_exponent(
     most: float, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights_release, "SLICE", 10)
+    monkeypatch.setattr(scales_release, "SLICE", 10)
     plan, silo = weights_plan(1), Silo(seed, tmp_path, torch.float64, most)
     expected = {f"scale {name}": least_exponent(silo.largest(name)) for name in TENSORS}
     lanes = released(silo.scales(plan), plan, 0)
@@ -190,7 +192,7 @@ def test_from_silos_to_the_average_the_error_is_within_its_bound(seed: int, silo
         exponents = start.exponents(None)
         sums = summed([released(silo.weights(plan, exponents), plan, 1) for silo in taking_part])
         second = opened(start.round, sums, silos, folder)
-        for found in Start(plan, [first, second]).expanded(second, dense):
+        for found in expanded_tensors(Start(plan, [first, second]), second, dense):
             assert found.weight is not None
             largest = max(silo.largest(found.name) for silo in taking_part)
             assert exponents[found.name] == least_exponent(largest)

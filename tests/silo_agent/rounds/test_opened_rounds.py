@@ -30,7 +30,10 @@ from crypto.plan_rules import checked_plan
 from crypto.pruning.sparsity import Pattern, Sparsity
 from crypto.releases.release_spec import layout_of
 from crypto.secagg.round import Round
-from silo_agent.rounds.opened_rounds import ExpandedTensor, Start, check_start
+from silo_agent.pruning.expansion import ExpandedTensor
+from silo_agent.releases.silo_side import expanded_tensors
+from silo_agent.rounds.offer_checks import check_start
+from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.opened_sum import OpenedRound
 from support.importance import importance
 from support.opened import Tensors, opened, planned
@@ -160,7 +163,7 @@ def test_owl_spreads_every_ratio_by_the_summed_counts(tmp_path: Path) -> None:
     votes = opened(start.round, vote_sums(plan, counts), 4, tmp_path)
     weights = dense_of({name: torch.rand(10, 100) for name in tensors})
     after = Start(plan, [*start.opened, votes])
-    assert [int((~each.keep).sum()) for each in after.expanded(votes, weights)] == [420, 580, 500]
+    assert [int((~each.keep).sum()) for each in expanded_tensors(after, votes, weights)] == [420, 580, 500]
 
 
 # Exponents.
@@ -284,7 +287,7 @@ def expand(
     plan: Plan, sums: dict[str, list[int]], weights: dict[str, torch.Tensor], folder: Path
 ) -> list[ExpandedTensor]:
     votes = opened(Start(plan).round, sums, SURVIVORS, folder)
-    return list(Start(plan, [votes]).expanded(votes, dense_of(weights)))
+    return list(expanded_tensors(Start(plan, [votes]), votes, dense_of(weights)))
 
 
 @pytest.mark.parametrize("ratio", ["0", "0.3", "0.55", "0.9"])
@@ -355,7 +358,7 @@ def test_every_group_has_exactly_k_zeros(run: tuple[Plan, Counts, int, Pattern |
     with TemporaryDirectory() as folder:
         votes = opened(Start(plan).round, vote_sums(plan, counts), survivors, Path(folder))
         dense = dense_of({name: torch.ones(each.shape) for name, each in counts.items()})
-        for each in Start(plan, [votes]).expanded(votes, dense):
+        for each in expanded_tensors(Start(plan, [votes]), votes, dense):
             keep = each.keep.flatten().tolist()
             for members in places(plan, each.name, pattern):
                 k = pattern.of - pattern.kept if pattern else int(Fraction(ratio) * len(members))
@@ -458,7 +461,7 @@ def test_two_hundred_survivors_fit_the_counts(tmp_path: Path) -> None:
     plan = planned({"a": (0, (2, 3), False)}, silos=200)
     counts = {"a": np.array([[200, 0, 199], [1, 200, 128]], np.uint64)}
     votes = opened(Start(plan).round, vote_sums(plan, counts), 200, tmp_path)
-    (found,) = Start(plan, [votes]).expanded(votes, dense_of({"a": torch.ones(2, 3)}))
+    (found,) = expanded_tensors(Start(plan, [votes]), votes, dense_of({"a": torch.ones(2, 3)}))
     assert found.keep_counts.tolist() == [[200, 0, 199], [1, 200, 128]]
     assert found.keep.tolist() == [[True, False, True], [False, True, False]]
 
@@ -469,7 +472,7 @@ def test_chunks_of_another_order_are_a_fault_of_the_program(tmp_path: Path) -> N
     reversed_ = list(votes.chunks())[::-1]
     object.__setattr__(votes, "chunks", lambda: iter(reversed_))
     with pytest.raises(RuntimeError, match="where votes blocks"):
-        list(Start(plan, [votes]).expanded(votes, dense_of(few_magnitudes(MIXED))))
+        list(expanded_tensors(Start(plan, [votes]), votes, dense_of(few_magnitudes(MIXED))))
 
 
 # Weights.
@@ -527,7 +530,7 @@ def averaged(
     scales, sums = weight_sums(plan, differences)
     first = opened(Start(plan).round, scales, SURVIVORS, folder)
     second = opened(Start(plan, [first]).round, sums, SURVIVORS, folder)
-    found = Start(plan, [first, second]).expanded(second, dense_of(weights))
+    found = expanded_tensors(Start(plan, [first, second]), second, dense_of(weights))
     return zip(found, differences.values(), strict=True)
 
 
@@ -613,7 +616,7 @@ def test_a_sum_of_differences_above_what_the_survivors_can_have(over: int, tmp_p
     sums["deltas blocks.0.b"][-1] = SURVIVORS * 2**17 + over
     first = opened(Start(plan).round, scales, SURVIVORS, tmp_path)
     second = opened(Start(plan, [first]).round, sums, SURVIVORS, tmp_path)
-    expanding = Start(plan, [first, second]).expanded(second, dense_of(few_magnitudes(MIXED)))
+    expanding = expanded_tensors(Start(plan, [first, second]), second, dense_of(few_magnitudes(MIXED)))
     if over:
         with pytest.raises(CorruptSum, match=r"^section deltas blocks\.0\.b: a sum is 524289, above 524288"):
             list(expanding)
@@ -635,7 +638,7 @@ def test_a_globally_pruned_block_is_what_its_own_round_made(release: ReleaseKind
         if release is WEIGHTS:
             found.append(opened(Start(plan, found).round, scales, SURVIVORS, tmp_path))
         found.append(opened(Start(plan, found).round, sums, SURVIVORS, tmp_path))
-        expected = {each.name: each for each in Start(plan, found).expanded(found[-1], dense_of(dense))}
+        expected = {each.name: each for each in expanded_tensors(Start(plan, found), found[-1], dense_of(dense))}
         assert set(expected) == {name for name, (of, _, _) in MIXED.items() if of == block}
         changed = Start(plan, found).globally_pruned(block, dense_of(dense))
         assert changed.keys() == expected.keys()

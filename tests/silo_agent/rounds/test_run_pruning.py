@@ -15,10 +15,11 @@ from crypto.plan import Plan
 from silo_agent.model.calibration import read_sequences
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.prune import prune_blocks
+from silo_agent.pruning.pruned_files import PrunedFiles, pruned_files
 from silo_agent.pruning.pruners import sparsegpt
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.opened_sum import OpenedRound
-from silo_agent.rounds.run_pruning import PrunedFiles, RunPruning, pruned_files
+from silo_agent.rounds.run_pruning import RunPruning
 from support.models import in_memory, tiny_llama, tokenizer, write_text
 from support.opened import opened, planned
 from support.plans import llama_tensors

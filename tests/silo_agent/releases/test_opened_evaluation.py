@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.results.open_evaluation import open_evaluation
+from crypto.encoding.layout import OpenedChunk
 from crypto.errors import CorruptSum
 from crypto.plan import Plan
 from crypto.plan_rules import checked_plan
 from crypto.releases.release_spec import layout_of
-from silo_agent.rounds.opened_sum import OpenedChunk
+from silo_agent.releases.evaluation import perplexities
 from sparsilo.v1 import plan_pb2
 from support.plans import plan_message
 
@@ -41,14 +41,14 @@ def perplexity(nll: int, tokens: int) -> float:
 @given(st.lists(st.integers(0, 2**40), min_size=1, max_size=7), st.integers(2**16, 2**40), st.integers(1, 4))
 def test_perplexity_is_over_all_tokens_together(nll: list[int], tokens: int, chunk_words: int) -> None:
     spec, plan = evaluation(len(nll), chunk_words)
-    found = open_evaluation(spec, chunks(plan, nll, [tokens] * len(nll)))
+    found = perplexities(spec, chunks(plan, nll, [tokens] * len(nll)))
     assert list(found) == [f"candidate {len(nll) - index}" for index in range(len(nll))]
     assert list(found.values()) == pytest.approx([perplexity(each, tokens) for each in nll], rel=1e-12)
 
 
 def test_a_hand_made_case() -> None:
     spec, plan = evaluation(2, 1)
-    found = open_evaluation(spec, chunks(plan, [0, 6 << 24], [3, 3]))
+    found = perplexities(spec, chunks(plan, [0, 6 << 24], [3, 3]))
     assert found == {"candidate 2": 1.0, "candidate 1": pytest.approx(7.38905609893065)}
 
 
@@ -56,12 +56,12 @@ def test_a_hand_made_case() -> None:
 def test_candidates_that_saw_different_tokens_or_none(tokens: list[int]) -> None:
     spec, plan = evaluation(3, 1)
     with pytest.raises(CorruptSum, match="one set of tokens"):
-        open_evaluation(spec, chunks(plan, [1 << 24] * 3, tokens))
+        perplexities(spec, chunks(plan, [1 << 24] * 3, tokens))
 
 
 def test_no_sum_is_too_large_to_be_a_perplexity() -> None:
     spec, agreed = evaluation(1, 4)
     most = 2 * 700 << 24  # two tokens, 24 fraction bits
-    assert open_evaluation(spec, chunks(agreed, [most], [2]))["candidate 1"] > 1e300
+    assert perplexities(spec, chunks(agreed, [most], [2]))["candidate 1"] > 1e300
     with pytest.raises(CorruptSum, match="above 700 nats"):
-        open_evaluation(spec, chunks(agreed, [most + 1], [2]))
+        perplexities(spec, chunks(agreed, [most + 1], [2]))

@@ -1,0 +1,136 @@
+"""The silo's side of a release kind: what it prepares, its lanes, and what the opened sum becomes.
+
+A kind's side is the module of this folder that is named as the kind; what everybody knows of it is in crypto/releases.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crypto.encoding.layout import Chunk, OpenedChunk
+from crypto.errors import CorruptSum
+from crypto.names import ReleaseKind
+from crypto.plan import Plan
+from crypto.pruning.sparsity import Sparsity
+from crypto.releases.release_spec import release_spec
+from crypto.secagg.round import Round
+from crypto.secagg.session import Entropy
+from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.pruning.expansion import ExpandedTensor
+from silo_agent.pruning.pruned_files import PrunedFiles
+
+
+class SiloRelease(Protocol):
+    """What a silo releases in one round."""
+
+    def lanes(self, chunk: Chunk) -> NDArray[Any]:
+        """Return the values of one chunk's lanes, shape (chunk.lanes,)."""
+
+
+class OpenedSum(Protocol):
+    """An opened round, as silo_agent/rounds/opened_sum has it."""
+
+    @property
+    def round(self) -> Round:
+        """The round that opened it."""
+
+    @property
+    def survivors(self) -> int:
+        """How many silos it is over."""
+
+    def chunks(self) -> Iterator[OpenedChunk]:
+        """Yield each chunk with its summed lanes, in order."""
+
+    def small_sections(self) -> dict[str, NDArray[np.uint64]]:
+        """Return all lanes by section."""
+
+
+class Earlier(Protocol):
+    """What follows from the rounds before in the same plan, as silo_agent/rounds/opened_rounds has it."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of all these rounds."""
+
+    def sparsity(self, block: int) -> Sparsity:
+        """Return what mask expansion zeroes in a block."""
+
+    def exponents(self, block: int | None) -> dict[str, int]:
+        """Return the fixed point of a scope's differences, by tensor."""
+
+
+@dataclass(frozen=True)
+class SiloWork:
+    """What an agent lends a kind for one round."""
+
+    plan: Plan
+    index: int
+    earlier: Earlier
+    weights: DenseWeights
+    device: torch.device
+    sequences: Callable[[int], tuple[Tensor, Tensor]]
+    """From how many sequences to hold out, to the calibration sequences and those: int64 [n, L]."""
+    pruned: Callable[[], PrunedFiles]
+    """Prunes the scope of the round where that was not done yet."""
+    candidate: Callable[[bytes], Mapping[str, Tensor]]
+    """From the SHA-256 of a file to its keep masks or weights by parameter name, fetched and checked."""
+    entropy: Entropy
+    progress: Callable[[str, int, int], None]
+
+    @property
+    def block(self) -> int | None:
+        """The block that the round is about; None: all of them."""
+        return self.plan.block(self.index)
+
+
+class SiloSide(Protocol):
+    """What every kind has."""
+
+    def prepare(self, work: SiloWork) -> SiloRelease:
+        """Compute what the silo releases."""
+
+
+class PruningSide(SiloSide, Protocol):
+    """What a kind that prunes has besides."""
+
+    def expanded(self, earlier: Earlier, opened: OpenedSum, weights: DenseWeights) -> Iterator[ExpandedTensor]:
+        """Yield what an opened round made of each of its tensors. Raises CorruptSum where sums cannot be true."""
+
+
+def silo_side(kind: ReleaseKind) -> SiloSide:
+    """Return a kind's module."""
+    module: Any = import_module(f"silo_agent.releases.{kind}")
+    side: SiloSide = module
+    return side
+
+
+def expanded_tensors(earlier: Earlier, opened: OpenedSum, weights: DenseWeights) -> Iterator[ExpandedTensor]:
+    """Yield what an opened round made of the model's tensors: nothing, where its kind does not prune."""
+    kind = opened.round.plan.release_kind(opened.round.index)
+    if release_spec(kind).prunes:
+        side: Any = silo_side(kind)
+        pruning: PruningSide = side
+        yield from pruning.expanded(earlier, opened, weights)
+
+
+def next_section(
+    chunks: Iterator[OpenedChunk], section: str, shape: Sequence[int], dtype: type[np.unsignedinteger], most: int
+) -> NDArray[Any]:
+    """Return all lanes of the section that comes next, in `shape`. Raises CorruptSum where one is above `most`."""
+    values = np.empty(int(np.prod(shape)), dtype)
+    filled = 0
+    while filled < len(values):
+        chunk, opened = next(chunks)
+        if chunk.section.name != section:
+            raise RuntimeError(f"section {chunk.section.name} where {section} is due")
+        if opened.max() > most:
+            raise CorruptSum(f"section {section}: a sum is {opened.max()}, above {most}")
+        values[chunk.start : chunk.start + chunk.lanes] = opened
+        filled += chunk.lanes
+    return values.reshape(tuple(shape))

@@ -1,0 +1,105 @@
+"""Whether this silo takes part in a round: policy, ledger, budget, and where one has to, a person's decision."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Final
+
+from crypto.errors import ConfigError, ReleaseRefused, SparsiloError
+from crypto.plan import Plan
+from crypto.releases.release_spec import question_of
+from crypto.secagg.round import Round
+from silo_agent.config import AgentConfig
+from silo_agent.consent.audit_log import AuditLog
+from silo_agent.consent.ledger import Release
+from silo_agent.consent.policy import Approval, Policy, check_budget, check_policy
+from silo_agent.consent.state_store import Decision, StateStore
+from silo_agent.host.metrics import SiloMetrics
+from silo_agent.model.calibration import data_digest
+from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.rounds.offer_checks import check_plan
+
+STILL_OFFERED: Final = timedelta(minutes=10)
+"""A plan that was not offered for so long waits for nobody any more."""
+
+
+class Agreement:
+    """What this silo agrees to. Every decision and refusal is in the audit log before it takes effect."""
+
+    def __init__(
+        self, config: AgentConfig, weights: DenseWeights, store: StateStore, audit: AuditLog, metrics: SiloMetrics
+    ) -> None:
+        self._config, self._weights, self._store = config, weights, store
+        self._audit, self._metrics = audit, metrics
+        self._counted = b""  # the last plan whose decision is in the metrics
+
+    def release(self, round_: Round, roster: Mapping[str, bytes]) -> Release | None:
+        """Return what is to be released in a round that this silo takes part in.
+
+        None as long as nobody decided, or outside the policy's hours. Raises PlanError, IdentityError or ReleaseRefused
+        saying what this silo does not accept.
+        """
+        plan, now = round_.plan, datetime.now(UTC)
+        policy = Policy.read(self._config.policy)
+        self._check(round_, policy, roster)
+        if self._store.offer(plan.digest, plan.encoded, now):
+            self._note("plan_offered", "aggregator", plan=plan.digest.hex(), rounds=len(plan.message.rounds))
+        decision = self._decision(plan, policy, now)
+        if decision is None or (decision is Decision.APPROVED and policy.hours and not policy.hours.contains(now)):
+            return None
+        if plan.digest != self._counted:
+            self._counted = plan.digest
+            self._metrics.decisions.labels(decision).inc()
+        if decision is Decision.REJECTED:
+            raise ReleaseRefused(f"plan {plan.digest.hex()[:16]} was rejected here")
+        return Release(
+            round_.digest,
+            question_of(plan, round_.index, round_.input_digest),
+            plan.release_kind(round_.index),
+            self._data,
+            plan.silos,
+            colluders=plan.message.colluders,
+            block=plan.block(round_.index),
+        )
+
+    def observe(self) -> None:
+        """Show in the metrics which plans wait, and how much of the budget is spent."""
+        self._metrics.pending_plans.set(self._store.undecided(datetime.now(UTC) - STILL_OFFERED))
+        with suppress(ConfigError):  # a policy that cannot be read refuses the next plan, and says so then
+            spent = self._released() / Policy.read(self._config.policy).releases
+            self._metrics.budget_spent.labels("releases").set(spent)
+
+    def _check(self, round_: Round, policy: Policy, roster: Mapping[str, bytes]) -> None:
+        plan = round_.plan
+        try:
+            check_policy(plan, policy)
+            check_plan(plan, self._config, roster, self._weights, self._digests)
+            check_budget(policy, self._released(), len(plan.message.rounds) - round_.index)
+        except SparsiloError as error:
+            self._note("refused", "policy", plan=plan.digest.hex(), round=round_.index, reason=str(error))
+            self._metrics.decisions.labels("refused").inc()
+            raise
+
+    def _decision(self, plan: Plan, policy: Policy, now: datetime) -> Decision | None:
+        decision = self._store.decision(plan.digest)
+        if decision is None and policy.approval is Approval.AUTO:
+            decision = Decision.APPROVED
+            self._note(decision, "policy", plan=plan.digest.hex())
+            self._store.decide(plan.digest, decision, "policy", now)
+        return decision
+
+    def _released(self) -> int:
+        """Count the rounds in which the present text left in masked words."""
+        return sum(release.data == self._data for release in self._store.releases())
+
+    @cached_property
+    def _digests(self) -> dict[str, bytes]:
+        return self._weights.digest()
+
+    @cached_property
+    def _data(self) -> bytes:
+        return data_digest(self._config.calibration)
+
+    def _note(self, event: str, by: str, **fields: object) -> None:
+        self._audit.append(event, by, datetime.now(UTC), **fields)

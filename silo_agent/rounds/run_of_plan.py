@@ -1,0 +1,109 @@
+"""One plan as an agent goes through it: what its earlier rounds opened, and what this silo computed for it."""
+
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from crypto.plan import Plan
+from crypto.secagg.round import Round
+from silo_agent.config import AgentConfig
+from silo_agent.model.calibration import read_sequences
+from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.model.pruned_file import PrunedFile
+from silo_agent.network.transport import Transport
+from silo_agent.releases.silo_side import SiloRelease, SiloWork, silo_side
+from silo_agent.rounds.committed_words import WORDS_SUFFIX
+from silo_agent.rounds.opened_rounds import Start
+from silo_agent.rounds.opened_sum import OpenedRound
+from silo_agent.rounds.run_pruning import RunPruning
+from silo_agent.rounds.verify import verify_opened
+from sparsilo.v1 import words_pb2
+
+Progress = Callable[[str, int, int], None]
+"""Is told what is being done, how much of it is done, and how much there is."""
+
+
+def own_transcript(state: Path, round_: Round) -> Path:
+    """Return where an agent keeps its transcript of a round, for `silo-agent verify --own`."""
+    return state / f"{round_.digest.hex()}.transcript"
+
+
+class RunOfPlan:
+    """What a plan's rounds have in common. Opened sums and pruned weights lie in the state folder."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        config: AgentConfig,
+        weights: DenseWeights,
+        device: torch.device,
+        transport: Transport,
+        progress: Progress,
+    ) -> None:
+        self.plan = plan
+        self._config, self._weights, self._device = config, weights, device
+        self._transport, self._progress = transport, progress
+        self._opened: list[OpenedRound] = []
+        self._pruning = RunPruning(
+            plan,
+            config.silo,
+            weights,
+            lambda: self._sequences(0)[0],
+            config.state,
+            device,
+            lambda done, total: progress("pruning blocks", done, total),
+        )
+
+    def start(self, index: int, roster: Mapping[str, bytes]) -> Start:
+        """Return what a round starts from. Earlier sums are fetched where they are not at hand, and all are verified.
+
+        Raises what `verify_opened` raises.
+        """
+        state = self._config.state
+        for _ in range(len(self._opened), index):
+            round_ = Start(self.plan, self._opened).round
+            words, transcript = state / f"{round_.digest.hex()}{WORDS_SUFFIX}", own_transcript(state, round_)
+            self._transport.download(words_pb2.FileRequest(opened_sum=round_.digest), words)
+            if not transcript.exists():  # what is served is nobody's own, and may be anything
+                transcript = transcript.with_suffix(".served_transcript")
+                self._transport.download(words_pb2.FileRequest(transcript=round_.digest), transcript)
+            self._opened.append(verify_opened(round_, words, transcript, roster))
+        return Start(self.plan, self._opened[:index])
+
+    def prepare(self, start: Start) -> SiloRelease:
+        """Compute what this silo releases in the round that `start` is followed by."""
+        work = SiloWork(
+            plan=self.plan,
+            index=start.index,
+            earlier=start,
+            weights=self._weights,
+            device=self._device,
+            sequences=self._sequences,
+            pruned=lambda: self._pruning.files(start),
+            candidate=self._candidate,
+            entropy=secrets.token_bytes,
+            progress=self._progress,
+        )
+        return silo_side(self.plan.release_kind(start.index)).prepare(work)
+
+    def _sequences(self, held_out: int) -> tuple[Tensor, Tensor]:
+        pruning = self.plan.message.pruning
+        return read_sequences(
+            self._config.calibration,
+            self._weights.tokenizer,
+            samples=pruning.samples,
+            sequence_length=pruning.sequence_length,
+            held_out=held_out,
+        )
+
+    def _candidate(self, digest: bytes) -> PrunedFile:
+        file = self._config.state / f"{digest.hex()}.safetensors"
+        if not file.exists():
+            self._transport.candidate(digest, file)
+        pruned = PrunedFile(file)
+        prunable = self.plan.prunable
+        pruned.check((tensor.name, tuple(tensor.shape), self._weights.dtype(tensor.name)) for tensor in prunable)
+        return pruned
