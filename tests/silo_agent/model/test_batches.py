@@ -18,6 +18,5 @@ def test_batches_on_gpus_fit_a_quarter_of_the_fullest(monkeypatch: pytest.Monkey
     memory = {"cuda:0": 90 << 30, "cuda:1": free}
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (memory[str(device)], 90 << 30))
     gpus = [torch.device("cuda:0"), torch.device("cuda:1")]
-    assert (
-        batches.tokens_per_batch(gpus, 128, torch.float32) == tokens
-    )  # 64 vectors of 128 float32 numbers are 32 KiB a token
+    # 64 vectors of 128 float32 numbers are 32 KiB a token
+    assert batches.tokens_per_batch(gpus, 128, torch.float32) == tokens
