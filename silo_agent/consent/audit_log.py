@@ -1,9 +1,10 @@
 """The audit log: what was decided about plans and what left this silo, a JSON line each, chained by hashes.
 
 Each line holds the SHA-256 of the line before it, so that no line can be altered, left out, put in or moved without
-breaking the chain. That lines at the end are missing shows against a head, number and hash of a line, that was noted
-elsewhere: the state store has the last one, and `silo-agent audit verify` prints it to be noted outside. Whoever can
-write to the state folder can make both anew; against them only a head that lies outside helps.
+breaking the chain. A head is number and hash of the last line. Lines that are missing at the end show against a head
+that was noted elsewhere: the state store keeps the present one, and `silo-agent audit verify` prints it, to be noted
+outside. Whoever can write to the state folder can make log and state store anew; against them only a head that lies
+outside helps.
 """
 
 import fcntl
@@ -23,7 +24,7 @@ from silo_agent.host.whole_file import sync
 
 AUDIT_FILE: Final = "audit.jsonl"
 TORN_FILE: Final = "audit.torn"
-"""Where half a line that a crash left is kept."""
+"""The file that keeps half a line which a crash left in the log."""
 
 EVENTS: Final = frozenset(
     {
@@ -31,9 +32,11 @@ EVENTS: Final = frozenset(
         *("plan_offered", "approved", "rejected", "refused", "release", "round_done", "round_failed"),
     }
 )
+"""Everything that a line can say has happened (docs/formats.md, section 13)."""
 FIRST: Final = "0" * 64
-"""`previous` of the first line."""
+"""What the first line has as the hash of the line before it."""
 MOST_LINE_BYTES: Final = 1 << 16
+"""The longest line that is written."""
 
 
 class BrokenAuditLog(InputError):
@@ -47,17 +50,20 @@ class BrokenAuditLog(InputError):
 
 
 class AuditLog:
-    """Appends to `audit.jsonl` in a state folder; several processes may."""
+    """The audit log in a state folder. Several processes may append to it."""
 
     def __init__(self, state: Path) -> None:
+        """Open the state store in `state`; the log itself is made with its first line. Raises InputError."""
         self._file = state / AUDIT_FILE
         self._store = StateStore(state / STATE_FILE)
 
     def append(self, event: str, by: str, now: datetime, **fields: Any) -> None:
-        """Returns when the line is on disk. `fields`: numbers and names; never text, keys, scores or keep masks.
+        """Write one line, and return when it is on disk.
 
-        Raises BrokenAuditLog where the log does not end with the line that was written last; it then stays as it is. A
-        log that was moved away goes on in a new file, which begins with the next number.
+        `event` is one of EVENTS, and `by` a person's name, `agent` or `policy`. `fields` are numbers and names; never
+        text, keys, scores or keep masks. A log that was moved away goes on in a new file, which begins with the next
+        number. Raises BrokenAuditLog where the log does not end with the line that was written last; it then stays as
+        it is.
         """
         if event not in EVENTS:
             raise ValueError(f"{event} is no event of the audit log")
@@ -80,6 +86,7 @@ class AuditLog:
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
+        """Yield the open log, while no other process reads or writes it."""
         descriptor = os.open(self._file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -90,7 +97,7 @@ class AuditLog:
             os.close(descriptor)
 
     def _end(self, descriptor: int) -> tuple[int, str]:
-        """Number and hash of the last line. Half a line, whose event never counted, is put beside the log first."""
+        """Return the log's head. Half a line, whose event never counted, is put beside the log first."""
         size = os.fstat(descriptor).st_size
         tail = os.pread(descriptor, 2 * MOST_LINE_BYTES, max(0, size - 2 * MOST_LINE_BYTES))
         whole, _, torn = tail.rpartition(b"\n")
@@ -104,7 +111,8 @@ class AuditLog:
         try:
             event = _parsed(self._file, head[0] if head else 1, line)
             end = event["sequence"], _hash(line)
-            if head in (end, (event["sequence"] - 1, event["previous"])):  # the latter: a crash before it was noted
+            # A crash after the line was written and before it was noted leaves the state store one line behind.
+            if head in (end, (event["sequence"] - 1, event["previous"])):
                 return end
             return _verified(self._file, BytesIO(os.pread(descriptor, size - len(torn), 0)), head)
         except BrokenAuditLog as error:
@@ -112,6 +120,7 @@ class AuditLog:
             raise
 
     def _keep(self, torn: bytes) -> None:
+        """Add half a line to TORN_FILE."""
         descriptor = os.open(self._file.with_name(TORN_FILE), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             _write(descriptor, torn + b"\n")
@@ -121,16 +130,17 @@ class AuditLog:
 
 
 def verify_audit_log(file: Path, head: tuple[int, str] | None = None) -> tuple[int, str]:
-    """The log's head, number and SHA-256 (hex) of its last line, where every line is as it was written.
+    """Check that every line is as it was written; return the log's head: number and SHA-256 (hex) of its last line.
 
-    With `head`, one that was noted earlier, that line has to be among them. Raises BrokenAuditLog naming the first line
-    that is wrong.
+    With a `head` that was noted earlier, that line has to be in the log. Raises BrokenAuditLog naming the first line
+    that is wrong, InputError where the log cannot be read.
     """
     return _verified(file, _lines(file), head)
 
 
-def _verified(file: Path, given: Iterable[bytes], head: tuple[int, str] | None) -> tuple[int, str]:
-    lines, previous = list(given), FIRST
+def _verified(file: Path, log: Iterable[bytes], head: tuple[int, str] | None) -> tuple[int, str]:
+    """Return the head of `log`, line by line, as `verify_audit_log` does; `file` is named in errors."""
+    lines, previous = list(log), FIRST
     for number, line in enumerate(lines, start=1):
         event = _parsed(file, number, line)
         if event["sequence"] != number:
@@ -141,6 +151,7 @@ def _verified(file: Path, given: Iterable[bytes], head: tuple[int, str] | None) 
             )
             raise BrokenAuditLog(file, number, problem)
         if event["previous"] != previous:
+            # This line or the one before it: the next line, or the head, says whether this one is as it was written.
             following = lines[number] if number < len(lines) else b""
             is_as_written = _hash(line).encode() in following or head == (number, _hash(line))
             raise BrokenAuditLog(file, number - 1 if is_as_written and number > 1 else number, "was altered")
@@ -153,14 +164,14 @@ def _verified(file: Path, given: Iterable[bytes], head: tuple[int, str] | None) 
 
 
 def read_audit_log(file: Path) -> list[dict[str, Any]]:
-    """Its events, unverified; none where there is no log."""
+    """Return the log's events, unverified; none where there is no log. Raises BrokenAuditLog or InputError."""
     if not file.exists():
         return []
     return [_parsed(file, number, line) for number, line in enumerate(_lines(file), start=1)]
 
 
 def _lines(file: Path) -> Iterator[bytes]:
-    """With their line breaks, when nobody is appending."""
+    """Yield the log's lines with their line breaks, while nobody appends."""
     try:
         with file.open("rb") as log:
             fcntl.flock(log, fcntl.LOCK_SH)
@@ -170,14 +181,17 @@ def _lines(file: Path) -> Iterator[bytes]:
 
 
 def _line(event: dict[str, Any]) -> bytes:
+    """Return an event as its only spelling: keys ascending, no spaces, a line break at the end."""
     return json.dumps(event, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
 def _hash(line: bytes) -> str:
+    """Return the SHA-256 (hex) of a line without its line break."""
     return sha256(line.removesuffix(b"\n")).hexdigest()
 
 
 def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
+    """Return a line's event. Raises BrokenAuditLog where it is none, or is not in its only spelling."""
     if not line.endswith(b"\n"):
         raise BrokenAuditLog(file, number, "is torn", hint=f"after a crash the next event puts it into {TORN_FILE}")
     try:
@@ -194,6 +208,7 @@ def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def _write(descriptor: int, content: bytes) -> None:
+    """Write all of `content`, and return when it is on disk."""
     while content:
         content = content[os.write(descriptor, content) :]
     os.fsync(descriptor)

@@ -1,7 +1,7 @@
 """What this silo has released, and which further release it refuses (docs/protocol.md, section 2.5).
 
 Two sums that differ by one silo give that silo's values as their difference, however well each is hidden (So et al.,
-"Securing Secure Aggregation", arXiv 2106.03328). So the same question is answered once, and no two releases of the same
+"Securing Secure Aggregation", arXiv 2106.03328). So the same question is answered once. And no two releases of the same
 text may be over rosters or survivors that differ by one silo, or by one and the plan's colluders, who know their own
 part.
 """
@@ -20,22 +20,26 @@ class Release:
     """One round in which this silo's values left in masked words."""
 
     round: bytes
-    """Round digest."""
+    """The round's digest."""
     question: bytes
-    """Plan.question: what was asked of the text."""
+    """SHA-256 of what was asked of the text, whoever asked (2.5.1)."""
     kind: str
+    """The release kind, by its name: a ledger may have kinds that this version lacks."""
     data: bytes
     """SHA-256 of the calibration file."""
     roster: tuple[str, ...]
+    """The silos that the round was over."""
     survivors: tuple[str, ...] = ()
     """The survivors that this silo signed; none where it did not come to that."""
     colluders: int = 0
-    """Of the plan."""
+    """How many dishonest silos the plan withstands beside the aggregator."""
     block: int | None = None
-    """The only block that the round is about; None where it is about all."""
+    """The only block of the model that the round is about; None where it is about all."""
 
     def overlaps(self, other: "Release") -> bool:
-        """Whether both say something of one kind about the same weights, so that their difference would (2.5.5)."""
+        """Return whether both say the same kind of thing about the same weights, so that their difference would say it
+        about one silo (2.5.5).
+        """
         same_block = None in (self.block, other.block) or self.block == other.block
         return _says(self.kind) == _says(other.kind) and same_block
 
@@ -49,17 +53,20 @@ FORGOTTEN: Final = (
     "This silo no longer refuses to answer the same again. The sum of that round stays known, and one of a later round "
     "may differ from it by one silo: whoever has both then has that silo's part as their difference."
 )
-"""What it risks to take a release out of the ledger."""
+"""What taking a release out of the ledger risks, as `silo-agent ledger --forget` says it."""
 
 
 def are_close(some: Iterable[str], others: Iterable[str], colluders: int) -> bool:
-    """Whether the sets differ and each lacks at most 1 + `colluders` of the other's silos (2.5.4)."""
+    """Return whether two sets of silos differ, and each lacks at most 1 + `colluders` of the other's silos (2.5.4)."""
     added, removed = {*some} - {*others}, {*others} - {*some}
     return 1 <= max(len(added), len(removed)) <= 1 + colluders
 
 
 def check_release(wanted: Release, released: Sequence[Release]) -> None:
-    """Before anything is computed. Raises ReleaseRefused where the question was answered, or rosters are close."""
+    """Check a release against all earlier ones, before anything is computed for it.
+
+    Raises ReleaseRefused where the same was asked of the same text before, or the roster is close to an earlier one.
+    """
     for earlier in _of_the_same_data(wanted, released):
         if earlier.question == wanted.question:
             raise ReleaseRefused(
@@ -75,7 +82,10 @@ def check_release(wanted: Release, released: Sequence[Release]) -> None:
 
 
 def check_survivors(wanted: Release, survivors: Sequence[str], released: Sequence[Release]) -> None:
-    """Before survivors are signed. Raises ReleaseRefused where a release that overlaps was over close survivors."""
+    """Check a release's survivors against all earlier ones, before this silo signs them.
+
+    Raises ReleaseRefused where an earlier release that overlaps was over survivors that are close to these.
+    """
     for earlier in _of_the_same_data(wanted, released):
         if not (earlier.survivors and earlier.overlaps(wanted)):
             continue
@@ -88,8 +98,10 @@ def check_survivors(wanted: Release, survivors: Sequence[str], released: Sequenc
 
 
 def _up_to(colluders: int) -> str:
+    """Return in words how many silos two close sets may differ by."""
     return f"up to {1 + colluders} silos" if colluders else "one silo"
 
 
 def _of_the_same_data(wanted: Release, released: Sequence[Release]) -> list[Release]:
+    """Return the releases of the same text in other rounds."""
     return [earlier for earlier in released if earlier.data == wanted.data and earlier.round != wanted.round]
