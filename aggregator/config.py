@@ -1,4 +1,4 @@
-"""The aggregator's config file (YAML), and what overrides it."""
+"""The aggregator's config file, aggregator.yaml, checked field by field."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,25 +15,25 @@ class AggregatorConfig:
     """What `aggregator serve`, and the commands beside it, need to know. Paths are relative to the config file."""
 
     public_address: str
-    """host:port that silos dial. The host goes into the server's certificate, and all into invitations."""
+    """host:port that silos dial. The host goes into the server's certificate, and the whole into invitations."""
     model: Path | str
     """Folder of the dense model, or a hub id."""
     state: Path
     """Folder on a local disk: the authority's key, enrolments, and runs with their uploads and results."""
     address: str = "0.0.0.0:8443"  # the deployment's NetworkPolicy says who comes this far
-    """What gRPC listens on."""
+    """host:port that gRPC listens on."""
     suite: Suite = Suite.DEFAULT
-    """Of the silos' signing keys and of plans."""
+    """The suite of the silos' signing keys and of plans."""
     metrics_host: str = "127.0.0.1"
     """Address that /metrics, /livez and /readyz listen on."""
     metrics_port: int = 0
-    """Their port; 0 takes a free one and logs it."""
+    """The port of /metrics, /livez and /readyz; 0 takes a free one and logs it."""
     certificate: Path | None = None
     """The server's own certificate, PEM; without one the aggregator's authority issues it."""
     private_key: Path | None = None
-    """Its private key, PEM."""
+    """The private key of the server's own certificate, PEM."""
     authority: Path | None = None
-    """The authority that silos shall trust with it, PEM."""
+    """The authority that silos are told to trust where the server has its own certificate, PEM."""
     client_authorities: Path | None = None
     """Further authorities whose client certificates are accepted, PEM. The common name is the silo's."""
 
@@ -41,7 +41,10 @@ class AggregatorConfig:
     def read(
         cls, file: Path, environment: Mapping[str, str] = NOTHING, flags: Sequence[str] = ()
     ) -> "AggregatorConfig":
-        """Raises ConfigError naming file and field."""
+        """Read aggregator.yaml, with `environment` and `flags` (FIELD=VALUE) above it.
+
+        Raises ConfigError naming file and field.
+        """
         config = read_config(cls, file, environment, flags)[0]
         own = {"certificate": config.certificate, "private_key": config.private_key, "authority": config.authority}
         missing = [name for name, value in own.items() if value is None]

@@ -41,14 +41,14 @@ def invite(config: Path, settings: tuple[str, ...], silo: str, out: Path, valid_
             raise ConfigError(f"--silo: {silo!r} is no name", hint="1 to 63 of a-z, 0-9 and -")
         if out.exists() or not out.parent.is_dir():
             raise OutputError(f"{out}: exists, or its folder does not", hint="name a new file in an existing folder")
-        given = AggregatorConfig.read(config, os.environ, settings)
+        aggregator = AggregatorConfig.read(config, os.environ, settings)
         now = datetime.now(UTC)
-        identity = ServerIdentity(given, lambda: now)
+        identity = ServerIdentity(aggregator, lambda: now)
         own = identity.authority.issue(silo, now=now, lifetime=timedelta(hours=valid_hours), invitation=True)
         peer = read_peer(own.certificate)
-        Enrolments(given.state).invite(silo, peer.serial)
+        Enrolments(aggregator.state).invite(silo, peer.serial)
         invitation = Invitation(
-            *(silo, given.public_address, given.suite.profile, f"{peer.end:%Y-%m-%d %H:%M} UTC"),
+            *(silo, aggregator.public_address, aggregator.suite.profile, f"{peer.end:%Y-%m-%d %H:%M} UTC"),
             *(own.certificate.decode(), own.private_key.decode(), identity.trusted.decode()),
         )
         write_secret(out, invitation.to_bytes())
@@ -78,23 +78,23 @@ def list_silos(config: Path, settings: tuple[str, ...], output: str) -> None:
         enrolments = Enrolments(AggregatorConfig.read(config, os.environ, settings).state)
         present = fingerprint(enrolments.roster())
         signed = enrolments.signatures(present)
-        found = [
+        rows = [
             {
-                "silo": each.silo,
-                "signing_key": each.signing_key.hex(),
-                "enrolled": each.enrolled.isoformat(timespec="seconds"),
-                "revoked": each.revoked and each.revoked.isoformat(timespec="seconds"),
-                "signed_roster": each.silo in signed and each.revoked is None,
+                "silo": silo.silo,
+                "signing_key": silo.signing_key.hex(),
+                "enrolled": silo.enrolled.isoformat(timespec="seconds"),
+                "revoked": silo.revoked and silo.revoked.isoformat(timespec="seconds"),
+                "signed_roster": silo.silo in signed and silo.revoked is None,
             }
-            for each in enrolments.silos()
+            for silo in enrolments.silos()
         ]
     if output == "json":
-        print_envelope("done", data={"roster": present.hex(), "silos": found})
+        print_envelope("done", data={"roster": present.hex(), "silos": rows})
         return
-    width = max([len(str(each["silo"])) for each in found], default=0)
-    for each in found:
-        state = "revoked" if each["revoked"] else "signed" if each["signed_roster"] else "enrolled"
-        click.echo(f"{each['silo']:<{width}}  {state:<8}  {each['signing_key']}")
+    width = max([len(str(row["silo"])) for row in rows], default=0)
+    for row in rows:
+        state = "revoked" if row["revoked"] else "signed" if row["signed_roster"] else "enrolled"
+        click.echo(f"{row['silo']:<{width}}  {state:<8}  {row['signing_key']}")
     click.echo(f"roster: {present.hex()}")
 
 

@@ -1,5 +1,7 @@
-"""Who is heard. TLS has verified the caller's certificate when the connection was made; that it still holds is checked
-on every call, and while an upload lasts, so that an expired or revoked identity loses a live connection too.
+"""Which callers are heard.
+
+TLS verifies a caller's certificate when the connection is made. That the certificate still holds is checked on every
+call, and while an upload lasts, so that an expired or revoked identity loses a live connection too.
 """
 
 from collections.abc import Callable, Collection
@@ -11,20 +13,20 @@ from crypto.errors import IdentityError
 from crypto.identity import Peer, read_peer
 
 MOST_CERTIFICATE_AGE: Final = timedelta(days=398)
-"""Longest life of a certificate that is accepted, whoever issued it."""
+"""The longest life of a certificate that is accepted, whoever issued it."""
 MOST_SIGNING_KEY_AGE: Final = timedelta(days=366)
-"""After this the silo enrols anew, with new keys."""
+"""How long after its enrolment a silo has to enrol anew, with new keys."""
 
 Clock = Callable[[], datetime]
 
 
 def utc_now() -> datetime:
-    """The clock that is used outside tests."""
+    """Return the present moment: the clock that is used outside tests."""
     return datetime.now(UTC)
 
 
 class NotAdmitted(IdentityError):
-    """A caller is not heard. `reason` is its word in the metrics: unknown, revoked, expired, too_old."""
+    """A caller is not heard. `reason` says why in the metrics: unknown, revoked, expired or too_old."""
 
     def __init__(self, reason: str, message: str, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -32,11 +34,11 @@ class NotAdmitted(IdentityError):
 
 
 Admit = Callable[[bytes], str]
-"""From a caller's certificate (PEM) to its silo. Raises NotAdmitted."""
+"""Returns the name of the silo that a caller's certificate (PEM) is for. Raises NotAdmitted."""
 
 
 def known(silos: Collection[str], clock: Clock) -> Admit:
-    """Heard is who has a certificate for one of `silos`."""
+    """Return an `Admit` that hears every caller whose certificate is for one of `silos`."""
 
     def admit(pem: bytes) -> str:
         peer = checked(pem, clock())
@@ -48,18 +50,18 @@ def known(silos: Collection[str], clock: Clock) -> Admit:
 
 
 def enrolled(enrolments: Enrolments, clock: Clock) -> Admit:
-    """Heard is who has a certificate for a silo that is enrolled at this moment."""
+    """Return an `Admit` that hears every caller whose certificate is for a silo that is enrolled at that moment."""
 
     def admit(pem: bytes) -> str:
         now = clock()
         peer = checked(pem, now)
-        found = next((each for each in enrolments.silos() if each.silo == peer.name), None)
-        if found is None:
+        silo = next((silo for silo in enrolments.silos() if silo.silo == peer.name), None)
+        if silo is None:
             raise NotAdmitted("unknown", f"{peer.name!r} is not enrolled", "ask the aggregator for an invitation")
-        if found.revoked is not None:
+        if silo.revoked is not None:
             raise NotAdmitted("revoked", f"{peer.name} was revoked", "ask the aggregator for a new invitation")
-        if now - found.enrolled > MOST_SIGNING_KEY_AGE:
-            age = (now - found.enrolled).days
+        if now - silo.enrolled > MOST_SIGNING_KEY_AGE:
+            age = (now - silo.enrolled).days
             raise NotAdmitted("too_old", f"the signing key of {peer.name} is {age} days old", "enrol with a new one")
         return peer.name
 
@@ -67,7 +69,11 @@ def enrolled(enrolments: Enrolments, clock: Clock) -> Admit:
 
 
 def checked(pem: bytes, now: datetime, *, invitation: bool = False) -> Peer:
-    """What the certificate says. Raises NotAdmitted where it is expired, too long-lived, or (not) an invitation."""
+    """Return whom the certificate `pem` is for.
+
+    Raises NotAdmitted where it is not in force at `now`, is good for too long, or is an invitation's where none is
+    expected, or the other way about.
+    """
     try:
         peer = read_peer(pem)
     except IdentityError as error:

@@ -1,5 +1,6 @@
-"""What the aggregator answers to silos that enrol, renew their certificate, or ask for and sign the roster. Bytes in,
-bytes out; the servicer says who calls.
+"""What the aggregator answers to silos that enrol, renew their certificate, or ask for and sign the roster.
+
+Bytes come in and bytes go out; the servicer says who calls.
 """
 
 from datetime import timedelta
@@ -17,63 +18,66 @@ from crypto.primitives.signing import check_public_key
 from sparsilo.v1 import identity_pb2
 
 CERTIFICATE_LIFETIME: Final = timedelta(days=30)
-"""Of what silos get; their agents renew it at half of that."""
+"""How long a silo's certificate lasts; its agent renews it at half of that."""
 
 
 class IdentityService:
-    """One method an RPC. Raises IdentityError or ProtocolError saying what is wrong with the request."""
+    """The service `Identity` (proto/sparsilo/v1/identity.proto): a method a call, from a request's bytes to a reply's.
+
+    Every method raises IdentityError or ProtocolError saying what is wrong with the request.
+    """
 
     def __init__(self, enrolments: Enrolments, authority: Authority, suite: Suite, clock: Clock) -> None:
         self._enrolments, self._authority, self._suite, self._clock = enrolments, authority, suite, clock
 
     def enroll(self, pem: bytes, request: bytes) -> bytes:
-        """Identity.Enroll, by whoever holds the invitation's certificate `pem`."""
+        """Answer Identity.Enroll: register the silo whose invitation's certificate `pem` is."""
         now = self._clock()
         invitation = checked(pem, now, invitation=True)
-        asked = decode(identity_pb2.EnrollRequest, request, MESSAGE_LIMIT, party=invitation.name)
-        check_public_key(self._suite, asked.signing_key)
+        message = decode(identity_pb2.EnrollRequest, request, MESSAGE_LIMIT, party=invitation.name)
+        check_public_key(self._suite, message.signing_key)
         rosters.check_enrolment(
-            self._suite, asked.signing_key, invitation.name, asked.certificate_request, asked.signature
+            self._suite, message.signing_key, invitation.name, message.certificate_request, message.signature
         )
         certificate = b""
-        if asked.certificate_request:
-            certificate = self._certify(asked.certificate_request, invitation.name)
+        if message.certificate_request:
+            certificate = self._certify(message.certificate_request, invitation.name)
         issued = self._enrolments.enroll(
-            invitation.name, invitation.serial, asked.signing_key, request, certificate, now
+            invitation.name, invitation.serial, message.signing_key, request, certificate, now
         )
         return encode(identity_pb2.EnrollReply(certificate=issued))
 
     def renew(self, silo: str, request: bytes) -> bytes:
-        """Identity.Renew."""
-        asked = decode(identity_pb2.RenewRequest, request, MESSAGE_LIMIT, party=silo)
-        return encode(identity_pb2.RenewReply(certificate=self._certify(asked.certificate_request, silo)))
+        """Answer Identity.Renew: issue the silo a new certificate."""
+        message = decode(identity_pb2.RenewRequest, request, MESSAGE_LIMIT, party=silo)
+        return encode(identity_pb2.RenewReply(certificate=self._certify(message.certificate_request, silo)))
 
     def roster(self, silo: str, request: bytes) -> bytes:
-        """Identity.Roster."""
+        """Answer Identity.Roster: show the present roster, and who has signed it."""
         decode(identity_pb2.RosterRequest, request, MESSAGE_LIMIT, party=silo)
         roster = self._enrolments.roster()
         signatures = self._enrolments.signatures(rosters.fingerprint(roster))
         return encode(
             identity_pb2.RosterReply(
                 silos=[
-                    identity_pb2.EnrolledSilo(silo=each, signing_key=key, signature=signatures.get(each, b""))
-                    for each, key in roster.items()
+                    identity_pb2.EnrolledSilo(silo=member, signing_key=key, signature=signatures.get(member, b""))
+                    for member, key in roster.items()
                 ]
             )
         )
 
     def sign_roster(self, silo: str, request: bytes) -> bytes:
-        """Identity.SignRoster."""
-        asked = decode(identity_pb2.SignRosterRequest, request, MESSAGE_LIMIT, party=silo)
+        """Answer Identity.SignRoster: keep the silo's signature of the present roster."""
+        message = decode(identity_pb2.SignRosterRequest, request, MESSAGE_LIMIT, party=silo)
         roster = self._enrolments.roster()
-        if asked.fingerprint != rosters.fingerprint(roster):
+        if message.fingerprint != rosters.fingerprint(roster):
             raise ProtocolError("signs another roster than the present one", party=silo)
-        rosters.check_signature(self._suite, roster, silo, asked.signature)
-        self._enrolments.sign_roster(asked.fingerprint, silo, asked.signature)
+        rosters.check_signature(self._suite, roster, silo, message.signature)
+        self._enrolments.sign_roster(message.fingerprint, silo, message.signature)
         return encode(identity_pb2.SignRosterReply())
 
     def status(self, silo: str, request: bytes) -> bytes:
-        """Identity.Status."""
+        """Answer Identity.Status: this machine's clock, the version and the present roster's fingerprint."""
         decode(identity_pb2.StatusRequest, request, MESSAGE_LIMIT, party=silo)
         fingerprint = rosters.fingerprint(self._enrolments.roster())
         seconds = int(self._clock().timestamp())

@@ -3,12 +3,16 @@
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from crypto.errors import ConfigError, IdentityError
 from silo_agent.host.terminal import FILE, config_options, failing_as, output_option, print_envelope, print_fields, user
+
+if TYPE_CHECKING:  # --help need not wait for gRPC
+    from silo_agent.config import AgentConfig
+    from sparsilo.v1 import identity_pb2
 
 
 @click.command()
@@ -65,10 +69,10 @@ def enroll(
     if once and (out / SIGNING_KEY).exists():
         click.echo(f"{out}: has an identity already", err=True)
         return
-    given = [file for file in (certificate, private_key, authority) if file is not None]
-    if len(given) not in (0, 3):
+    own_files = [file.absolute() for file in (certificate, private_key, authority) if file is not None]
+    if len(own_files) not in (0, 3):
         raise ConfigError("--certificate, --private-key and --authority go together", hint="give all three or none")
-    own = (given[0].absolute(), given[1].absolute(), given[2].absolute()) if given else None
+    own = (own_files[0], own_files[1], own_files[2]) if own_files else None
     with failing_as(output):
         now = datetime.now(UTC)
         invited = Invitation.read(invitation, fingerprint, now)
@@ -116,7 +120,7 @@ def show(config: Path, settings: tuple[str, ...], output: str) -> None:
     from silo_agent.identity.pinned_roster import enrolled, signed
 
     with failing_as(output):
-        agent, reply = _asked(config, settings)
+        agent, reply = _shown_roster(config, settings)
         proposed, signatures = enrolled(reply), signed(reply, agent.suite)
         pinned = read_roster(agent.roster, agent.suite) if agent.roster.exists() else {}
     digest = fingerprint(proposed).hex()
@@ -133,9 +137,9 @@ def show(config: Path, settings: tuple[str, ...], output: str) -> None:
         print_envelope("done", data={"fingerprint": digest, "pinned": pinned == proposed, "silos": silos})
         return
     width = max([len(silo) for silo in proposed], default=0)
-    for each in silos:
-        marks = f"{'signed' if each['signed'] else '-':<7} {'pinned' if each['pinned'] else '-':<7}"
-        click.echo(f"{each['silo']:<{width}}  {marks} {each['signing_key']}")
+    for row in silos:
+        marks = f"{'signed' if row['signed'] else '-':<7} {'pinned' if row['pinned'] else '-':<7}"
+        click.echo(f"{row['silo']:<{width}}  {marks} {row['signing_key']}")
     click.echo(f"fingerprint: {digest}")
 
 
@@ -163,10 +167,10 @@ def pin(config: Path, settings: tuple[str, ...], fingerprint: str, output: str) 
             proposed = pinned_roster.enrolled(reply)
             signature = pinned_roster.pin(agent.roster, proposed, fingerprint, agent.silo, key)
             transport.identify("SignRoster", signature, identity_pb2.SignRosterReply)
-        more = {"fingerprint": signature.fingerprint.hex(), "silos": sorted(proposed)}
-        AuditLog(agent.state).append("roster_pinned", user(), datetime.now(UTC), **more)
+        pinned = {"fingerprint": signature.fingerprint.hex(), "silos": sorted(proposed)}
+        AuditLog(agent.state).append("roster_pinned", user(), datetime.now(UTC), **pinned)
     if output == "json":
-        print_envelope("done", data={"fingerprint": signature.fingerprint.hex(), "silos": sorted(proposed)})
+        print_envelope("done", data=pinned)
         return
     click.echo(f"{agent.roster}: {len(proposed)} silos pinned and signed")
 
@@ -180,7 +184,7 @@ def verify(config: Path, settings: tuple[str, ...], output: str) -> None:
     from silo_agent.identity.pinned_roster import verify_pinned
 
     with failing_as(output):
-        agent, reply = _asked(config, settings)
+        agent, reply = _shown_roster(config, settings)
         if not agent.roster.exists():
             raise IdentityError(f"{agent.roster}: no roster is pinned", hint="silo-agent roster show, then pin")
         pinned = read_roster(agent.roster, agent.suite)
@@ -191,7 +195,8 @@ def verify(config: Path, settings: tuple[str, ...], output: str) -> None:
     click.echo(f"{agent.roster}: {len(pinned)} silos, each of which has signed it")
 
 
-def _asked(config: Path, settings: tuple[str, ...]) -> tuple[Any, Any]:
+def _shown_roster(config: Path, settings: tuple[str, ...]) -> "tuple[AgentConfig, identity_pb2.RosterReply]":
+    """Return the agent's config, and the roster that the aggregator shows it."""
     from silo_agent.config import AgentConfig
     from silo_agent.identity.own_certificate import connected
     from sparsilo.v1 import identity_pb2

@@ -19,7 +19,9 @@ from crypto.names import Suite
 from crypto.pruning.sparsity import parse_ratio
 
 PREFIX: Final = "SPARSILO_"
+"""Environment variables that override a field are named so, and then as the field in capitals."""
 NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+"""An environment that overrides nothing."""
 _WHOLE: Final = re.compile(r"[0-9]{1,18}")
 
 
@@ -35,9 +37,10 @@ _Kind = TypeVar("_Kind", bound=Config)
 def read_config(
     kind: type[_Kind], file: Path, environment: Mapping[str, str], flags: Sequence[str]
 ) -> tuple[_Kind, dict[str, str]]:
-    """`file` as a `kind` (a dataclass), with `flags` of the form FIELD=VALUE; and where each field's value comes from.
+    """Read `file` as a `kind` (a dataclass); return it, and by field where its value comes from.
 
-    Paths in the file are relative to its folder, others to the current one. Raises ConfigError naming file and field.
+    `flags` have the form FIELD=VALUE. Paths in the file are relative to its folder, others to the current one. Raises
+    ConfigError naming file and field.
     """
     known, hints = {field.name: field for field in fields(kind)}, get_type_hints(kind)
     origins = {name: "default" for name, field in known.items() if {field.default, field.default_factory} != {MISSING}}
@@ -47,6 +50,7 @@ def read_config(
             raise ConfigError(f"--set {flag}: is not FIELD=VALUE")
 
     def take(name: str, value: object, folder: Path, origin: str, where: str) -> None:
+        """Let the field have this value, whatever a weaker layer said."""
         if name not in known:
             raise ConfigError(f"{where}: unknown field", hint=f"known: {', '.join(known)}")
         values[name] = _typed(where, hints[name], value, folder)
@@ -59,8 +63,7 @@ def read_config(
             take(name, _parsed(hints[name], text), Path(), *2 * (PREFIX + name.upper(),))
     for flag in flags:
         name, _, text = flag.partition("=")
-        kind_of = hints.get(name, str)
-        take(name, _parsed(kind_of, text), Path(), "--set", f"--set {name}")
+        take(name, _parsed(hints.get(name, str), text), Path(), "--set", f"--set {name}")
     for name in known:
         if name not in origins:
             raise ConfigError(f"{file}: {name}: is missing")
@@ -88,7 +91,7 @@ def _plain(value: object) -> object:
 
 
 def _parsed(kind: object, text: object) -> object:
-    """What YAML would make of a number or truth value; anything else stays a text."""
+    """Return what YAML would make of a number or truth value; anything else stays a text."""
     if kind is int and _WHOLE.fullmatch(str(text)):
         return int(str(text))
     if kind is bool and text in ("true", "false"):
@@ -97,6 +100,7 @@ def _parsed(kind: object, text: object) -> object:
 
 
 def _typed(where: str, kind: Any, value: object, folder: Path) -> object:
+    """Return a field's value of the type `kind`. Raises ConfigError that begins with `where`."""
     if NoneType in get_args(kind):  # a field that need not be given; where it is, it has a value
         [kind] = {*get_args(kind)} - {NoneType}
     if kind in (bool, int):
@@ -111,20 +115,21 @@ def _typed(where: str, kind: Any, value: object, folder: Path) -> object:
     if get_origin(kind) is Mapping:
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: must hold `silo: number` lines")
-        [_, each] = get_args(kind)
-        return {str(name): _typed(f"{where}: {name}", each, number, folder) for name, number in value.items()}
+        [_, kind_of_item] = get_args(kind)
+        return {str(name): _typed(f"{where}: {name}", kind_of_item, item, folder) for name, item in value.items()}
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{where}: must be a text")
     return _text(where, kind, value, folder)
 
 
 def _text(where: str, kind: Any, value: str, folder: Path) -> object:
+    """Return the value of a field that is spelled as a text."""
     if kind == Path | str:
         return folder / value if (folder / value).is_dir() else value
     if kind is Path:
         return folder / value
     if isinstance(kind, type) and issubclass(kind, StrEnum):
-        choices = {each.profile if isinstance(each, Suite) else each.value: each for each in kind}
+        choices = {member.profile if isinstance(member, Suite) else member.value: member for member in kind}
         if value not in choices:
             raise ConfigError(f"{where}: {value!r} is unknown", hint=f"known: {', '.join(choices)}")
         return choices[value]
@@ -132,9 +137,9 @@ def _text(where: str, kind: Any, value: str, folder: Path) -> object:
 
 
 def read_mapping(file: Path) -> Mapping[str, object]:
-    """A YAML file that holds one mapping with text keys."""
+    """Read a YAML file that holds one mapping with text keys. Raises ConfigError naming the file."""
     try:
-        given = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -142,6 +147,6 @@ def read_mapping(file: Path) -> Mapping[str, object]:
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that is none
         mark = getattr(error, "problem_mark", None)
         raise ConfigError(f"{file}: line {mark.line + 1 if mark else '?'}: is not YAML") from None
-    if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"{file}: must hold `field: value` lines")
-    return given
+    return content

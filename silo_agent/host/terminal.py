@@ -23,10 +23,14 @@ from crypto.plan_options import PLAN_OPTIONS, PlanOption
 from silo_agent.host.freed_memory import keep_freed_memory
 
 USAGE_EXIT: Final = 4
+"""Exit code where the command line itself is wrong."""
 ENVELOPE_VERSION: Final = 1
+"""Version of the JSON document that `--output json` prints (docs/formats.md)."""
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
 LINE_SECONDS: Final = 5.0
+"""Least time between two lines of progress, where progress is lines."""
 FILE: Final = click.Path(path_type=Path)
+"""Type of an argument that names a file or folder."""
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
@@ -41,7 +45,7 @@ suite_option = click.option(
 
 
 def config_options(command: _Command) -> _Command:
-    """`--config`, and `--set` for single fields: the parameters `config` and `settings`."""
+    """Give a command `--config`, and `--set` for single fields: its parameters `config` and `settings`."""
     config = click.option(
         "--config", required=True, type=FILE, envvar="SPARSILO_CONFIG", help="YAML config file.  [env: SPARSILO_CONFIG]"
     )
@@ -69,7 +73,7 @@ def plan_option(option: PlanOption) -> Callable[[_Command], _Command]:
     elif option.kind is int and not option.by_silo:
         kind = int if option.least is None else click.IntRange(option.least)
     default = option.default.value if isinstance(option.default, StrEnum) else option.default
-    given: dict[str, Any] = {"multiple": True} if option.by_silo else {"default": default}
+    multiple: dict[str, Any] = {"multiple": True} if option.by_silo else {"default": default}
     return click.option(
         flag,
         option.name,
@@ -77,7 +81,7 @@ def plan_option(option: PlanOption) -> Callable[[_Command], _Command]:
         show_default=option.default is not None and not option.by_silo,
         metavar=option.metavar,
         help=help_text or None,
-        **given,
+        **multiple,
     )
 
 
@@ -87,7 +91,7 @@ pruner_option, ratio_option, pattern_option = (
 
 
 def completion_command(program: str, group: click.Group) -> click.Command:
-    """`completion SHELL` of a program."""
+    """Return the command `completion SHELL` of a program."""
 
     @click.command()
     @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
@@ -103,7 +107,7 @@ def completion_command(program: str, group: click.Group) -> click.Command:
 
 
 def user() -> str:
-    """Who runs this: the system's name for it, or its number where a container gives it none."""
+    """Return the name of the user who runs this, or the user's number where a container has no name for it."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -111,7 +115,7 @@ def user() -> str:
 
 
 def run_command(command: click.Command) -> None:
-    """The process edge: every error is one line on stderr, with the exit code that the contract gives it."""
+    """Run a command line and end the process: every error is one line on stderr, with its exit code."""
     keep_freed_memory()
     try:
         # click returns the exit code itself where it printed --help or the like.
@@ -128,7 +132,7 @@ def run_command(command: click.Command) -> None:
 
 
 def fail(message: str, code: int) -> None:
-    """Says what is wrong on one line of stderr and ends the process."""
+    """Say on one line of stderr what is wrong, and end the process with `code`."""
     click.echo(f"error: {' '.join(message.split())}", err=True)
     sys.exit(code)
 
@@ -164,7 +168,7 @@ class ProgressBars(AbstractContextManager["ProgressBars"]):
         self._progress.stop()
 
     def __call__(self, task: str, done: int, total: int) -> None:
-        """`task` stands at `done` of `total`."""
+        """Show that `task` stands at `done` of `total`."""
         if task not in self._tasks:
             self._tasks[task] = self._progress.add_task(task, total=total)
         self._progress.update(self._tasks[task], completed=done, total=total)
@@ -176,13 +180,13 @@ class ProgressBars(AbstractContextManager["ProgressBars"]):
 
 
 def print_envelope(status: str, **content: object) -> None:
-    """What `--output json` puts on stdout: one document a command, whatever became of it."""
+    """Print the one JSON document that a command puts on stdout with `--output json`, whatever became of it."""
     click.echo(json.dumps({"schema_version": ENVELOPE_VERSION, "status": status, **content}, indent=2))
 
 
 @contextmanager
 def failing_as(output: str) -> Iterator[None]:
-    """An error is the document too where `output` is json; it then ends the process as ever."""
+    """Print an error that is raised within as the JSON document, where `output` is json, and raise it again."""
     try:
         yield
     except SparsiloError as error:
@@ -192,12 +196,12 @@ def failing_as(output: str) -> Iterator[None]:
 
 
 def print_fields(fields: Mapping[str, object]) -> None:
-    """A field a line, values aligned."""
+    """Print a field a line, with the values aligned."""
     width = max(map(len, fields))
     for name, value in fields.items():
         click.echo(f"{name:<{width}}  {value}")
 
 
 def described(error: SparsiloError) -> dict[str, str]:
-    """An error as a JSON document has it."""
+    """Return an error as a JSON document has it."""
     return {"code": error.code, "message": error.message, "hint": error.hint}

@@ -13,30 +13,31 @@ from sparsilo.v1 import identity_pb2
 
 
 def enrolled(reply: identity_pb2.RosterReply) -> dict[str, bytes]:
-    """The roster that the aggregator shows."""
-    return {each.silo: each.signing_key for each in reply.silos}
+    """Return the roster that the aggregator shows: public signing keys by silo."""
+    return {member.silo: member.signing_key for member in reply.silos}
 
 
 def signed(reply: identity_pb2.RosterReply, suite: Suite) -> dict[str, bool]:
-    """By silo, whether it signed the roster shown. A signature that does not verify is none."""
+    """Return, by silo, whether it signed the roster that is shown. A signature that does not verify is none."""
     roster = enrolled(reply)
-    found = {}
-    for each in reply.silos:
+    has_signed = {}
+    for member in reply.silos:
         try:
-            check_signature(suite, roster, each.silo, each.signature)
+            check_signature(suite, roster, member.silo, member.signature)
         except BadSignature:
-            found[each.silo] = False
+            has_signed[member.silo] = False
         else:
-            found[each.silo] = True
-    return found
+            has_signed[member.silo] = True
+    return has_signed
 
 
 def pin(
     file: Path, roster: Mapping[str, bytes], expected: str, silo: str, key: SigningKey
 ) -> identity_pb2.SignRosterRequest:
-    """Write `roster` to `file`, and sign it, where its fingerprint is the one that people agreed on.
+    """Write `roster` to `file`; return its signature, for Identity.SignRoster.
 
-    Raises IdentityError: another fingerprint, or this silo is missing or has another key in it.
+    Raises IdentityError where its fingerprint is not the `expected` one, which people agreed on, or where it does not
+    have this silo with its own key.
     """
     if fingerprint(roster).hex() != plain_fingerprint(expected):
         raise IdentityError(
@@ -50,8 +51,9 @@ def pin(
 
 
 def verify_pinned(pinned: Mapping[str, bytes], reply: identity_pb2.RosterReply, suite: Suite) -> None:
-    """Return if the aggregator shows the pinned roster, and all members signed it; raise IdentityError saying who
-    differs.
+    """Check that the aggregator shows the pinned roster, and that all its members signed it.
+
+    Raises IdentityError saying who differs.
     """
     shown = enrolled(reply)
     unpinned = sorted({*shown} - {*pinned})

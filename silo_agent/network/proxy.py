@@ -47,7 +47,7 @@ class Proxy:
 
     @property
     def headers(self) -> str:
-        """What goes with CONNECT; a secret."""
+        """The header lines that go with CONNECT; a secret. Empty without credentials."""
         return f"Proxy-Authorization:Basic {b64encode(self.credentials.encode()).decode()}" if self.credentials else ""
 
 
@@ -67,9 +67,9 @@ def proxy_setting(proxy: str, file: Path | None) -> str:
 
 
 def chosen_proxy(setting: str, target: str, environment: Mapping[str, str]) -> Proxy | None:
-    """The proxy to reach `target` (host:port) through; None: directly.
+    """Return the proxy to reach `target` (host:port) through; None means to dial it directly.
 
-    A `setting` decides alone: an URL, or `none`. Where it is empty, the environment does: the first of VARIABLES that
+    A `setting` decides alone: a URL, or `none`. Where it is empty, the environment does: the first of VARIABLES that
     is not empty, unless the first of EXCEPTIONS that is not empty lists the target. Raises ConfigError naming where an
     unusable URL comes from, and nothing of the URL.
     """
@@ -81,14 +81,14 @@ def chosen_proxy(setting: str, target: str, environment: Mapping[str, str]) -> P
     name = next((name for name in VARIABLES if environment.get(name, "").strip()), None)
     if name is None:
         return None
-    exceptions = next((found for each in EXCEPTIONS if (found := environment.get(each, "").strip())), "")
+    exceptions = next((entries for name in EXCEPTIONS if (entries := environment.get(name, "").strip())), "")
     if any(_covers(entry, host, port) for entry in re.split(r"[\s,]+", exceptions) if entry):
         return None
     return _parsed(environment[name].strip(), name)
 
 
 def dialling(target: str, proxy: Proxy | None) -> tuple[str, tuple[tuple[str, str | int], ...]]:
-    """What to open a gRPC channel to, and the channel's options, to reach `target` through exactly this proxy, or none.
+    """Return what to open a gRPC channel to, and its options, to reach `target` through exactly this proxy, or none.
 
     With a proxy the channel knows no other address than the proxy's: nothing that gRPC reads or falls back to can make
     it dial the target itself. TLS still ends at the target, whose name the certificate must have.
@@ -108,28 +108,31 @@ def dialling(target: str, proxy: Proxy | None) -> tuple[str, tuple[tuple[str, st
 
 
 def _parsed(url: str, origin: str) -> Proxy:
+    """Return the proxy of a URL that comes from `origin`. Raises ConfigError, which says nothing of the URL."""
     if kind := _OTHER_KINDS.match(url):
         raise ConfigError(
             f"{origin}: names a proxy of kind {kind[1].lower()}, which cannot be used",
             hint="an HTTP proxy passes TLS on and is http://host:port; to dial directly, proxy: none in the config",
         )
-    found = _URL.fullmatch(url)
+    parts = _URL.fullmatch(url)
     try:
-        credentials = unquote(found[1] or "", errors="strict") if found else ""
+        credentials = unquote(parts[1] or "", errors="strict") if parts else ""
     except UnicodeDecodeError:
-        found = None
-    if found is None or not 0 < int(found[3]) < 1 << 16:
+        parts = None
+    if parts is None or not 0 < int(parts[3]) < 1 << 16:
         raise ConfigError(
             f"{origin}: is not an HTTP proxy's URL",
             hint="http://host:port or http://user:password@host:port, special characters as %40; "
             "to dial directly, proxy: none in the config",
         )
-    return Proxy(found[2].strip("[]"), int(found[3]), origin, credentials)
+    return Proxy(parts[2].strip("[]"), int(parts[3]), origin, credentials)
 
 
 def _covers(entry: str, host: str, port: int) -> bool:
-    """Whether an entry of no_proxy means the target: *, a name (with all below it), .name (only what is below it), an
-    address, a network; a name or an address with a port only at that one.
+    """Return whether an entry of no_proxy covers host and port.
+
+    An entry is *, a name (which covers all names below it too), .name (only what is below it), an address or a network.
+    A name or an address with a port covers only this port.
     """
     if with_port := _ADDRESS.fullmatch(entry):
         entry = with_port[1]

@@ -1,7 +1,7 @@
 """The way to the aggregator, a step at a time, as preflight walks it: name, connection, TLS, clock.
 
-Every step says what it found, or fails with an error whose hint is the fix. No gRPC, which says of all of this only
-that the connection failed.
+Every step returns what there is to say, or raises an error whose hint is the fix. It does without gRPC, which says of
+all of this only that the connection failed.
 """
 
 import re
@@ -22,12 +22,14 @@ from silo_agent.network.address import split_address
 from silo_agent.network.proxy import Proxy
 
 STEP_SECONDS: Final = 10.0
+"""How long a connection may take."""
 
 _MOST_REPLY: Final = 1 << 16
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
 _OPENING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """A client's first words in HTTP/2: preface and empty SETTINGS (RFC 9113, 3.4)."""
 _SETTINGS: Final = 4
+"""Type of the frame that a server begins with (RFC 9113, 6.5)."""
 
 # OpenSSL's verification codes (X509_V_ERR_)
 _NOT_YET: Final = 9
@@ -36,7 +38,7 @@ _OTHER_NAMES: Final = (62, 64)
 _OTHER_AUTHORITY: Final = (2, 7, 18, 19, 20, 21, 30)
 
 _ABOUT_US: Final = re.compile("ALERT.*(CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED|DECRYPT_ERROR)")
-"""Alerts by which a server refuses a client certificate."""
+"""TLS alerts by which a server refuses a client certificate."""
 
 
 @dataclass(frozen=True)
@@ -49,32 +51,32 @@ class TlsFiles:
 
 
 def utc_now() -> datetime:
-    """This machine's clock."""
+    """Return this machine's time."""
     return datetime.now(UTC)
 
 
 def resolve(target: str, proxy: Proxy | None) -> str:
-    """Looks up the only name that this machine must know: the proxy's, which then resolves the aggregator's itself.
+    """Look up the only name that this machine must know: the proxy's, which then resolves the aggregator's itself.
 
     Raises ConnectionFailed.
     """
     host, port = (proxy.host, proxy.port) if proxy else split_address(target)
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:  # UnicodeError: it cannot be a name
         if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
-            said = "no name server answers"
+            problem = "no name server answers"
             hint = "allow this machine to ask its name server (UDP and TCP 53), or correct /etc/resolv.conf"
         else:
-            said, hint = "no such name", f"check {_origin(proxy)}"
+            problem, hint = "no such name", f"check {_origin(proxy)}"
             hint += "" if proxy else "; where only an HTTP proxy can resolve it, set proxy"
-        raise ConnectionFailed(f"{host}: {said}", hint=hint) from None
-    addresses = ", ".join(dict.fromkeys(str(each[4][0]) for each in found))
+        raise ConnectionFailed(f"{host}: {problem}", hint=hint) from None
+    addresses = ", ".join(dict.fromkeys(str(address[0]) for *_, address in entries))
     return f"{host} is {addresses}" + (f"; the proxy resolves {split_address(target)[0]}" if proxy else "")
 
 
 def connect(target: str, proxy: Proxy | None) -> socket.socket:
-    """A connection to the aggregator, through the proxy where there is one. Raises ConnectionFailed."""
+    """Return a connection to the aggregator, through the proxy where there is one. Raises ConnectionFailed."""
     address = (proxy.host, proxy.port) if proxy else split_address(target)
     where = f"the proxy {proxy}" if proxy else target
     try:
@@ -85,9 +87,9 @@ def connect(target: str, proxy: Proxy | None) -> socket.socket:
             hint=f"check the port in {_origin(proxy)}, and that it runs",
         ) from None
     except (OSError, UnicodeError) as error:
-        said = "does not answer" if isinstance(error, TimeoutError) else f"cannot be reached: {_reason(error)}"
+        problem = "does not answer" if isinstance(error, TimeoutError) else f"cannot be reached: {_reason(error)}"
         raise ConnectionFailed(
-            f"{where}: {said}",
+            f"{where}: {problem}",
             hint=f"have outgoing TCP to {where} allowed (firewall, network policy)"
             + ("" if proxy else ", or set proxy in the config"),
         ) from None
@@ -101,7 +103,7 @@ def connect(target: str, proxy: Proxy | None) -> socket.socket:
 
 
 def _through(opened: socket.socket, target: str, proxy: Proxy) -> None:
-    """Have the proxy at the other end CONNECT to the target (RFC 9110, 9.3.6)."""
+    """Have the proxy at the other end CONNECT to the target (RFC 9110, 9.3.6). Raises ConnectionFailed."""
     lines = (f"CONNECT {target} HTTP/1.1", f"Host: {target}", *filter(None, (proxy.headers,)), "", "")
     reply = b""
     try:
@@ -115,25 +117,25 @@ def _through(opened: socket.socket, target: str, proxy: Proxy) -> None:
         case 200:
             return
         case None:
-            said, hint = "does not answer as an HTTP proxy does", f"check host and port in {proxy.origin}"
+            problem, hint = "does not answer as an HTTP proxy does", f"check host and port in {proxy.origin}"
         case 401 | 407 if proxy.credentials:  # 401: tinyproxy
-            said, hint = "refuses the credentials", f"correct user and password in {proxy.origin}"
+            problem, hint = "refuses the credentials", f"correct user and password in {proxy.origin}"
         case 401 | 407:
-            said = "asks for credentials"
+            problem = "asks for credentials"
             hint = "put http://user:password@host:port into a file and name it as proxy_file in the config"
         case 403 | 405 as code:
-            said = f"does not allow a connection to {target} (status {code})"
+            problem = f"does not allow a connection to {target} (status {code})"
             hint = f"have CONNECT to {target} allowed for this machine"
         case code:
-            said = f"cannot connect to {target} (status {code})"
+            problem = f"cannot connect to {target} (status {code})"
             hint = "check aggregator in the config, and that the proxy's machine can resolve and reach it"
-    raise ConnectionFailed(f"the proxy {proxy}: {said}", hint=hint)
+    raise ConnectionFailed(f"the proxy {proxy}: {problem}", hint=hint)
 
 
 def shake_hands(target: str, proxy: Proxy | None, files: TlsFiles, now: datetime) -> str:
-    """TLS as gRPC does it, down to the first frame that the aggregator sends: both certificates are accepted.
+    """Do TLS as gRPC does it, down to the first frame that the aggregator sends: both certificates are then accepted.
 
-    Raises IdentityError for a certificate, ConnectionFailed for anything else.
+    Return what was agreed on and how long the aggregator's certificate lasts. Raises IdentityError for a certificate, ConnectionFailed for anything else.
     """
     try:
         context = _context(files)
@@ -168,6 +170,7 @@ def shake_hands(target: str, proxy: Proxy | None, files: TlsFiles, now: datetime
 
 
 def _context(files: TlsFiles | None) -> ssl.SSLContext:
+    """Return how to speak TLS with these files; without any, a context that trusts whatever is shown."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])  # gRPC servers insist on it
@@ -183,7 +186,7 @@ def _context(files: TlsFiles | None) -> ssl.SSLContext:
 
 
 def _shown(target: str, proxy: Proxy | None) -> x509.Certificate | None:
-    """The certificate that is shown to somebody who trusts any and shows none; None where there is none to be had."""
+    """Return the certificate that is shown to a client which trusts any and shows none; None where none is shown."""
     try:
         with (
             connect(target, proxy) as plain,
@@ -197,12 +200,13 @@ def _shown(target: str, proxy: Proxy | None) -> x509.Certificate | None:
 def _distrusted(
     error: ssl.SSLCertVerificationError, target: str, proxy: Proxy | None, files: TlsFiles, now: datetime
 ) -> IdentityError:
+    """Return an error that says why the certificate shown for `target` is not to be trusted."""
     host, _ = split_address(target)
     shown = _shown(target, proxy)
     about = f"the certificate shown for {host}"
     if error.verify_code in _OTHER_AUTHORITY:
         issuer = _name(shown.issuer) if shown else "an authority that it does not say"
-        same = shown and any(issuer == _name(each.subject) for each in _authorities(files.authority))
+        same = shown and any(issuer == _name(authority.subject) for authority in _authorities(files.authority))
         if same:
             return IdentityError(
                 f"{about} was issued by another {issuer!r} than the one in {files.authority}",
@@ -229,6 +233,7 @@ def _distrusted(
 
 
 def _refused(target: str, files: TlsFiles, reason: str) -> IdentityError:
+    """Return an error that says that the other end does not accept this silo's certificate."""
     return IdentityError(
         f"{target}: does not accept {files.certificate}: {reason}",
         hint="enrol anew, or have the aggregator's people accept the authority that issued it",
@@ -243,7 +248,7 @@ def _no_grpc(target: str) -> ConnectionFailed:
 
 
 def _ended(error: OSError, target: str, files: TlsFiles) -> SparsiloError:
-    """What the end of a TLS connection, or of its handshake, means."""
+    """Return an error that says what the end of a TLS connection, or of its handshake, means."""
     reason = (error.reason if isinstance(error, ssl.SSLError) else None) or ""
     if _ABOUT_US.search(reason):
         return _refused(target, files, reason.partition("ALERT_")[2].lower().replace("_", " "))
@@ -256,16 +261,23 @@ def _ended(error: OSError, target: str, files: TlsFiles) -> SparsiloError:
 
 
 def clock_skew(aggregator_time: Callable[[], datetime], own_time: Callable[[], datetime] = utc_now) -> str:
-    """Compares the two clocks, with CLOCK_SKEW allowed. Raises IdentityError, and what asking the aggregator raises."""
+    """Compare the two clocks; return by how much they differ.
+
+    Raises IdentityError where that is more than CLOCK_SKEW, and whatever asking the aggregator raises.
+    """
     before = own_time()
     theirs = aggregator_time()
     half = (own_time() - before) / 2
     ahead = before + half - theirs
     seconds = round(abs(ahead.total_seconds()))
-    said = f"this machine's clock is {seconds} seconds {'ahead of' if ahead > -ahead else 'behind'} the aggregator's"
+    difference = (
+        f"this machine's clock is {seconds} seconds {'ahead of' if ahead > -ahead else 'behind'} the aggregator's"
+    )
     if abs(ahead) > CLOCK_SKEW + half:
-        raise IdentityError(said, hint="set this machine's clock (NTP); if it is right, tell the aggregator's people")
-    return said
+        raise IdentityError(
+            difference, hint="set this machine's clock (NTP); if it is right, tell the aggregator's people"
+        )
+    return difference
 
 
 def _authorities(file: Path) -> list[x509.Certificate]:
@@ -273,23 +285,27 @@ def _authorities(file: Path) -> list[x509.Certificate]:
 
 
 def _name(name: x509.Name) -> str:
+    """Return a name's common name, or all of it where it has none."""
     common = name.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(common[0].value) if common else name.rfc4514_string()
 
 
 def _hosts(shown: x509.Certificate) -> list[str]:
+    """Return the hosts that a certificate is for."""
     try:
-        named = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        hosts = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
         return []
-    return [str(each.value) for each in named]
+    return [str(host.value) for host in hosts]
 
 
 def _origin(proxy: Proxy | None) -> str:
+    """Return where the name that is dialled comes from."""
     return proxy.origin if proxy else "aggregator in the config"
 
 
 def _reason(error: Exception) -> str:
+    """Return an error's own words."""
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.lower().replace("_", " ")
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

@@ -468,8 +468,8 @@ MUTATIONS = (
     Mutation(
         CHECK,
         "aggregator/silos/admission.py",
-        "        if found.revoked is not None:",
-        "        if found.revoked is not None and found.revoked > now:",
+        "        if silo.revoked is not None:",
+        "        if silo.revoked is not None and silo.revoked > now:",
         "tests/aggregator/silos/test_admission.py::test_a_revoked_silo_is_not_heard_though_its_certificate_holds",
     ),
     Mutation(
