@@ -18,8 +18,8 @@ from silo_agent.host.terminal import (
     FILE,
     LOG_FORMAT,
     ProgressBars,
+    choice_of,
     failing_as,
-    named,
     output_option,
     plan_option,
     print_envelope,
@@ -50,7 +50,7 @@ def _plan_options(command: _Command) -> _Command:
 )
 @click.option("--out", required=True, type=FILE, help="Folder to make: model/, report.json, report.html.")
 @_plan_options
-@click.option("--backend", type=named(Backend), default=Backend.DOUBLE_MASKING.value, show_default=True)
+@click.option("--backend", type=choice_of(Backend), default=Backend.DOUBLE_MASKING.value, show_default=True)
 @click.option(
     "--evaluate",
     type=click.IntRange(0),

@@ -12,7 +12,7 @@ from crypto.names import Allocation, ComparisonGroup, Pruner
 from crypto.pruning.owl import owl_ratios
 from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Pattern, Sparsity, parse_ratio
-from silo_agent.host.terminal import FILE, ProgressBars, named, pattern_option, pruner_option, ratio_option
+from silo_agent.host.terminal import FILE, ProgressBars, choice_of, pattern_option, pruner_option, ratio_option
 
 if TYPE_CHECKING:  # --help need not wait for torch
     import torch
@@ -37,13 +37,13 @@ SELF: Final = "self"
 @pattern_option
 @click.option(
     "--comparison-group",
-    type=named(ComparisonGroup),
+    type=choice_of(ComparisonGroup),
     help="Weights whose scores are compared with each other; layer is one weight matrix.  "
     "[default: the pruner's own, as silos of a run use: row for wanda, layer for the others]",
 )
 @click.option(
     "--allocation",
-    type=named(Allocation),
+    type=choice_of(Allocation),
     default=Allocation.UNIFORM.value,
     show_default=True,
     help="owl: blocks with more outlying weights lose fewer.",

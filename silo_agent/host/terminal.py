@@ -55,8 +55,8 @@ def config_options(command: _Command) -> _Command:
     return config(settings(command))
 
 
-def named(kind: type[StrEnum]) -> click.Choice[str]:
-    """A choice among an enumeration's values; click's own would offer its members' names."""
+def choice_of(kind: type[StrEnum]) -> click.Choice[str]:
+    """Return the type of an option that chooses among an enumeration's values; click's own would offer their names."""
     return click.Choice([member.value for member in kind])
 
 

@@ -135,7 +135,8 @@ def _through(opened: socket.socket, target: str, proxy: Proxy) -> None:
 def shake_hands(target: str, proxy: Proxy | None, files: TlsFiles, now: datetime) -> str:
     """Do TLS as gRPC does it, down to the first frame that the aggregator sends: both certificates are then accepted.
 
-    Return what was agreed on and how long the aggregator's certificate lasts. Raises IdentityError for a certificate, ConnectionFailed for anything else.
+    Return what was agreed on and how long the aggregator's certificate lasts. Raises IdentityError for a certificate,
+    ConnectionFailed for anything else.
     """
     try:
         context = _context(files)
@@ -270,14 +271,10 @@ def clock_skew(aggregator_time: Callable[[], datetime], own_time: Callable[[], d
     half = (own_time() - before) / 2
     ahead = before + half - theirs
     seconds = round(abs(ahead.total_seconds()))
-    difference = (
-        f"this machine's clock is {seconds} seconds {'ahead of' if ahead > -ahead else 'behind'} the aggregator's"
-    )
+    skew = f"this machine's clock is {seconds} seconds {'ahead of' if ahead > -ahead else 'behind'} the aggregator's"
     if abs(ahead) > CLOCK_SKEW + half:
-        raise IdentityError(
-            difference, hint="set this machine's clock (NTP); if it is right, tell the aggregator's people"
-        )
-    return difference
+        raise IdentityError(skew, hint="set this machine's clock (NTP); if it is right, tell the aggregator's people")
+    return skew
 
 
 def _authorities(file: Path) -> list[x509.Certificate]:
