@@ -14,7 +14,7 @@ from time import process_time
 from typing import Any
 
 import numpy as np
-from tests.plans import plan_message, signing_keys
+from tests.support.plans import plan_message, signing_keys
 
 from bench.document import at_most, progress, publish
 from crypto.backends.double_masking.aggregator import DoubleMaskingAggregator

@@ -16,7 +16,7 @@ from textwrap import fill
 from typing import Any
 
 import numpy as np
-from tests.plans import signing_keys
+from tests.support.plans import signing_keys
 
 from bench.cohort import MASKED, Cost, CountedSilo, CountedWorld, random_votes, votes_plan
 from bench.document import progress, publish

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import sleep
 
-from tests.models import write_text
+from tests.support.models import write_text
 
 from bench.document import at_most, progress, publish
 from bench.prune_speed import Shape, write_llama

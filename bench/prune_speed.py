@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
-from tests.models import tokenizer, write_text
+from tests.support.models import tokenizer, write_text
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.utils import logging
@@ -368,7 +368,7 @@ def main() -> None:
     shape = LLAMA_2_7B if rated else SMALL
     shape = shape._replace(**{field: value for field in shape._fields if (value := getattr(given, field, None))})
     logging.disable_progress_bar()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))  # tests.models: one
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))  # tests.support.models: one
     if rated:
         against_rate(shape, given.device, given.folder)
     else:

@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
-from tests.plans import signing_keys
+from tests.support.plans import signing_keys
 
 from aggregator.metrics import AggregatorMetrics
 from aggregator.rounds.round_driver import RoundDriver
