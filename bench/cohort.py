@@ -14,7 +14,6 @@ from time import process_time
 from typing import Any
 
 import numpy as np
-from tests.support.plans import plan_message, signing_keys
 
 from bench.document import at_most, progress, publish
 from crypto.backends.double_masking.aggregator import DoubleMaskingAggregator
@@ -27,6 +26,7 @@ from crypto.releases.release_spec import layout_of
 from crypto.secagg.round import Round
 from sparsilo.v1 import words_pb2
 from tests.scenarios.world import Lanes, World
+from tests.support.plans import plan_message, signing_keys
 
 SILOS, WEIGHTS, DROPPED = 200, 10**6, 20
 CHUNK_WORDS = 1 << 17  # aggregator/runs/planning.py's

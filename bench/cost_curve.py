@@ -16,7 +16,6 @@ from textwrap import fill
 from typing import Any
 
 import numpy as np
-from tests.support.plans import signing_keys
 
 from bench.cohort import MASKED, Cost, CountedSilo, CountedWorld, random_votes, votes_plan
 from bench.document import progress, publish
@@ -26,6 +25,7 @@ from crypto.names import Phase
 from crypto.primitives import merkle
 from crypto.releases.release_spec import layout_of
 from sparsilo.v1 import words_pb2
+from tests.support.plans import signing_keys
 
 SILOS = (3, 10, 25, 50, 100, 200)
 WEIGHTS = (10**6, 10**7, 10**8, 10**9)

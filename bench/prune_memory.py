@@ -14,10 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import sleep
 
-from tests.support.models import write_text
-
 from bench.document import at_most, progress, publish
 from bench.prune_speed import Shape, write_llama
+from tests.support.models import write_text
 
 BLOCKS = (12, 48)
 SHAPE = Shape(hidden=512, intermediate=1408, heads=8, blocks=0, samples=8, length=256)

@@ -31,7 +31,6 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
-from tests.support.models import tokenizer, write_text
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.utils import logging
@@ -43,6 +42,7 @@ from silo_agent.model.batches import TOKENS_PER_BATCH
 from silo_agent.model.calibration import read_sequences
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.prune import prune_blocks, write_keep_masks
+from tests.support.models import tokenizer, write_text
 
 RATIO = "0.5"
 TWO_PASSES, RATE_SHARE, PEAK_BYTES = 1.2, 0.5, 12e9
@@ -368,7 +368,7 @@ def main() -> None:
     shape = LLAMA_2_7B if rated else SMALL
     shape = shape._replace(**{field: value for field in shape._fields if (value := getattr(given, field, None))})
     logging.disable_progress_bar()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))  # tests.support.models: one
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))  # tests use one
     if rated:
         against_rate(shape, given.device, given.folder)
     else:

@@ -35,7 +35,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
-from tests.support.plans import signing_keys
 
 from aggregator.metrics import AggregatorMetrics
 from aggregator.rounds.round_driver import RoundDriver
@@ -61,6 +60,7 @@ from silo_agent.network.calls import Upload
 from silo_agent.network.transport import Transport
 from silo_agent.rounds.committed_words import SUM_FILE
 from silo_agent.rounds.one_round import one_round
+from tests.support.plans import signing_keys
 
 SILOS, SURVIVORS = 10, 6
 SIZES = (7 * 10**8, 21 * 10**8, 7 * 10**9)
