@@ -7,7 +7,7 @@ from silo_agent.host.metrics import PHASES, RoundMetrics, from_zero
 
 
 class AggregatorMetrics(RoundMetrics):
-    """Counts of silos; never their names or data."""
+    """The metrics of an aggregator: they count silos, and never hold their names or data."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         prefix = "sparsilo_aggregator"

@@ -9,7 +9,9 @@ import os
 import secrets
 import shutil
 import signal
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -39,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 async def run_aggregator(config: AggregatorConfig, clock: Clock = utc_now) -> None:
-    """Until SIGTERM or SIGINT. Raises ConfigError, IdentityError or ModelError where it cannot begin."""
+    """Serve until SIGTERM or SIGINT. Raises ConfigError, IdentityError or ModelError where it cannot begin."""
     identity, enrolments = ServerIdentity(config, clock), Enrolments(config.state)
     registry = CollectorRegistry()
     metrics = AggregatorMetrics(registry)
@@ -69,40 +71,50 @@ async def run_aggregator(config: AggregatorConfig, clock: Clock = utc_now) -> No
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@dataclass(frozen=True)
+class RunAtWork:
+    """A submitted run that has begun, in its folder."""
+
+    run: str
+    folder: Path
+    pruning: PruningRun
+
+
 class Work:
-    """The runs, one after another."""
+    """The submitted runs, carried out one after another."""
 
     def __init__(self, config: AggregatorConfig, metrics: AggregatorMetrics) -> None:
         self._config, self._metrics = config, metrics
         self._weights = DenseWeights.open(model_folder(config.model))
         self._runs = Runs(config.state)
-        self._run = ""
-        self._begun: PruningRun | None = None
+        self._at_work: RunAtWork | None = None
         self.driver = RoundDriver(metrics, self._watch, len(os.sched_getaffinity(0)))
 
     async def replay(self) -> None:
-        """The finished rounds of a run that a stopped process left: to be awaited before any silo is heard."""
+        """Replay the finished rounds of a run that a stopped process left: to be awaited before any silo is heard.
+
+        Raises what RoundDriver.run raises.
+        """
         left = next((run for run in self._runs.all() if run.status == Status.RUNNING), None)
         if left is not None:
-            self._begin(left)
-        if self._begun is not None:
-            await self._begun.replay()
+            self._at_work = self._begin(left)
+        if self._at_work is not None:
+            await self._at_work.pruning.replay()
 
     async def go_on(self) -> None:
-        """Without end."""
+        """Carry out whatever is submitted, until this is cancelled."""
         while True:
-            while self._begun is None:
+            while self._at_work is None:
                 if (run := self._runs.next()) is not None:
-                    self._begin(run)
+                    self._at_work = self._begin(run)
                 else:
                     await asyncio.sleep(LOOK_SECONDS)
-            await self._carry_out(self._begun)
-            self._begun = None
+            await self._carry_out(self._at_work)
+            self._at_work = None
 
-    def _begin(self, run: Run) -> None:
-        """It is at work from now on; or cannot be, which is then noted."""
+    def _begin(self, run: Run) -> RunAtWork | None:
+        """Return the run, which is at work from now on; None where it cannot be, which is then noted."""
         folder, weights = self._runs.folder(run.run), self._weights
-        self._run = run.run
         self._runs.begin(run.run)
         try:
             asked = PlanFile.read(folder / PLAN_YAML)
@@ -111,34 +123,36 @@ class Work:
             planner = Planner(weights, asked, roster, self._config.suite, secrets.token_bytes)
             if list(planner.model) != list(plan.message.model):
                 raise ModelError(f"{self._config.model}: is not the model that the run was planned for")
-            self._begun = PruningRun(planner, plan, weights, self.driver, folder, asked.wanted(), self._watch)
+            pruning = PruningRun(planner, plan, weights, self.driver, folder, asked.wanted(), self._watch)
         except SparsiloError as error:
-            self._failed(error)
+            self._failed(run.run, error)
+            return None
+        return RunAtWork(run.run, folder, pruning)
 
-    async def _carry_out(self, begun: PruningRun) -> None:
-        folder = self._runs.folder(self._run)
+    async def _carry_out(self, at_work: RunAtWork) -> None:
+        run, folder = at_work.run, at_work.folder
         try:
-            _, result = await begun.finish()
+            _, result = await at_work.pruning.finish()
             result.rename(folder / RESULT_FOLDER)
         except SparsiloError as error:
-            self._failed(error)
+            self._failed(run, error)
         else:
-            self._ended(Status.DONE, "")
-            _log.info("run %s: done: %s", self._run, folder / RESULT_FOLDER)
+            self._ended(run, Status.DONE, "")
+            _log.info("run %s: done: %s", run, folder / RESULT_FOLDER)
         for uploads in (*folder.glob("round-*"), folder / "evaluation", folder / "pruned"):
             shutil.rmtree(uploads, ignore_errors=True)  # nobody needs them any more
 
-    def _failed(self, error: SparsiloError) -> None:
-        _log.error("run %s: failed: %s", self._run, error)
-        self._ended(Status.FAILED, str(error))
+    def _failed(self, run: str, error: SparsiloError) -> None:
+        _log.error("run %s: failed: %s", run, error)
+        self._ended(run, Status.FAILED, str(error))
 
-    def _ended(self, status: Status, said: str) -> None:
+    def _ended(self, run: str, status: Status, why: str) -> None:
         self._metrics.runs.labels(status).inc()
-        self._runs.end(self._run, status, said, datetime.now(UTC))
+        self._runs.end(run, status, why, datetime.now(UTC))
 
     def _watch(self, task: str, done: int, total: int) -> None:
-        if self._begun is not None:
-            rounds = self._begun.closed
+        if self._at_work is not None:
+            rounds = self._at_work.pruning.closed
             survivors = min((len(closed.session.survivors) for closed in rounds), default=None)
-            self._runs.advance(self._run, task, len(rounds), survivors)
+            self._runs.advance(self._at_work.run, task, len(rounds), survivors)
         _log.info("%s: %d of %d", task, done, total)

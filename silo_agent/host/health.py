@@ -1,12 +1,12 @@
-"""Plain HTTP beside the gRPC port: /metrics for Prometheus, /livez and /readyz for an orchestrator. Nothing of a
-silo's data.
+"""Plain HTTP beside the gRPC port: /metrics for Prometheus, /livez and /readyz for an orchestrator. It shows nothing of
+a silo's data.
 """
 
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
 from threading import Thread
-from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
@@ -18,15 +18,18 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the parameter's name is the library's
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the parameter's name is the library's
         """A probe every few seconds is not news."""
 
 
 def serve_health(registry: CollectorRegistry, ready: Callable[[], bool], host: str, port: int) -> int:
-    """Serve until the process ends; the port that is listened on (a free one where 0 was asked for)."""
+    """Serve until the process ends; return the port that is listened on, a free one where 0 was asked for.
+
+    Raises ConfigError where the address cannot be listened on.
+    """
     metrics = make_wsgi_app(registry)
 
-    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if path == "/metrics":
             exposition: Iterable[bytes] = metrics(environ, start_response)

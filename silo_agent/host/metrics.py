@@ -17,9 +17,8 @@ PHASES = [phase for phase in Phase if phase not in (Phase.DONE, Phase.ABORTED)]
 
 
 class RoundMetrics:
-    """What both roles have: phase, bytes and seconds of the rounds that the process takes part in, and its certificate.
-
-    `role` begins every name.
+    """The metrics that both roles have: phase, bytes and seconds of the rounds that the process takes part in, and when
+    its certificate ends. `role` begins every name.
     """
 
     def __init__(self, registry: CollectorRegistry, role: str) -> None:
@@ -50,7 +49,7 @@ class RoundMetrics:
         Info(f"{prefix}_build", "What runs here.", registry=registry).info({"version": version("sparsilo")})
 
     def enter(self, phase: Phase) -> bool:
-        """`phase` is the present one from now on, and the seconds of the one before are observed; False if it was."""
+        """Enter a phase, and observe the seconds of the one before. Return whether it is another one."""
         before, since = self._entered
         if phase is before:
             return False
@@ -64,7 +63,7 @@ class RoundMetrics:
 
 
 class SiloMetrics(RoundMetrics):
-    """A silo's own view, on its own endpoint only: what it spent of its budget is nobody else's business."""
+    """The metrics of a silo, on its own endpoint only: what it spent of its budget is nobody else's business."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(registry, "silo")
@@ -80,11 +79,11 @@ class SiloMetrics(RoundMetrics):
 
 
 def from_zero(counter: Counter, *labels: Iterable[str]) -> None:
-    """The counter's series with these label values exist."""
+    """Make the counter's series with these label values, at 0."""
     for values in labels:
         counter.labels(*values)
 
 
 def unseen() -> SiloMetrics:
-    """For a command that ends before anybody could ask."""
+    """Return metrics for a command that ends before anybody could ask for them."""
     return SiloMetrics(CollectorRegistry())
