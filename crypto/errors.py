@@ -26,7 +26,7 @@ class SparsiloError(Exception):
 
 
 def _one_line(text: str) -> str:
-    """A peer's words may be quoted in a message: no line breaks or terminal escapes of theirs, and no megabytes."""
+    """Return a text without line breaks, terminal escapes or megabytes: a peer's words may be quoted in a message."""
     shown = text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + "..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
 

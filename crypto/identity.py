@@ -83,7 +83,7 @@ class Authority:
 
     @classmethod
     def load(cls, own: Certified) -> "Authority":
-        """The authority that `own` was of. Raises IdentityError where that is no authority's key and certificate."""
+        """Return the authority that `own` was of. Raises IdentityError where that is none's key and certificate."""
         check_key_pair(own.private_key, own.certificate)
         certificate, key = _first(own.certificate), load_pem_private_key(own.private_key, password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
@@ -107,7 +107,7 @@ class Authority:
         lifetime: timedelta | None = None,
         invitation: bool = False,
     ) -> Certified:
-        """A client certificate for `name`; with `hosts` (DNS names or addresses) a server certificate; with
+        """Issue a client certificate for `name`; with `hosts` (DNS names or addresses) a server certificate; with
         `invitation` one that is good for enrolling only.
         """
         key = ec.generate_private_key(ec.SECP256R1())
@@ -115,7 +115,7 @@ class Authority:
         return Certified(self._certify(subject, key.public_key(), hosts, now, lifetime), _private_pem(key))
 
     def certify(self, request: bytes, name: str, now: datetime, lifetime: timedelta) -> bytes:
-        """A client certificate (PEM) for `name` and the key of a PEM certificate request, whatever else that asks for.
+        """Return a client certificate (PEM) for `name` and a PEM certificate request's key, whatever else that asks for.
 
         Raises IdentityError where the request is malformed or not signed with its key.
         """
@@ -166,17 +166,17 @@ class Authority:
 
 
 def certificate_request(name: str) -> tuple[bytes, bytes]:
-    """A PEM certificate request for `name`, and the new private key (PEM) that it is signed with."""
+    """Return a PEM certificate request for `name`, and the new private key (PEM) that it is signed with."""
     key = ec.generate_private_key(ec.SECP256R1())
     request = x509.CertificateSigningRequestBuilder().subject_name(_name(name)).sign(key, SHA256())
     return request.public_bytes(Encoding.PEM), _private_pem(key)
 
 
 def read_peer(pem: bytes) -> Peer:
-    """What the first certificate of `pem` says. Raises IdentityError where there is none."""
+    """Return what the first certificate of `pem` says. Raises IdentityError where there is none."""
     first = _first(pem)
     names, units = (
-        [str(each.value) for each in first.subject.get_attributes_for_oid(oid)]
+        [str(attribute.value) for attribute in first.subject.get_attributes_for_oid(oid)]
         for oid in (NameOID.COMMON_NAME, NameOID.ORGANIZATIONAL_UNIT_NAME)
     )
     return Peer(
@@ -217,7 +217,7 @@ def check_certificates(pem: bytes, now: datetime) -> None:
 
 def check_subject(pem: bytes, name: str) -> None:
     """Return if the first certificate's common name is `name`; raise IdentityError saying whose it is."""
-    names = [str(each.value) for each in _first(pem).subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    names = [str(attribute.value) for attribute in _first(pem).subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     if names != [name]:
         raise IdentityError(f"is for {' and '.join(names) or 'nobody'}, not for {name}", hint="silo in the config")
 

@@ -27,7 +27,10 @@ SILO_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def least_threshold(silos: int, colluders: int) -> int:
-    """The smallest t with 2t > silos + colluders: two sets of t share an honest silo (Bonawitz et al. 2017, sec. 6)."""
+    """Return the smallest t with 2t > silos + colluders.
+
+    Two sets of t silos then share an honest one (Bonawitz et al. 2017, section 6).
+    """
     return (silos + colluders) // 2 + 1
 
 
@@ -49,18 +52,18 @@ class Plan:
         return tuple(member.silo for member in self.message.roster)
 
     def signing_key(self, silo: str) -> bytes:
-        """The roster's public key of a silo of this plan."""
+        """Return the roster's public key of a silo of this plan."""
         return self.message.roster[self.silos.index(silo)].signing_key
 
     def check_roster(self, pinned: Mapping[str, bytes]) -> None:
-        """Names and keys must be exactly the pinned ones. Raises IdentityError naming who differs."""
+        """Raise IdentityError, naming who differs, unless names and keys are exactly the pinned ones."""
         offered = {member.silo: member.signing_key for member in self.message.roster}
         changed = sorted({silo for silo, _ in {*offered.items()} ^ {*pinned.items()}})
         if changed:
             raise IdentityError(f"the plan's roster differs from the pinned one at {', '.join(changed)}")
 
     def point(self, silo: str) -> int:
-        """A silo's Shamir evaluation point, nonzero."""
+        """Return a silo's Shamir evaluation point, nonzero."""
         return self.silos.index(silo) + 1
 
     @property
@@ -97,31 +100,31 @@ class Plan:
         return tuple(weights)
 
     def release_kind(self, round_index: int) -> ReleaseKind:
-        """What the round sums."""
+        """Return what the round sums."""
         return ReleaseKind(self.message.rounds[round_index].WhichOneof("release") or "")
 
     def block(self, round_index: int) -> int | None:
-        """The block that the round is about; None: all of them."""
+        """Return the block that the round is about; None: all of them."""
         spec = self.message.rounds[round_index]
         return spec.block if spec.HasField("block") else None
 
     def tensors(self, round_index: int) -> Iterator[plan_pb2.Tensor]:
-        """The prunable tensors that the round is about, in the plan's order."""
+        """Return the prunable tensors that the round is about, in the plan's order."""
         block = self.block(round_index)
         return (tensor for tensor in self.prunable if block is None or tensor.block == block)
 
     def round_digest(self, round_index: int, input_digest: bytes, cohort: Sequence[str] = ()) -> bytes:
-        """What all signatures, seals and keys of one round are bound to: plan, index, what it starts from, and who."""
+        """Return what signatures, seals and keys of one round are bound to: plan, index, what it starts from, and who."""
         drawn = bytes(silo in cohort for silo in self.silos) if cohort else b""
         where = self.digest + round_index.to_bytes(4, "little")
         return sha256(b"sparsilo/1 round" + where + input_digest + drawn).digest()
 
     def is_sampled(self, round_index: int) -> bool:
-        """Whether a cohort of the roster, drawn by the silos' joint coin, takes part in the round."""
+        """Tell whether a cohort of the roster, drawn by the silos' joint coin, takes part in the round."""
         return bool(self.pruning.cohort_floor) and self.block(round_index) is not None
 
 
 def oriented(tensor: plan_pb2.Tensor) -> tuple[int, int]:
-    """(d_out, d_in) of a prunable tensor, whichever comes first where it is stored."""
+    """Return (d_out, d_in) of a prunable tensor, whichever comes first where it is stored."""
     first, second = tensor.shape
     return (second, first) if tensor.input_first else (first, second)

@@ -310,5 +310,5 @@ def _named(name: str, annotation: Any) -> PlanOption:  # Any, as Python's own ty
     return named
 
 
-PLAN_OPTIONS: Final = tuple(_named(*each) for each in get_type_hints(PlanOptions, include_extras=True).items())
+PLAN_OPTIONS: Final = tuple(_named(*field) for field in get_type_hints(PlanOptions, include_extras=True).items())
 """Every option, in the order of the command line and of plan.yaml."""

@@ -16,17 +16,17 @@ _ENROLMENT: Final = b"enrolment"
 
 
 def roster_file(roster: Mapping[str, bytes]) -> bytes:
-    """The one way to write a roster down: YAML, a quoted `name: key in hex` a line, ascending by name."""
+    """Write a roster down in the one way: YAML, a quoted `name: key in hex` a line, ascending by name."""
     return "".join(f'"{silo}": "{key.hex()}"\n' for silo, key in sorted(roster.items())).encode()
 
 
 def fingerprint(roster: Mapping[str, bytes]) -> bytes:
-    """SHA-256 of `roster_file`, 32 bytes."""
+    """Return the SHA-256 of `roster_file`, 32 bytes."""
     return sha256(roster_file(roster)).digest()
 
 
 def sign_roster(key: SigningKey, roster: Mapping[str, bytes]) -> bytes:
-    """A member's signature: "this is the roster that I pinned"."""
+    """Return a member's signature: "this is the roster that I pinned"."""
     return key.sign(_CONTEXT, fingerprint(roster))
 
 
@@ -36,7 +36,7 @@ def check_signature(suite: Suite, roster: Mapping[str, bytes], silo: str, signat
 
 
 def sign_enrolment(key: SigningKey, silo: str, request: bytes) -> bytes:
-    """A silo's first signature: "this key is `silo`'s, and `request` is its certificate request" (PEM, or empty)."""
+    """Return a silo's first signature: "this key is `silo`'s, `request` its certificate request" (PEM, or empty)."""
     return key.sign(_ENROLMENT, _claim(silo, request))
 
 

@@ -106,14 +106,14 @@ def rounds() -> None:
 def list_rounds(config: Path, settings: tuple[str, ...], output: str) -> None:
     """List all runs, oldest first."""
     with failing_as(output):
-        found = _runs(config, settings).all()
+        listed = _runs(config, settings).all()
     if output == "json":
-        print_envelope("done", data={"runs": [run.as_dict() for run in found]})
+        print_envelope("done", data={"runs": [run.as_dict() for run in listed]})
         return
-    for run in found:
+    for run in listed:
         done = f"{run.done} of {run.rounds} rounds"
         click.echo(f"{run.run}  {run.status:<8} {run.phase:<12} {done:<16} {run.release:<8} {run.submitted}")
-    click.echo(f"runs: {len(found)}")
+    click.echo(f"runs: {len(listed)}")
 
 
 @rounds.command()
@@ -124,8 +124,8 @@ def show(run: str, config: Path, settings: tuple[str, ...], output: str) -> None
     """Show one RUN, by its name or the beginning of it, and where its result lies."""
     with failing_as(output):
         runs = _runs(config, settings)
-        found = runs.find(run)
-    _print_run(found, runs, output)
+        shown_run = runs.find(run)
+    _print_run(shown_run, runs, output)
 
 
 @rounds.command()
@@ -139,15 +139,15 @@ def wait(run: str, config: Path, settings: tuple[str, ...], timeout: int | None,
         runs = _runs(config, settings)
         since = monotonic()
         with ProgressBars() as progress:
-            while not (found := runs.find(run)).is_over:
-                progress(f"rounds ({found.phase or found.status})", found.done, found.rounds)
+            while not (shown_run := runs.find(run)).is_over:
+                progress(f"rounds ({shown_run.phase or shown_run.status})", shown_run.done, shown_run.rounds)
                 if timeout is not None and monotonic() - since > timeout:
-                    where = found.phase or found.status
-                    raise TimedOut(f"{found.run}: not over after {timeout} seconds, but {where}")
+                    where = shown_run.phase or shown_run.status
+                    raise TimedOut(f"{shown_run.run}: not over after {timeout} seconds, but {where}")
                 sleep(LOOK_SECONDS)
-        if found.status == "failed":
-            raise RoundAborted(f"{found.run}: failed: {found.said}")
-    _print_run(found, runs, output)
+        if shown_run.status == "failed":
+            raise RoundAborted(f"{shown_run.run}: failed: {shown_run.said}")
+    _print_run(shown_run, runs, output)
 
 
 def _planned(plan_yaml: Path, config: Path, settings: tuple[str, ...]) -> "tuple[Plan, dict[str, bytes]]":
@@ -194,11 +194,11 @@ def _print_plan(made: "Plan", more: dict[str, Any], output: str) -> None:
     print_fields(fields)
 
 
-def _print_run(found: "Run", runs: "Runs", output: str) -> None:
+def _print_run(shown_run: "Run", runs: "Runs", output: str) -> None:
     from aggregator.runs.submitted import RESULT_FOLDER
 
-    result = runs.folder(found.run) / RESULT_FOLDER
-    fields = {**found.as_dict(), "result": str(result) if result.exists() else None}
+    result = runs.folder(shown_run.run) / RESULT_FOLDER
+    fields = {**shown_run.as_dict(), "result": str(result) if result.exists() else None}
     if output == "json":
         print_envelope("done", data=fields)
         return

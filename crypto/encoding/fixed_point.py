@@ -36,7 +36,7 @@ def decode(total: int, fraction_bits: int) -> float:
 
 
 def encode_signed(values: NDArray[np.float64], exponent: int, bits: int) -> NDArray[np.uint64]:
-    """Each value as a multiple of 2^exponent, half to even, plus 2^bits: from 0 to 2^(bits + 1).
+    """Return each value as a multiple of 2^exponent, half to even, plus 2^bits: from 0 to 2^(bits + 1).
 
     Raises PlanError where a value is above 2^(exponent + bits) in magnitude, or NaN; the message does not repeat it.
     """
@@ -50,7 +50,7 @@ def encode_signed(values: NDArray[np.float64], exponent: int, bits: int) -> NDAr
 def decode_average(
     sums: NDArray[np.uint64], counts: NDArray[np.unsignedinteger], exponent: int, bits: int
 ) -> NDArray[np.float64]:
-    """The average of the `counts` values that `encode_signed` made each of `sums` of; 0 where there are none.
+    """Return the average of the `counts` values that `encode_signed` made each of `sums` of; 0 where there are none.
 
     Off from the average of the unrounded values by at most 2^(exponent - 1), and the rounding of float64.
     """

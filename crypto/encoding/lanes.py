@@ -20,7 +20,7 @@ _SHIFTED_WORDS = 1024  # opened at once: numpy is slow over one word's few lanes
 
 
 def lane_width(largest_sum: int) -> int:
-    """Fewest bits in which a sum of at most `largest_sum` never carries (at least 1).
+    """Return the fewest bits in which a sum of at most `largest_sum` never carries (at least 1).
 
     Raises PlanError when `largest_sum` is negative or needs more than one word.
     """
@@ -32,14 +32,14 @@ def lane_width(largest_sum: int) -> int:
 
 
 def lanes_per_word(width: int) -> int:
-    """How many lanes of `width` bits one word holds. Raises PlanError unless 1 <= width <= 64."""
+    """Return how many lanes of `width` bits one word holds. Raises PlanError unless 1 <= width <= 64."""
     if not 1 <= width <= WORD_BITS:
         raise PlanError(f"a lane of {width} bits is impossible", hint="a lane has 1 to 64 bits")
     return WORD_BITS // width
 
 
 def words_for(lanes: int, width: int) -> int:
-    """Words that `lanes` lanes of `width` bits fill, the last one perhaps partly."""
+    """Return how many words `lanes` lanes of `width` bits fill, the last one perhaps partly."""
     return -(-lanes // lanes_per_word(width))
 
 
@@ -109,7 +109,7 @@ def _look_up_bits(lanes: NDArray[Any], width: int, out: NDArray[np.uint64]) -> N
 
 @cache
 def _lanes_of_bits(width: int, lanes: int) -> NDArray[np.uint64]:
-    """The word for each pattern of `lanes` bits: bit i is lane i."""
+    """Return the word for each pattern of `lanes` bits: bit i is lane i."""
     words = np.zeros(1, np.uint64)
     for lane in range(lanes):
         words = np.concatenate([words, words | np.uint64(1 << lane * width)])

@@ -16,12 +16,12 @@ _Message = TypeVar("_Message", bound=Message)
 
 
 def encode(message: Message) -> bytes:
-    """The canonical bytes: fields ascending, shortest varints, defaults omitted."""
+    """Return the canonical bytes: fields ascending, shortest varints, defaults omitted."""
     return message.SerializeToString(deterministic=True)
 
 
 def decode(kind: type[_Message], data: bytes, limit: int, *, party: str = "") -> _Message:
-    """The message whose canonical bytes `data` are, at most `limit` of them; `party` is who sent them.
+    """Return the message whose canonical bytes `data` are, at most `limit` of them; `party` is who sent them.
 
     Raises MalformedMessage for anything else: oversized, truncated, an unknown field, a field twice or out of order,
     a longer varint than needed, an explicit default. Unknown fields are dropped and the rest encoded again, so the

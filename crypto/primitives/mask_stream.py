@@ -44,7 +44,7 @@ def add_masks(
 
 
 def _stream(seed: bytes, context: bytes, chunk: int) -> CipherContext:
-    """The keystream. HKDF info is "sparsilo/1 mask stream", `context`, and `chunk` as 8 bytes little-endian."""
+    """Return the keystream. HKDF info is "sparsilo/1 mask stream", `context`, and `chunk` as 8 bytes little-endian."""
     if len(seed) != SEED_BYTES or len(context) != CONTEXT_BYTES:
         raise ValueError("a mask's seed and context are 32 bytes each")
     info = _INFO + context + chunk.to_bytes(8, "little")

@@ -21,7 +21,7 @@ _Item = TypeVar("_Item")
 
 
 def draw(coin: bytes, capacities: Mapping[str, int], blocks: int, floor: int) -> tuple[tuple[str, ...], ...]:
-    """For each block its cohort: the silos that prune and upload it, in the order of `capacities`.
+    """Return for each block its cohort: the silos that prune and upload it, in the order of `capacities`.
 
     The coin (32 bytes) puts the blocks in a random order on a circle, and the silos in a random order; silo after silo
     takes as many of the next places as its capacity. Hence every silo has exactly its capacity of different blocks,
@@ -42,7 +42,7 @@ def draw(coin: bytes, capacities: Mapping[str, int], blocks: int, floor: int) ->
 
 
 def linear_average_weight(capacities: Mapping[str, int], blocks: int) -> Fraction:
-    """What a sum over a drawn cohort is multiplied by to estimate an average over all silos without bias.
+    """Return what a sum over a drawn cohort is multiplied by to estimate an average over all silos without bias.
 
     Of silo i with capacity c_i let W_i be what it would upload for a block, the same whatever is drawn. It is in the
     block's cohort with probability c_i / blocks, so the expected sum is that of W_i c_i / blocks over all silos.
@@ -72,7 +72,7 @@ def _check(capacities: Mapping[str, int], blocks: int, floor: int) -> None:
 
 
 def _shuffled(items: Iterable[_Item], words: Iterator[int]) -> list[_Item]:
-    """Every order equally likely (Fisher and Yates)."""
+    """Return the items in an order that is drawn evenly from all (Fisher and Yates)."""
     order = list(items)
     for last in range(len(order) - 1, 0, -1):
         other = _below(last + 1, words)
@@ -81,12 +81,12 @@ def _shuffled(items: Iterable[_Item], words: Iterator[int]) -> list[_Item]:
 
 
 def _below(bound: int, words: Iterator[int]) -> int:
-    """Uniform on 0 to `bound` - 1: words past the last whole multiple of `bound` are passed over."""
+    """Draw a number uniform on 0 to `bound` - 1: words past the last whole multiple of `bound` are passed over."""
     return next(word for word in words if word < _WORD - _WORD % bound) % bound
 
 
 def _words(coin: bytes) -> Iterator[int]:
-    """Little-endian words, four of each SHA-256 of "sparsilo/1 layer sampling", coin and an 8-byte counter."""
+    """Yield little-endian words, four of each SHA-256 of "sparsilo/1 layer sampling", coin and an 8-byte counter."""
     for number in count():
         digest = sha256(_TAG + coin + number.to_bytes(8, "little")).digest()
         yield from (int.from_bytes(digest[at : at + 8], "little") for at in range(0, 32, 8))

@@ -20,7 +20,7 @@ MOST: Final = 1 - STEP
 
 
 def owl_ratios(counts: Sequence[int], sizes: Sequence[int], ratio: Decimal, spread: Decimal = SPREAD) -> list[Decimal]:
-    """Each block's sparsity ratio, a multiple of 0.0001 in [0, 1), of outlier counts and numbers of prunable weights.
+    """Return each block's sparsity ratio, a multiple of 0.0001 in [0, 1), from counts of outliers and of weights.
 
     With d a block's share of outliers, rescaled so that the least of all blocks is 0 and the largest 2 * `spread`, its
     ratio is c - d, where the same c for all makes the mean over all weights `ratio`. Ratios that would be outside

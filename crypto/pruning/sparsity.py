@@ -17,7 +17,7 @@ MOST_PATTERN: Final = 64
 
 
 def parse_ratio(text: str) -> Decimal:
-    """A sparsity ratio in [0, 1) as an exact decimal, such as `0.7`; anything else is a PlanError."""
+    """Return a sparsity ratio in [0, 1) as an exact decimal, such as `0.7`; anything else is a PlanError."""
     try:
         ratio = Decimal(text)
     except InvalidOperation:
@@ -32,7 +32,7 @@ def parse_ratio(text: str) -> Decimal:
 
 
 def spell_ratio(ratio: Decimal) -> str:
-    """The one spelling of a parsed ratio in a plan: "0.70" and "0.7" would otherwise be two plans for the same work."""
+    """Return the one spelling of a ratio in a plan: "0.70" and "0.7" would otherwise be two plans for the same work."""
     return format(ratio.normalize().copy_abs(), "f")
 
 
@@ -45,9 +45,9 @@ class Pattern:
 
     @classmethod
     def parse(cls, text: str) -> "Pattern":
-        """From `2:4`. Raises PlanError."""
-        found = re.fullmatch(r"([1-9][0-9]?):([1-9][0-9]?)", text)
-        pattern = cls(int(found[1]), int(found[2])) if found else None
+        """Return the pattern that a text such as `2:4` spells. Raises PlanError."""
+        spelled = re.fullmatch(r"([1-9][0-9]?):([1-9][0-9]?)", text)
+        pattern = cls(int(spelled[1]), int(spelled[2])) if spelled else None
         if pattern is None or not pattern.kept < pattern.of <= MOST_PATTERN:
             raise PlanError(
                 f"pattern: {text!r} is no n:m with n < m <= {MOST_PATTERN}", hint="2:4 keeps two of every four weights"
@@ -67,7 +67,7 @@ class Sparsity:
     """Of a ratio. A pattern's groups are its own: the rows' runs of m inputs."""
 
     def groups(self, shape: Sequence[int]) -> tuple[int, int]:
-        """How many comparison groups a [d_out, d_in] weight has, and how many weights each.
+        """Return how many comparison groups a [d_out, d_in] weight has, and how many weights each.
 
         Raises PlanError where a pattern does not divide d_in.
         """
@@ -81,7 +81,7 @@ class Sparsity:
         return group_shape(shape, self.group)
 
     def prune_count(self, size: int) -> int:
-        """k, of a comparison group of `size`: floor(sparsity ratio x size) in exact arithmetic, or m - n."""
+        """Return k, of a comparison group of `size`: floor(sparsity ratio x size) in exact arithmetic, or m - n."""
         if isinstance(self.target, Pattern):
             return self.target.of - self.target.kept
         return prune_count(self.target, size)
@@ -93,13 +93,13 @@ class Sparsity:
 
 
 def prune_count(ratio: Decimal, size: int) -> int:
-    """k = floor(sparsity ratio x group size), in exact arithmetic."""
+    """Return k = floor(sparsity ratio x group size), in exact arithmetic."""
     numerator, denominator = ratio.as_integer_ratio()
     return numerator * size // denominator
 
 
 def group_shape(shape: Sequence[int], group: ComparisonGroup) -> tuple[int, int]:
-    """How many comparison groups a [d_out, d_in] weight has, and how many weights each."""
+    """Return how many comparison groups a [d_out, d_in] weight has, and how many weights each."""
     rows, columns = shape
     match group:
         case ComparisonGroup.LAYER:

@@ -19,7 +19,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class _Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the parameter's name is the library's
-        """A probe every few seconds is not news."""
+        """Log nothing: a probe every few seconds is not news."""
 
 
 def serve_health(registry: CollectorRegistry, ready: Callable[[], bool], host: str, port: int) -> int:

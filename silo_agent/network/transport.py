@@ -78,10 +78,10 @@ class Transport:
         self._channel.close()
 
     def next(self) -> round_pb2.Offer | None:
-        """A round that needs this silo, or the end of everything; None where there is neither for POLL_SECONDS."""
+        """Return a round that needs this silo, or the end of everything; None without either for POLL_SECONDS."""
         call, message = self._simple(ROUNDS, "Next"), encode(round_pb2.NextRequest())
-        found = self._retried(lambda: call(self._sent(message), timeout=POLL_SECONDS), is_poll=True)
-        return None if found is None else decode(round_pb2.Offer, self._received(found), MESSAGE_LIMIT)
+        offer = self._retried(lambda: call(self._sent(message), timeout=POLL_SECONDS), is_poll=True)
+        return None if offer is None else decode(round_pb2.Offer, self._received(offer), MESSAGE_LIMIT)
 
     def decline(self, round_digest: bytes, reason: str) -> None:
         """Tell the aggregator not to wait for this silo in a round."""
@@ -89,11 +89,11 @@ class Transport:
         self._unary(self._simple(ROUNDS, "Decline"), encode(request))
 
     def identify(self, method: str, request: Message, reply: type[_Reply]) -> _Reply:
-        """One call of the Identity service."""
+        """Make one call of the Identity service."""
         return decode(reply, self._unary(self._simple(IDENTITY, method), encode(request)), MESSAGE_LIMIT)
 
     def perform(self, call: Call) -> bytes | None:
-        """Carries one call of a round; the aggregator's answer where there is one."""
+        """Make one call of a round, and return the aggregator's answer where there is one."""
         match call:
             case Advance(message):
                 return self._unary(self._simple(ROUNDS, "Advance"), message)
@@ -128,14 +128,14 @@ class Transport:
             self._received(receipt)
 
     def candidate(self, digest: bytes, file: Path) -> None:
-        """Downloads a candidate and checks it against its SHA-256; nothing is left where it does not match."""
+        """Download a candidate and check it against its SHA-256; nothing is left where it does not match."""
         with whole_file(file) as candidate:
             self.download(words_pb2.FileRequest(candidate=digest), Path(candidate.name))
             if hashlib.file_digest(candidate, "sha256").digest() != digest:
                 raise ProtocolError("the candidate is not the one that was announced", party="aggregator")
 
     def download(self, request: words_pb2.FileRequest, file: Path) -> None:
-        """A file as the aggregator serves it: whether it is the right one is for the caller to check."""
+        """Download a file as the aggregator serves it: whether it is the right one is for the caller to check."""
 
         served: Any = self._channel.unary_stream(f"/{WORDS}/File")
 
@@ -167,7 +167,7 @@ class Transport:
         return data
 
     def _retried(self, attempt: Callable[[], _Result], *, is_poll: bool = False) -> _Result | None:
-        """The result of an attempt that came through; None where the aggregator has nothing to say to a poll."""
+        """Return the result of an attempt that came through; None where the aggregator has nothing to say to a poll."""
         self._lost_at = None
         delay = FIRST_DELAY
         while True:
@@ -202,7 +202,7 @@ class Transport:
 
 @contextmanager
 def dialled(target: str, own: Certified, authority: bytes, proxy: str = "") -> Iterator[Transport]:
-    """A transport for one short command, with less patience. Raises ConfigError where the proxy is none."""
+    """Yield a transport for one short command, with less patience. Raises ConfigError where the proxy is none."""
     chosen = chosen_proxy(proxy, target, os.environ)
     transport = Transport(target, own, authority, unseen(), proxy=chosen, reconnect_seconds=COMMAND_SECONDS)
     try:

@@ -19,7 +19,7 @@ OUTLIER_FACTOR: Final = 5
 
 
 def outlier_counts(weights: DenseWeights, sequences: Tensor | Sequence[Tensor], *, device: torch.device) -> list[int]:
-    """By block, how many prunable weights have a Wanda score above `OUTLIER_FACTOR` times the block's mean score.
+    """Return by block how many prunable weights have a Wanda score above `OUTLIER_FACTOR` times the block's mean score.
 
     The mean is over all prunable weights of the block together, as in the published code, and the statistics are those
     of the dense model: nothing is pruned in between. `sequences` is int64 [samples, L] or a list of int64 [L_i].

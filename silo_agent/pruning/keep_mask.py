@@ -11,7 +11,7 @@ from crypto.pruning.sparsity import Pattern, Sparsity, group_shape
 
 
 def keep_top(primary: Tensor, magnitude: Tensor, prune: int) -> Tensor:
-    """Keep mask, bool [groups, size], that zeroes exactly `prune` entries in each row: those with the lowest `primary`.
+    """Return a keep mask, bool [groups, size], that zeroes the `prune` entries with the lowest `primary` in each row.
 
     Ties: the larger `magnitude` (of the dense weight) is kept, then the lower index. `primary` is [groups, size],
     integers (int32 is fastest), float32 or float64; `magnitude` has the same shape, any float. ValueError: a NaN.
@@ -35,7 +35,7 @@ def keep_top(primary: Tensor, magnitude: Tensor, prune: int) -> Tensor:
 
 
 def _keep_largest(keep: Tensor, tied: Tensor, magnitude: Tensor, prune: int) -> Tensor:
-    """`keep` and of the `tied`, where more are to be kept, those of the largest magnitude, then the lowest index."""
+    """Return `keep` and, where more are to be kept, of the `tied` those of largest magnitude, then of lowest index."""
     if len(keep) == 1 and not tied.all():  # of a group as large as a layer, only the tied need be looked at
         at = tied[0].nonzero()[:, 0]
         below = int((~(keep | tied)).sum())
@@ -54,7 +54,7 @@ def _keep_largest(keep: Tensor, tied: Tensor, magnitude: Tensor, prune: int) -> 
 
 
 def _kth_smallest(values: Tensor, k: int) -> Tensor:
-    """The k-th smallest of each row, counted from 1: [rows, 1]."""
+    """Return the k-th smallest of each row, counted from 1: [rows, 1]."""
     if values.device.type == "cpu":  # twelve times as fast as torch's on rows of thousands, and fast on rows of four
         return torch.from_numpy(np.partition(values.numpy(), k - 1)[:, k - 1 : k])
     if len(values) == 1:  # kthvalue gives a row to one multiprocessor
@@ -73,16 +73,16 @@ def from_groups(grouped: Tensor, shape: torch.Size, group: ComparisonGroup) -> T
 
 
 def keep_in_groups(score: Tensor, weight: Tensor, sparsity: Sparsity, prune: int) -> Tensor:
-    """Keep mask, bool [d_out, d_in], with `prune` zeros in each of `sparsity`'s groups, of a weight by its scores.
+    """Return a weight's keep mask, bool [d_out, d_in], by scores, with `prune` zeros in each of `sparsity`'s groups.
 
     Both are [d_out, d_in]. Raises PlanError where a pattern does not divide d_in, ValueError for a NaN.
     """
     groups = sparsity.groups(weight.shape)
     group = ComparisonGroup.ROW if isinstance(sparsity.target, Pattern) else sparsity.group  # a pattern's cut up rows
-    primary, magnitude = (as_groups(each, group).reshape(groups) for each in (score, weight.abs()))
+    primary, magnitude = (as_groups(matrix, group).reshape(groups) for matrix in (score, weight.abs()))
     return from_groups(keep_top(primary, magnitude, prune), weight.shape, group)
 
 
 def keep_by_score(score: Tensor, weight: Tensor, sparsity: Sparsity) -> Tensor:
-    """`keep_in_groups` with as many zeros as `sparsity` says."""
+    """Return `keep_in_groups` with as many zeros as `sparsity` says."""
     return keep_in_groups(score, weight, sparsity, sparsity.prune_count(sparsity.groups(weight.shape)[1]))

@@ -22,8 +22,9 @@ from sparsilo.v1 import words_pb2
 def one_round(
     session: SiloSession, prepare: Callable[[], SiloRelease], release: Release, store: StateStore, threads: int
 ) -> Generator[Call, Any, None]:
-    """From PLAN to DONE; `prepare` computes what to release. Raises what the session, the store or `prepare` raises,
-    and the round is then over for this silo.
+    """Yield the calls from PLAN to DONE; `prepare` computes what to release.
+
+    Raises what the session, the store or `prepare` raises, and the round is then over for this silo.
     """
     round_ = session.round
     store.begin(release)

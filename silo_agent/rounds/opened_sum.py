@@ -14,7 +14,7 @@ from silo_agent.rounds.committed_words import read_chunks
 
 
 def opened_chunks(layout: Layout, file: Path, survivors: int) -> Iterator[OpenedChunk]:
-    """Each chunk of an opened sum with its summed lanes, in order."""
+    """Yield each chunk of an opened sum with its summed lanes, in order."""
     for chunk, data in zip(layout.chunks, read_chunks(file, layout.lengths), strict=True):
         yield chunk, open_chunk(chunk, words_of(data), survivors)
 
@@ -29,11 +29,11 @@ class OpenedRound:
     file: Path
 
     def chunks(self) -> Iterator[OpenedChunk]:
-        """The opened chunks, in order."""
+        """Yield the opened chunks, in order."""
         return opened_chunks(self.round.layout, self.file, self.survivors)
 
     def small_sections(self) -> dict[str, NDArray[np.uint64]]:
-        """All lanes by section: for rounds that sum a few numbers."""
+        """Return all lanes by section: for rounds that sum a few numbers."""
         lanes: dict[str, list[NDArray[np.uint64]]] = {}
         for chunk, values in self.chunks():
             lanes.setdefault(chunk.section.name, []).append(values)

@@ -41,7 +41,7 @@ class RunPruning:
         self._current: Block | None = None
 
     def files(self, start: Start) -> PrunedFiles:
-        """What the silo made of the scope of the round that `start` is followed by."""
+        """Return what the silo made of the scope of the round that `start` is followed by."""
         block = self.plan.block(start.index) if self.plan.pruning.schedule is Schedule.ITERATIVE else None
         files = pruned_files(self._state, self.plan, block)
         if not files.keep_masks.exists():
@@ -68,7 +68,7 @@ class RunPruning:
         self._progress(index + 1, len(self._weights.blocks))
 
     def _reach(self, start: Start, index: int) -> BlockWalk:
-        """The walk at a block, on the outputs of the globally pruned ones before it."""
+        """Return the walk at a block, on the outputs of the globally pruned ones before it."""
         block = self._current or next(self._blocks)
         while block.index < index:
             self._walk.advance(start.globally_pruned(block.index, self._weights))

@@ -150,7 +150,10 @@ def _seal(own: Participant, purpose: bytes, peer: str, plaintext: bytes) -> roun
 def _open_all(
     known: Contributed | Shared, purpose: bytes, sealed: Any, allowed: Iterable[str], length: int, phase: Phase
 ) -> dict[str, bytes]:
-    """The sealed messages to this silo, opened, by sender; with this silo they must be least survivors or more."""
+    """Return the sealed messages to this silo, opened, by sender.
+
+    With this silo they must be least survivors or more.
+    """
     own = known.own
     check_ascending([item.silo for item in sealed], list(others(allowed, own.silo)), purpose.decode(), AGGREGATOR)
     opened = {}
@@ -241,7 +244,7 @@ def _check_sealed(sealed: Any, silos: Iterable[str], silo: str) -> None:
 
 
 def _route(bodies: Mapping[str, Any], delivery: Callable[..., Message]) -> Answers:
-    """Each silo's delivery: what every other silo sealed for it, ascending by sender."""
+    """Return each silo's delivery: what every other silo sealed for it, ascending by sender."""
     sealed = {sender: {item.silo: item.sealed for item in body.sealed} for sender, body in bodies.items()}
     return {
         silo: delivery(sealed=[round_pb2.Sealed(silo=peer, sealed=sealed[peer][silo]) for peer in others(bodies, silo)])

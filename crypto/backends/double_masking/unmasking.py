@@ -219,7 +219,7 @@ class CollectingShares:
     def _combined(
         self, bodies: Mapping[str, round_pb2.RevealedShares], shares: Callable[[round_pb2.RevealedShares], Any]
     ) -> dict[str, bytes]:
-        """The secrets of one kind, by owner."""
+        """Return the secrets of one kind, by owner."""
         round_ = self.uploads.group.round
         by_owner: dict[str, dict[int, bytes]] = {}
         for holder, body in bodies.items():

@@ -23,7 +23,7 @@ class Method(Protocol):
         """
 
     def prune(self, weight: Tensor, statistic: Any, sparsity: Sparsity) -> tuple[Tensor, Tensor | None]:
-        """Keep mask, bool, and where kept weights change the new weight, float32; both [d_out, d_in], on its device.
+        """Return the keep mask, bool, and where kept weights change the new ones, float32: [d_out, d_in], same device.
 
         `weight` is [d_out, d_in] of any float, `statistic` what `STATISTIC` says (None: not looked at), both finite.
         The keep mask has exactly `sparsity.prune_count(size)` zeros in every group, the new weight zeros there. Ties
@@ -33,7 +33,7 @@ class Method(Protocol):
 
 
 def method(pruner: Pruner) -> Method:
-    """The module of a pruner."""
+    """Return the module of a pruner."""
     module: Any = import_module(f"{__name__}.{pruner}")
-    found: Method = module
-    return found
+    pruning: Method = module
+    return pruning

@@ -16,5 +16,5 @@ def score(weight: Tensor, _: None = None) -> Tensor:
 
 
 def prune(weight: Tensor, _: None, sparsity: Sparsity) -> tuple[Tensor, None]:
-    """As `Method.prune`; kept weights stay as they are."""
+    """Prune as `Method.prune` says; kept weights stay as they are."""
     return keep_by_score(score(weight), weight, sparsity), None

@@ -27,5 +27,5 @@ def score(weight: Tensor, energy: Tensor) -> Tensor:
 
 
 def prune(weight: Tensor, energy: Tensor, sparsity: Sparsity) -> tuple[Tensor, None]:
-    """As `Method.prune`; kept weights stay as they are."""
+    """Prune as `Method.prune` says; kept weights stay as they are."""
     return keep_by_score(score(weight, energy), weight, sparsity), None

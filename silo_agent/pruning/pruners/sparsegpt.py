@@ -31,7 +31,7 @@ DAMPING: Final = (0.01, 0.1, 1.0, 10.0)
 
 
 def prune(weight: Tensor, gram: Tensor, sparsity: Sparsity) -> tuple[Tensor, Tensor]:
-    """As `Method.prune`.
+    """Prune as `Method.prune` says.
 
     Computes in float32; besides the arguments it holds two Gram matrices and three weights. Raises also
     ValueError: the Gram matrix is not positive definite, however damped.
