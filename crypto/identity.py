@@ -115,7 +115,7 @@ class Authority:
         return Certified(self._certify(subject, key.public_key(), hosts, now, lifetime), _private_pem(key))
 
     def certify(self, request: bytes, name: str, now: datetime, lifetime: timedelta) -> bytes:
-        """Return a client certificate (PEM) for `name` and a PEM certificate request's key, whatever else that asks for.
+        """Return a client certificate (PEM) for `name` and a PEM certificate request's key, whatever else it asks for.
 
         Raises IdentityError where the request is malformed or not signed with its key.
         """

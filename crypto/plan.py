@@ -114,7 +114,7 @@ class Plan:
         return (tensor for tensor in self.prunable if block is None or tensor.block == block)
 
     def round_digest(self, round_index: int, input_digest: bytes, cohort: Sequence[str] = ()) -> bytes:
-        """Return what signatures, seals and keys of one round are bound to: plan, index, what it starts from, and who."""
+        """Return what signatures, seals and keys of a round are bound to: plan, index, what it starts from, and who."""
         drawn = bytes(silo in cohort for silo in self.silos) if cohort else b""
         where = self.digest + round_index.to_bytes(4, "little")
         return sha256(b"sparsilo/1 round" + where + input_digest + drawn).digest()
