@@ -56,7 +56,7 @@ def test_the_sum_is_exact_over_the_cohort(cohort: tuple[str, ...], backend: Back
     assert {name: sums.tolist() for name, sums in opened.items()} == plain_sum(lanes, cohort)
     assert world.aggregator.survivors == cohort
     assert [section.width for section in round_.layout.sections] == [
-        (len(cohort) * each).bit_length() for each in (1, 21)
+        (len(cohort) * most).bit_length() for most in (1, 21)
     ]
 
 
@@ -103,10 +103,10 @@ def test_nobody_outside_the_cohort_is_heard_in_any_phase(backend: Backend) -> No
     round_ = block_round(sampled(backend=backend), A, C, F)
     world, outsider = world_of(round_), world_of(round_).make_silo(B)
     while world.aggregator.phase is not Phase.DONE:
-        said = world.aggregator.arrived
+        arrived = world.aggregator.arrived
         with pytest.raises(UnexpectedMessage, match=f"^{B}: has nothing to say"):
             world.aggregator.receive(B, outsider.message())
-        assert world.aggregator.arrived == said
+        assert world.aggregator.arrived == arrived
         world.step(random_lanes(round_.plan, 1, round_))
     assert world.aggregator.survivors == (A, C, F)
 
@@ -118,11 +118,14 @@ def test_a_silo_takes_no_keys_from_outside_the_cohort() -> None:
     for silo in round_.silos:
         world.aggregator.receive(silo, world.silos[silo].message())
     answer = round_pb2.AggregatorMessage.FromString(world.aggregator.close_phase()[C])
-    said = round_pb2.SiloMessage.FromString(outsider.message()).acceptance
+    acceptance = round_pb2.SiloMessage.FromString(outsider.message()).acceptance
     key = round_pb2.SignedKey(
-        silo=B, sealing_key=said.sealing_key, coin_commitment=said.coin_commitment, signature=said.signature
+        silo=B,
+        sealing_key=acceptance.sealing_key,
+        coin_commitment=acceptance.coin_commitment,
+        signature=acceptance.signature,
     )
-    keys = sorted([*answer.participants.keys, key], key=lambda each: each.silo)
+    keys = sorted([*answer.participants.keys, key], key=lambda signed: signed.silo)
     del answer.participants.keys[:]
     answer.participants.keys.extend(keys)
     with pytest.raises(MalformedMessage):
@@ -176,8 +179,8 @@ def test_a_transcript_names_its_cohort_and_is_of_no_other(tmp_path: Path) -> Non
     (tmp_path / "words").write_bytes(b"".join(world.opened))
     (tmp_path / "transcript").write_bytes(encode(transcript))
     roster = {silo: key.public_bytes for silo, key in world.keys.items()}
-    found = verify_opened(round_, tmp_path / "words", tmp_path / "transcript", roster)
-    assert found == OpenedRound(round_, 3, world.aggregator.sum_root, tmp_path / "words")
+    opened = verify_opened(round_, tmp_path / "words", tmp_path / "transcript", roster)
+    assert opened == OpenedRound(round_, 3, world.aggregator.sum_root, tmp_path / "words")
     for change in ((A, B, C, D, F), (A, B, C, D), (A, C, D)):
         del transcript.cohort[:]
         transcript.cohort.extend(change)

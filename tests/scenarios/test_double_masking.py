@@ -167,11 +167,11 @@ def test_words_on_the_wire_are_uniform_and_unrelated_between_rounds() -> None:
     world, again = World(agreed, signing_keys(4)), World(agreed, signing_keys(4))
     keep_mask = {s.name: np.ones(s.lanes, np.uint64) for s in world.layout.sections}  # as regular as can be
     lanes = dict.fromkeys(agreed.silos, keep_mask)
-    for each in (world, again):
-        while each.aggregator.phase is not Phase.UPLOAD:
-            each.step(lanes)
-        each.upload("silo-002", keep_mask)
-    first, second = (np.frombuffer(b"".join(each.wire["silo-002"]), np.uint8) for each in (world, again))
+    for one in (world, again):
+        while one.aggregator.phase is not Phase.UPLOAD:
+            one.step(lanes)
+        one.upload("silo-002", keep_mask)
+    first, second = (np.frombuffer(b"".join(one.wire["silo-002"]), np.uint8) for one in (world, again))
     assert first.size >= 7_900_000
     both = np.concatenate([first, second])
     assert both.size >= 10_000_000

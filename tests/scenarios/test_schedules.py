@@ -51,8 +51,8 @@ def test_a_block_of_schedules(block: int, disk: Path, request: pytest.FixtureReq
     seeds = range(block * BLOCK, (block + 1) * BLOCK) if seed is None else [int(seed)]
     moves: set[tuple[str, Phase, Phase]] = set()
     ends: Counter[str] = Counter()
-    for each in seeds:
-        world = simulate(Schedule(each), disk)
+    for number in seeds:
+        world = simulate(Schedule(number), disk)
         moves |= world.moves
         ends["exact" if world.closed else world.failure.code if world.failure else ""] += 1
     if seed is None:

@@ -27,8 +27,8 @@ def page(tmp_path: Path, model: str = "tiny", **changes: Any) -> str:
 def pictures(html: str) -> dict[str, ElementTree.Element]:
     """Every SVG by its label; each is XML on its own."""
     pieces = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
-    found = [ElementTree.fromstring(piece) for piece in pieces]  # noqa: S314, our own
-    return {svg.attrib["aria-label"]: svg for svg in found}
+    svgs = [ElementTree.fromstring(piece) for piece in pieces]  # noqa: S314, our own
+    return {svg.attrib["aria-label"]: svg for svg in svgs}
 
 
 def texts(svg: ElementTree.Element) -> list[str]:
@@ -90,7 +90,7 @@ def test_it_parses_and_holds_nothing_that_runs_or_comes_from_elsewhere(optional:
 def test_every_colour_is_given_for_light_and_for_dark(tmp_path: Path) -> None:
     [style] = re.findall(r"<style>(.*?)</style>", page(tmp_path), re.DOTALL)
     light, dark = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
-    given_light, given_dark = (set(re.findall(r"(--[\w-]+):", each)) for each in (light, dark))
+    given_light, given_dark = (set(re.findall(r"(--[\w-]+):", rules)) for rules in (light, dark))
     assert given_light == given_dark
     assert set(re.findall(r"var\((--[\w-]+)\)", style)) <= given_light
 
@@ -174,8 +174,8 @@ def test_bars_are_as_long_as_what_they_show(tmp_path: Path) -> None:
         ("Bytes on disk", [4_000_000, 4_000_100, 1_400_000], ["4 MB", "1.4 MB"]),
         ("Seconds by phase", [1.25, 5], ["1.25 s", "5.00 s"]),
     ):
-        found = lengths(shown[label], "width")
-        assert found == pytest.approx([value / max(values) * max(found) for value in values], abs=0.01)
+        widths = lengths(shown[label], "width")
+        assert widths == pytest.approx([value / max(values) * max(widths) for value in values], abs=0.01)
         assert set(words) <= set(texts(shown[label]))
     standing_out = [rect.attrib["class"] == "main" for rect in shown["Perplexity by model"].iter("rect")]
     assert standing_out == [False] * 6 + [True]
@@ -202,7 +202,7 @@ def test_the_heat_map_has_every_matrix_where_it_belongs(tmp_path: Path) -> None:
     columns = {
         block: {float(cells[title]["x"]) for title, place in expected.items() if place[1] == block} for block in (2, 10)
     }
-    assert all(len(found) == 1 for found in (*rows.values(), *columns.values()))
+    assert all(len(places) == 1 for places in (*rows.values(), *columns.values()))
     assert max(columns[2]) < min(columns[10])  # by number, not by spelling
     by_zeros = sorted(
         expected, key=lambda title: zeros[f"model.layers.{expected[title][1]}.{expected[title][0]}.weight"]
@@ -280,7 +280,7 @@ def test_agreement_is_shown_by_block_and_over_all(tmp_path: Path) -> None:
             [MASKS[f"model.layers.{block}.{matrix}.weight"] for matrix in MATRICES]
         )
         title = f"block {block}: two silos alike {pairwise:.1%}, by chance {chance:.1%}, all alike {unanimous:.1%}"
-        assert [each.text for each in group.iter("title")] == [title]
+        assert [title_element.text for title_element in group.iter("title")] == [title]
         [two, everyone] = [float(rect.attrib["height"]) for rect in group.iter("rect")]
         [line] = group.iter("line")
         scale = two / pairwise  # units of one
