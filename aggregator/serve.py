@@ -7,7 +7,6 @@ import asyncio
 import logging
 import os
 import secrets
-import shutil
 import signal
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -139,8 +138,7 @@ class Work:
         else:
             self._ended(run, Status.DONE, "")
             _log.info("run %s: done: %s", run, folder / RESULT_FOLDER)
-        for uploads in (*folder.glob("round-*"), folder / "evaluation", folder / "pruned"):
-            shutil.rmtree(uploads, ignore_errors=True)  # nobody needs them any more
+        at_work.pruning.discard()
 
     def _failed(self, run: str, error: SparsiloError) -> None:
         _log.error("run %s: failed: %s", run, error)

@@ -16,7 +16,7 @@ from aggregator.results.report_html import write_report_html
 from aggregator.results.sparse_checkpoint import write_sparse_model
 from aggregator.rounds.closed_round import ClosedRound
 from aggregator.rounds.round_driver import RoundDriver, Watch
-from aggregator.runs.evaluation import Candidates, evaluate
+from aggregator.runs.evaluation import ROUND_FOLDER, Candidates, evaluate
 from aggregator.runs.planning import Planner
 from crypto.plan import Plan
 from crypto.roster import roster_file
@@ -26,7 +26,10 @@ from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.releases.silo_side import expanded_tensors
 from silo_agent.rounds.opened_rounds import Start
 
+PRUNED_FOLDER: Final = "pruned"
+OUT_FOLDER: Final = "out"
 DONE_FILE: Final = "done"
+"""In the folder of a round that is over."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,9 @@ class PruningRun:
         self.plan, self._planner, self._weights, self._driver = plan, planner, weights, driver
         self._folder, self._wanted, self._watch, self._own_pruned = folder, wanted, watch, own_pruned
         self.closed: list[ClosedRound] = []
-        for half in ("pruned", "out"):  # what an earlier process may have left of them
+        for half in (PRUNED_FOLDER, OUT_FOLDER):  # what an earlier process may have left of them
             shutil.rmtree(folder / half, ignore_errors=True)
-        self._pruned = PrunedTensors(plan, weights, self._subfolder("pruned"))
+        self._pruned = PrunedTensors(plan, weights, self._subfolder(PRUNED_FOLDER))
 
     async def replay(self) -> None:
         """Repeat the rounds that an earlier process finished, from their journals: no silo need be there, and none may
@@ -80,7 +83,7 @@ class PruningRun:
             await self._round()
         await asyncio.to_thread(self._pruned.write)
         traffic = self._driver.traffic.so_far(self.plan.silos)  # without the evaluation's
-        result = self._subfolder("out")
+        result = self._subfolder(OUT_FOLDER)
         achieved = await self._write_model(result)
         report = make_report(
             *(self.plan, self.closed, achieved, traffic, self._pruned.keep_counts),
@@ -90,6 +93,11 @@ class PruningRun:
         write_whole(result / "report.json", f"{json.dumps(report.document, indent=2)}\n".encode())
         write_report_html(report, self._weights.folder.name, result / "report.html")
         return report, result
+
+    def discard(self) -> None:
+        """Remove what nobody needs once the run has ended: uploads, opened sums and pruned tensors."""
+        for folder in (*self._folder.glob("round-*"), self._folder / ROUND_FOLDER, self._folder / PRUNED_FOLDER):
+            shutil.rmtree(folder, ignore_errors=True)
 
     async def _round(self) -> None:
         """Run the next round, and take what it made of the model."""
