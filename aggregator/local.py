@@ -27,7 +27,7 @@ from aggregator.runs.run import PruningRun, Wanted
 from aggregator.silos.admission import known, utc_now
 from crypto.errors import ConfigError, OutputError, SparsiloError
 from crypto.identity import Authority
-from crypto.names import Backend, Suite
+from crypto.names import Backend, ReleaseKind, Suite
 from crypto.plan import FEWEST_SILOS, MOST_SILOS
 from crypto.plan_options import PlanOptions
 from crypto.primitives.signing import SigningKey
@@ -185,7 +185,12 @@ class Federation:
 
     def _policy(self) -> dict[str, object]:
         """Return every silo's policy: whoever runs all silos on one machine has agreed to what they asked for."""
-        policy: dict[str, object] = {"models": "any", "approval": "auto", "budget": {"releases": MOST_RELEASES}}
+        policy: dict[str, object] = {
+            "models": "any",
+            "approval": "auto",
+            "release_kinds": [kind.value for kind in ReleaseKind],
+            "budget": {"releases": MOST_RELEASES},
+        }
         if self._settings.asked.threshold == 2:
             policy |= {"least_survivors": 2, "least_honest_survivors": 2}
         return policy

@@ -9,6 +9,7 @@ from crypto.backends.backend_spec import BackendSpec, backend_spec
 from crypto.names import Backend, Pruner, ReleaseKind
 from crypto.pruning.pruners import PRUNERS
 from crypto.releases.release_spec import release_spec
+from silo_agent.releases.silo_side import silo_side
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,6 +24,7 @@ def names(room: str) -> set[str]:
     [
         ("crypto/backends", Backend, {"backend_spec", "verification"}),
         ("crypto/releases", ReleaseKind, {"release_spec", "planned_rounds"}),
+        ("silo_agent/releases", ReleaseKind, {"silo_side"}),
         ("silo_agent/pruning/pruners", Pruner, set()),
     ],
 )
@@ -34,3 +36,11 @@ def test_every_name_has_its_spec() -> None:
     assert {kind: release_spec(kind).kind for kind in ReleaseKind} == {kind: kind for kind in ReleaseKind}
     assert all(isinstance(backend_spec(backend), BackendSpec) for backend in Backend)
     assert set(PRUNERS) == set(Pruner)
+
+
+def test_a_silos_side_prepares_and_expands_where_its_kind_prunes() -> None:
+    sides = {kind: silo_side(kind) for kind in ReleaseKind}
+    assert all(callable(getattr(side, "prepare", None)) for side in sides.values())
+    assert {kind for kind, side in sides.items() if hasattr(side, "expanded")} == {
+        kind for kind in ReleaseKind if release_spec(kind).prunes
+    }
