@@ -184,11 +184,12 @@ class Federation:
         )
 
     def _policy(self) -> dict[str, object]:
-        """Return every silo's policy: whoever runs all silos on one machine has agreed to what they asked for."""
+        """Return every silo's policy: whoever runs all silos on one machine agrees to the kinds that they asked for."""
+        asked = {self._plan.release_kind(index) for index in range(len(self._plan.message.rounds))}
         policy: dict[str, object] = {
             "models": "any",
             "approval": "auto",
-            "release_kinds": [kind.value for kind in ReleaseKind],
+            "release_kinds": sorted(kind.value for kind in asked | {ReleaseKind.EVALUATION}),
             "budget": {"releases": MOST_RELEASES},
         }
         if self._settings.asked.threshold == 2:
