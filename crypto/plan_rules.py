@@ -127,6 +127,7 @@ def _check_model(plan: Plan) -> None:
 
 
 def _check_pruning(plan: Plan) -> None:
+    _require(plan.message.WhichOneof("work") == "pruning", "work", "is none that this version knows; it knows pruning")
     pruning = plan.message.pruning
     pruner = _member(Pruner, pruning.pruner, "pruner")
     group = _member(ComparisonGroup, pruning.comparison_group, "comparison group")

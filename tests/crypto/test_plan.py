@@ -134,6 +134,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "prunable cube": (shape(6, 2, 5), "model blocks.0.weight: only a matrix"),
     "prunable scalar": (shape(), "model blocks.0.weight: only a matrix"),
     "prunable and empty": (shape(6, 0), "model blocks.0.weight: only a matrix"),
+    "no work": (lambda m: m.ClearField("pruning"), "work: is none"),
     "unknown pruner": (put(pruner="taylor"), "pruner"),
     "ratio of one": (put(sparsity_ratio="1"), "sparsity ratio"),
     "negative ratio": (put(sparsity_ratio="-0.5"), "sparsity ratio"),
