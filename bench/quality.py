@@ -175,7 +175,7 @@ def expand_with_random_ties(opened: Sequence[OpenedRound], weights: DenseWeights
     def at_random(keep_counts: Tensor, importance: Tensor, sparsity: Sparsity) -> Tensor:
         return expand(keep_counts, torch.rand(importance.shape, generator=random), sparsity)
 
-    with patch("silo_agent.rounds.opened_rounds.expand", at_random):
+    with patch("silo_agent.pruning.expansion.expand", at_random):
         tensors = expanded_tensors(Start(opened[0].round.plan, opened), opened[-1], weights)
         return {tensor.name: tensor.changed for tensor in tensors}
 
