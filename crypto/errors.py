@@ -175,6 +175,12 @@ class TooFewSurvivors(RoundAborted):
     code = "too_few_survivors"
 
 
+class PreparationFailed(SparsiloError):
+    """This silo could not compute what it agreed to release. Why, only it itself knows: the error's cause."""
+
+    code = "failed"
+
+
 class TimedOut(SparsiloError):
     """The time that the user allowed ran out."""
 

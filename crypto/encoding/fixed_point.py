@@ -38,11 +38,11 @@ def decode(total: int, fraction_bits: int) -> float:
 def encode_signed(values: NDArray[np.float64], exponent: int, bits: int) -> NDArray[np.uint64]:
     """Return each value as a multiple of 2^exponent, half to even, plus 2^bits: from 0 to 2^(bits + 1).
 
-    Raises PlanError where a value is above 2^(exponent + bits) in magnitude, or NaN; the message does not repeat it.
+    A value above 2^(exponent + bits) in magnitude is cut to that, and NaN counts as 0: no value is refused, so that
+    none shows by a refusal.
     """
-    multiples = np.ldexp(values, -exponent)
-    if not (np.abs(multiples) <= 1 << bits).all():  # false for a NaN too
-        raise PlanError(f"a difference from the dense weight is above 2^{exponent + bits}, which was agreed on")
+    most = math.ldexp(1, exponent + bits)
+    multiples = np.ldexp(np.nan_to_num(values).clip(-most, most), -exponent)
     encoded: NDArray[np.uint64] = (np.rint(multiples) + (1 << bits)).astype(np.uint64)
     return encoded
 

@@ -13,6 +13,8 @@ from sparsilo.v1 import plan_pb2
 NLL_SECTION: Final = "negative log-likelihood"
 TOKENS_SECTION: Final = "tokens"
 NLL_FRACTION_BITS: Final = 24
+MOST_NATS: Final = 700
+"""The largest negative log-likelihood of a token: its perplexity is near the largest float, far from any model's."""
 
 
 class EvaluationSpec(ReleaseSpec):
@@ -39,10 +41,13 @@ class EvaluationSpec(ReleaseSpec):
             same.evaluation.candidates.add(digest=digest)
 
     def check(self, plan: Plan, index: int) -> None:
-        """Refuse an evaluation of nothing, and candidates that are not named properly."""
+        """Refuse an evaluation of nothing, of more tokens than a lane holds, and candidates not named properly."""
         evaluation, field = plan.message.rounds[index].evaluation, f"plan: rounds[{index}]"
         if not evaluation.sequences:
             raise PlanError(f"{field}: holds out no sequences")
+        tokens = len(plan.silos) * evaluation.sequences * plan.message.pruning.sequence_length
+        if tokens * MOST_NATS << NLL_FRACTION_BITS >= 1 << 64:
+            raise PlanError(f"{field}: {tokens:,} held-out tokens of all silos are too many for a sum to be exact")
         if not evaluation.candidates:
             raise PlanError(f"{field}: has no candidates")
         if len({candidate.name for candidate in evaluation.candidates}) != len(evaluation.candidates):

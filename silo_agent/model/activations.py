@@ -10,6 +10,7 @@ waited for, so that they compute at the same time.
 """
 
 import copy
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -33,6 +34,8 @@ ROWS_SQUARED: Final = 2048
 
 LOGITS: Final = 1 << 27
 """Logits that exist at a time, at most, unless one sequence has more."""
+
+_log = logging.getLogger(__name__)
 
 
 class _PassThrough(nn.Module):
@@ -153,6 +156,7 @@ class BlockWalk:
     def energies(self) -> dict[str, Tensor]:
         """Return each input feature's sum of squares over the tokens that reach a prunable, by name: float32 [d_in].
 
+        A sum that is not finite is 0 (NaN) or the largest float, with a warning; so it is in `grams`.
         Summed in float32 over `ROWS_SQUARED` tokens, in float64 beyond.
         """
 
@@ -208,7 +212,7 @@ class BlockWalk:
         for (name, _), total in totals.items():
             there = total.to(self._devices[0])
             summed[name] = summed[name] + there if name in summed else there
-        summed = {name: total.float() for name, total in summed.items()}
+        summed = {name: self._finite(name, total.float()) for name, total in summed.items()}
         experts = [name for name in self._block.prunable if self._weights.place(name).expert is not None]
         if experts and shares.keys().isdisjoint(experts):
             raise ModelError(
@@ -217,6 +221,13 @@ class BlockWalk:
             )
         self.tokens = {name: tokens[shares[name]] if name in shares else 0 for name in self._block.prunable}
         return {name: summed[shares[name]] if name in shares else self._nothing(name, zeros) for name in self.tokens}
+
+    @staticmethod
+    def _finite(name: str, total: Tensor) -> Tensor:
+        """Return a total without NaN and infinity: what a text does to a model must not end in a refusal (14.2.1)."""
+        if not total.isfinite().all():
+            _log.warning("%s: activations are not finite; a bfloat16 or float32 copy of the model has more room", name)
+        return total.nan_to_num_()
 
     def _nothing(self, name: str, zeros: Callable[[int], Tensor]) -> Tensor:
         """Return the sum over no tokens."""

@@ -14,13 +14,16 @@ def keep_top(primary: Tensor, magnitude: Tensor, prune: int) -> Tensor:
     """Return a keep mask, bool [groups, size], that zeroes the `prune` entries with the lowest `primary` in each row.
 
     Ties: the larger `magnitude` (of the dense weight) is kept, then the lower index. `primary` is [groups, size],
-    integers (int32 is fastest), float32 or float64; `magnitude` has the same shape, any float. ValueError: a NaN.
+    integers (int32 is fastest), float32 or float64; a NaN among them ranks lowest. `magnitude` has the same shape, any
+    float. Raises ValueError for a NaN in it.
     """
     size = primary.shape[1]
     if not 0 <= prune <= size:
         raise ValueError(f"cannot prune {prune} of {size}")
-    if primary.isnan().any() or magnitude.isnan().any():
+    if magnitude.isnan().any():
         raise ValueError("NaN has no rank")
+    if (unranked := primary.isnan()).any():  # of a score, which private text decides: it must not end in a refusal
+        primary = primary.masked_fill(unranked, -inf)
     if prune == 0:
         return torch.ones_like(primary, dtype=torch.bool)
     threshold = _kth_smallest(primary, prune)
@@ -75,7 +78,7 @@ def from_groups(grouped: Tensor, shape: torch.Size, group: ComparisonGroup) -> T
 def keep_in_groups(score: Tensor, weight: Tensor, sparsity: Sparsity, prune: int) -> Tensor:
     """Return a weight's keep mask, bool [d_out, d_in], by scores, with `prune` zeros in each of `sparsity`'s groups.
 
-    Both are [d_out, d_in]. Raises PlanError where a pattern does not divide d_in, ValueError for a NaN.
+    Both are [d_out, d_in]. Raises PlanError where a pattern does not divide d_in, ValueError for a NaN in the weight.
     """
     groups = sparsity.groups(weight.shape)
     group = ComparisonGroup.ROW if isinstance(sparsity.target, Pattern) else sparsity.group  # a pattern's cut up rows

@@ -48,33 +48,22 @@ def prune_weight(
 ) -> Pruned:
     """Prune one stored weight by the `statistic` of its inputs that the pruner's `STATISTIC` says.
 
-    Raises ModelError where the weight, the statistic or the new weight in the stored dtype has NaN or infinity, or a
-    Gram matrix is not positive definite; PlanError where a pattern does not divide d_in.
+    A kept weight whose new value does not fit the stored dtype stays dense. Raises ModelError where the weight has NaN
+    or infinity, PlanError where a pattern does not divide d_in; nothing that depends on the statistic.
     """
     stored = weights.tensor(name).to(device)
     weight = stored.T if weights.input_first(name) else stored
-    if not (stored.isfinite().all() and (statistic is None or statistic.isfinite().all())):
-        raise ModelError(
-            f"{weights.folder}: {name}: weights or activations are not finite",
-            hint="use a bfloat16 or float32 copy of the model",
-        )
+    if not stored.isfinite().all():
+        raise ModelError(f"{weights.folder}: {name}: weights are not finite", hint="copy the model again")
     try:
         keep, new = method(pruner).prune(weight, statistic, sparsity)
     except PlanError as error:
         raise PlanError(f"{weights.folder}: {name}: {error.message}", hint="choose a pattern that fits") from None
-    except ValueError as error:
-        raise ModelError(
-            f"{weights.folder}: {name}: {error}", hint="calibrate on more text, or use another pruner"
-        ) from error
     if weights.input_first(name):
         keep, new = keep.T, None if new is None else new.T
     if new is not None:
-        new = new.to(stored.dtype).contiguous().cpu()
-        if not new.isfinite().all():
-            raise ModelError(
-                f"{weights.folder}: {name}: the new weight does not fit {stored.dtype}",
-                hint="use a bfloat16 or float32 copy of the model",
-            )
+        new = new.to(stored.dtype)
+        new = torch.where(new.isfinite(), new, stored * keep).contiguous().cpu()
     return Pruned(name, keep.contiguous().cpu(), new)
 
 

@@ -6,7 +6,7 @@ it is.
 
 from collections.abc import Iterable, Sequence
 from math import exp
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,10 @@ from numpy.typing import NDArray
 from crypto.encoding.fixed_point import decode, encode
 from crypto.encoding.layout import Chunk, OpenedChunk
 from crypto.errors import CorruptSum
-from crypto.releases.evaluation import NLL_FRACTION_BITS, NLL_SECTION, TOKENS_SECTION
+from crypto.releases.evaluation import MOST_NATS, NLL_FRACTION_BITS, NLL_SECTION, TOKENS_SECTION
 from silo_agent.model.perplexity import negative_log_likelihood
 from silo_agent.releases.silo_side import SiloWork
 from sparsilo.v1 import plan_pb2
-
-MOST_NATS: Final = 700
-"""The largest negative log-likelihood of a token: its perplexity is near the largest float, far from any model's."""
 
 
 def prepare(work: SiloWork) -> "EvaluationRelease":

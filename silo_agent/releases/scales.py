@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crypto.encoding.layout import Chunk
-from crypto.errors import CorruptSum, PlanError
+from crypto.errors import CorruptSum
 from crypto.plan import Plan
 from crypto.releases.scales import EXPONENTS, scale_section
 from silo_agent.model.dense_weights import DenseWeights
@@ -52,7 +52,7 @@ class ScalesRelease:
         for tensor in plan.tensors(index):
             name, size = tensor.name, int(np.prod(tensor.shape))
             largest = _largest(votes.keep(name, 0, size), pruned[name], weights.tensor(name))
-            self._exponents[scale_section(name)] = exponent(name, largest)
+            self._exponents[scale_section(name)] = exponent(largest)
 
     def lanes(self, chunk: Chunk) -> NDArray[Any]:
         """Return the values of one chunk's lanes."""
@@ -61,20 +61,20 @@ class ScalesRelease:
         return lanes
 
 
-def exponent(name: str, largest: float) -> int:
-    """Return the least e in EXPONENTS with 2^e >= `largest`. Raises PlanError where there is none."""
+def exponent(largest: float) -> int:
+    """Return the least e in EXPONENTS with 2^e >= `largest`; where there is none, the greatest (14.2.1)."""
+    if not 0 < largest < math.inf:
+        return EXPONENTS[-1] if largest else EXPONENTS[0]
     fraction, e = math.frexp(largest)  # largest = fraction * 2^e, 0.5 <= fraction < 1
     e -= fraction == 0.5
-    if not math.isfinite(largest) or e > EXPONENTS[-1]:
-        raise PlanError(f"{name}: pruning changed a weight by more than 2^{EXPONENTS[-1]}")
-    return max(e, EXPONENTS[0]) if largest else EXPONENTS[0]
+    return min(max(e, EXPONENTS[0]), EXPONENTS[-1])
 
 
 def _largest(keep: NDArray[np.bool_], pruned: Tensor, dense: Tensor) -> float:
     largest = 0.0
     for part in _slices(len(keep)):
         kept = np.abs(difference(pruned, dense, part)[keep[part]])
-        largest = max(largest, float(kept.max(initial=0)))
+        largest = max(largest, float(np.fmax.reduce(kept, initial=0)))  # which passes over NaN
     return largest
 
 

@@ -63,10 +63,7 @@ class WeightsRelease(VotesRelease):
         self._pruned, self._weights, self._exponents = pruned, weights, exponents
 
     def lanes(self, chunk: Chunk) -> NDArray[Any]:
-        """Return the values of one chunk's lanes.
-
-        Raises PlanError where a difference is above what the scales round agreed on.
-        """
+        """Return the values of one chunk's lanes; a difference above what the scales round agreed on is cut to that."""
         name = self._deltas.get(chunk.section.name)
         if name is None:
             return super().lanes(chunk)

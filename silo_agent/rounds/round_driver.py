@@ -4,18 +4,27 @@ disk and retries; no cryptography.
 
 import logging
 import secrets
-from collections.abc import Callable, Generator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
-from time import sleep
+from time import monotonic, sleep
 from typing import Any, Final
 
 from torch import get_num_threads
 
 from crypto.backends.backend_spec import backend_spec
 from crypto.encoding.wire import encode
-from crypto.errors import ConnectionFailed, IdentityError, InputError, PlanError, RoundAborted, SparsiloError
+from crypto.errors import (
+    ConnectionFailed,
+    IdentityError,
+    InputError,
+    PlanError,
+    PreparationFailed,
+    ProtocolError,
+    RoundAborted,
+    SparsiloError,
+)
 from crypto.names import Phase
 from crypto.plan import Plan
 from crypto.secagg.round import Round
@@ -32,9 +41,11 @@ from silo_agent.model.device import named_device
 from silo_agent.model.model_folder import model_folder
 from silo_agent.network.calls import Call, Upload
 from silo_agent.network.transport import Transport
+from silo_agent.releases.silo_side import SiloRelease
 from silo_agent.rounds.agreement import Agreement
 from silo_agent.rounds.offer_checks import check_start
 from silo_agent.rounds.one_round import one_round
+from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.run_of_plan import Progress, RunOfPlan, own_transcript
 from sparsilo.v1 import round_pb2
 
@@ -98,17 +109,30 @@ class Agent:
         """Take part in a round that this silo agrees to. Where it does not, the aggregator need not wait."""
         round_ = Round.of(offered.plan, offered.index, offered.input, offered.cohort)
         try:
-            self._signing_key, self._roster = read_identity(self._config)
-            release = self._agreement.release(round_, self._roster)
+            with self._declining(round_):
+                self._signing_key, self._roster = read_identity(self._config)
+                release = self._agreement.release(round_, self._roster)
             if release is None:
                 sleep(OFFER_SECONDS)  # nobody decided yet: the same round will be offered again, or it is gone
             else:
                 self.take_part(round_, release)
+        except PreparationFailed as error:
+            if not self._config.stay:
+                raise error.__cause__ or error from None
         except (InputError, IdentityError) as error:
-            self._transport.decline(round_.digest, error.code)
             if not self._config.stay:
                 raise
             _log.error("%s", error)
+
+    @contextmanager
+    def _declining(self, round_: Round) -> Iterator[None]:
+        """Tell the aggregator where it need not wait for this silo: it has not spoken in the round, and will not."""
+        try:
+            yield
+        except (InputError, IdentityError, PreparationFailed) as error:
+            with suppress(ProtocolError):  # the round may be over
+                self._transport.decline(round_.digest, error.code)
+            raise
 
     def take_part(self, round_: Round, release: Release) -> None:
         """Go through one round that this silo agreed to: what it starts from, what to release, then phase by phase."""
@@ -116,13 +140,15 @@ class Agent:
         outcome = "failed"
         self._metrics.enter(Phase.PLAN)
         try:
-            run = self._run_of(plan)
-            start = run.start(round_.index, self._roster)
-            check_start(round_, start, self._config.silo)
-            spec = backend_spec(plan.backend)
-            session = spec.silo_session(round_, self._config.silo, self._signing_key, secrets.token_bytes)
-            prepare = partial(run.prepare, start)
-            self._go_through(session, one_round(session, prepare, release, self._store, get_num_threads()))
+            run, spec = self._run_of(plan), backend_spec(plan.backend)
+            with self._declining(round_):
+                start = run.start(round_.index, self._roster)
+                check_start(round_, start, self._config.silo)
+                session = spec.silo_session(round_, self._config.silo, self._signing_key, secrets.token_bytes)
+                prepare = partial(self._prepare, run, start)
+                calls = one_round(session, prepare, release, self._store, get_num_threads())
+                first = next(calls)
+            self._go_through(session, first, calls)
             if spec.verify is not None:
                 write_whole(own_transcript(self._config.state, round_), encode(session.transcript))
             self._metrics.enter(Phase.DONE)
@@ -130,10 +156,26 @@ class Agent:
             self._note("round_done", round=round_.digest.hex(), survivors=list(session.survivors))
         except SparsiloError as error:
             self._metrics.enter(Phase.ABORTED)
-            self._note("round_failed", round=round_.digest.hex(), reason=error.code)
+            reason = str(error) if isinstance(error, PreparationFailed) else error.code
+            self._note("round_failed", round=round_.digest.hex(), reason=reason)
             raise
         finally:
             self._metrics.rounds.labels(kind, outcome).inc()
+
+    def _prepare(self, run: RunOfPlan, start: Start) -> SiloRelease:
+        """Compute what this silo releases in the round that `start` is followed by.
+
+        Raises PreparationFailed whatever went wrong. An agent that stays does so when the plan's time to prepare is
+        over: neither what it was nor when must be heard outside (14.2.3).
+        """
+        began = monotonic()
+        try:
+            return run.prepare(start)
+        except Exception as error:  # from torch and the disk it may be of any kind
+            if self._config.stay:
+                _log.error("%s", _reason(error))
+                sleep(max(0.0, began + run.plan.message.preparation_seconds - monotonic()))
+            raise PreparationFailed(_reason(error)) from error
 
     def _run_of(self, plan: Plan) -> RunOfPlan:
         """Return the plan's run; what an earlier plan's left in memory goes."""
@@ -141,16 +183,14 @@ class Agent:
             self._run = RunOfPlan(plan, self._config, self._weights, self._device, self._transport, self._progress)
         return self._run
 
-    def _go_through(self, session: SiloSession, calls: Generator[Call, Any, None]) -> None:
-        answer = None
+    def _go_through(self, session: SiloSession, call: Call, calls: Generator[Call, Any, None]) -> None:
         with suppress(StopIteration):
             while True:
-                call = calls.send(answer)
                 if self._metrics.enter(session.phase):
                     _log.info("%s round: phase %s", session.round.plan.release_kind(session.round.index), session.phase)
                 if isinstance(call, Upload):
                     self._note_release(session.round)
-                answer = self._transport.perform(call)
+                call = calls.send(self._transport.perform(call))
 
     def _note_release(self, round_: Round) -> None:
         """Note in the audit log, before the first word leaves, what will."""
@@ -160,3 +200,8 @@ class Agent:
 
     def _note(self, event: str, **fields: object) -> None:
         self._audit.append(event, "agent", datetime.now(UTC), **fields)
+
+
+def _reason(error: Exception) -> str:
+    """Say what failed. Words of an error that nobody here raised may be those of the text: only known ones are kept."""
+    return str(error) if isinstance(error, SparsiloError | OSError | RuntimeError) else type(error).__name__

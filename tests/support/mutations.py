@@ -419,9 +419,9 @@ MUTATIONS = (
     Mutation(
         BOUND,
         "crypto/encoding/fixed_point.py",
-        "(np.abs(multiples) <= 1 << bits)",
-        "(np.rint(np.abs(multiples)) <= 1 << bits)",
-        f"{WEIGHTS}::test_a_difference_above_what_was_agreed_on_is_refused",
+        "math.ldexp(1, exponent + bits)",
+        "math.ldexp(1, exponent + bits + 1)",
+        f"{WEIGHTS}::test_a_difference_above_what_was_agreed_on_is_cut_to_that",
     ),
     Mutation(
         BOUND,

@@ -10,7 +10,8 @@ weights as moved so far. It differs from that code in four ways:
   the whole column to 0, which would be more zeros than k. Its place in the mean for damping is 0, not 1, so that the
   Gram matrix' scale does not matter.
 - The factor of the inverse is computed from that of the Gram matrix, not by inverting and factorising again.
-- Where no token came (an expert), there is nothing to undo: weights are ranked by magnitude and not moved.
+- Where no token came (an expert), there is nothing to undo: weights are ranked by magnitude and not moved. So they are
+  where the Gram matrix is not positive definite however damped, or too large for float32.
 """
 
 from functools import lru_cache
@@ -31,19 +32,18 @@ DAMPING: Final = (0.01, 0.1, 1.0, 10.0)
 
 
 def prune(weight: Tensor, gram: Tensor, sparsity: Sparsity) -> tuple[Tensor, Tensor]:
-    """Prune as `Method.prune` says.
+    """Prune as `Method.prune` says; a new weight may be infinite or NaN where text and weights are beyond float32.
 
-    Computes in float32; besides the arguments it holds two Gram matrices and three weights. Raises also
-    ValueError: the Gram matrix is not positive definite, however damped.
+    Computes in float32; besides the arguments it holds two Gram matrices and three weights.
     """
-    if not gram.any():
+    sparsity.groups(weight.shape)  # raises where a pattern does not fit, before the work
+    factor = _inverse_factor(gram)
+    if factor is None:
         keep = keep_by_score(weight.abs().float(), weight, sparsity)
         return keep, weight.float() * keep
-    sparsity.groups(weight.shape)  # raises where a pattern does not fit, before the work
     step = sparsity.target.of if isinstance(sparsity.target, Pattern) else BLOCK_COLUMNS
     block = BLOCK_COLUMNS // step * step
     dead = gram.diagonal() == 0
-    factor = _inverse_factor(gram)
     # Input by input, so that a column's weights lie together. A copy: the weight may be a file's own bytes.
     moved = weight.T.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     moved[dead] = 0
@@ -66,12 +66,14 @@ def prune(weight: Tensor, gram: Tensor, sparsity: Sparsity) -> tuple[Tensor, Ten
 
 
 @lru_cache(maxsize=1)  # q, k and v share one Gram matrix, the same object
-def _inverse_factor(gram: Tensor) -> Tensor:
-    """Upper triangular U, float32 [d_in, d_in], where U^T U is the inverse of the damped Gram matrix.
+def _inverse_factor(gram: Tensor) -> Tensor | None:
+    """Upper triangular U, float32 [d_in, d_in], where U^T U is the inverse of the damped Gram matrix; None without one.
 
     With a lower L L^T the matrix read backwards in both directions, R = L read so is upper and R R^T the matrix
     itself: U is R^-1.
     """
+    if not gram.any():
+        return None
     backwards, mean = gram.flip(0, 1), gram.diagonal().mean()
     added = 0.0
     for damping in DAMPING:
@@ -81,8 +83,8 @@ def _inverse_factor(gram: Tensor) -> Tensor:
         if not failed:
             identity = torch.eye(len(gram), device=gram.device)
             inverse: Tensor = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
-            return inverse
-    raise ValueError(f"the inputs' Gram matrix is not positive definite, even damped by {added:g} times its mean")
+            return inverse if (lower.isfinite() & inverse.isfinite()).all() else None
+    return None
 
 
 def _keep_columns(score: Tensor, weight: Tensor, sparsity: Sparsity, first: int) -> Tensor:

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional
 
 from silo_agent.model import batches
 from silo_agent.model.dense_weights import DenseWeights
@@ -38,6 +40,30 @@ def test_is_transformers_loss(tmp_path: Path, name: str, pruned: bool) -> None:
         model.get_parameter(key).data *= mask
     assert tokens == 5 * 23
     assert total == pytest.approx(losses(model, SEQUENCES), rel=1e-5)
+
+
+@pytest.mark.clause("14.2.1")
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_token_without_a_number_counts_for_700_nats(tmp_path: Path, bad: float) -> None:
+    weights = DenseWeights.open(tiny_model(tmp_path, family("llama", tie_word_embeddings=False)))
+    name = weights.prunable[-1]  # of the last block: nothing before it is touched
+    changed = weights.tensor(name).clone()
+    changed[0, 0] = bad
+    found = negative_log_likelihood(weights, SEQUENCES, {name: changed}, device=torch.device("cpu"))
+    assert found == (700.0 * 5 * 23, 5 * 23)
+
+
+@pytest.mark.clause("14.2.1")
+def test_a_token_counts_for_at_most_700_nats(tmp_path: Path) -> None:
+    file = tiny_model(tmp_path, family("llama", tie_word_embeddings=False)) / "model.safetensors"
+    tensors = load_file(file)
+    save_file({**tensors, "lm_head.weight": tensors["lm_head.weight"] * 1000}, file, {"format": "pt"})
+    total, _ = negative_log_likelihood(DenseWeights.open(tmp_path), SEQUENCES, {}, device=torch.device("cpu"))
+    with torch.no_grad():
+        logits = in_memory(tmp_path)(input_ids=SEQUENCES).logits[:, :-1].flatten(0, 1)
+    losses = functional.cross_entropy(logits, SEQUENCES[:, 1:].flatten(), reduction="none")
+    assert (losses > 700).any() and (losses < 700).any()
+    assert total == pytest.approx(float(losses.clamp(max=700).sum()), rel=1e-4)
 
 
 def test_new_weights_and_mixed_lengths(tmp_path: Path) -> None:

@@ -75,12 +75,21 @@ def test_groups_of_which_only_some_tie_at_the_threshold() -> None:
 
 def test_keep_top_refuses_what_has_no_rank() -> None:
     fine, nan = torch.ones(1, 3), torch.tensor([[1.0, float("nan"), 2.0]])
-    for primary, magnitude in [(nan, fine), (fine, nan)]:
-        with pytest.raises(ValueError, match="NaN"):
-            keep_top(primary, magnitude, 1)
+    with pytest.raises(ValueError, match="NaN"):
+        keep_top(fine, nan, 1)
     for prune in (-1, 4):
         with pytest.raises(ValueError, match="of 3"):
             keep_top(fine, fine, prune)
+
+
+@pytest.mark.clause("14.2.1")
+def test_a_score_that_is_no_number_ranks_lowest() -> None:
+    nan, inf = float("nan"), float("inf")
+    scores, magnitude = torch.tensor([[nan, -inf, 0.0, nan, inf]]), torch.tensor([[3.0, 1.0, 1.0, 2.0, 1.0]])
+    ranks = [1, 3, 0, 2, 4]  # those without a rank and the lowest tie, and larger weights are kept
+    for prune in range(6):
+        keep = keep_top(scores, magnitude, prune)[0].tolist()
+        assert keep == [at not in ranks[:prune] for at in range(5)], prune
 
 
 @given(st.integers(1, 5), st.integers(1, 6), st.sampled_from(ComparisonGroup))

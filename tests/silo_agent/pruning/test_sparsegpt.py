@@ -1,5 +1,6 @@
 """SparseGPT against a plain transcription of its authors' procedure, on layers and on whole models in memory."""
 
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -120,12 +121,20 @@ def test_a_gram_matrix_that_needs_more_damping() -> None:
     rounded = (vectors * values) @ vectors.T
     factor = sparsegpt._inverse_factor(rounded)
     damped = rounded + 0.1 * rounded.diagonal().mean() * torch.eye(128)
-    assert torch.equal(factor, factor.triu())
+    assert factor is not None and torch.equal(factor, factor.triu())
     assert torch.allclose(factor.T @ factor @ damped, torch.eye(128), atol=1e-3)
     keep, new = sparsegpt.prune(weight, rounded, Sparsity(Decimal("0.5"), LAYER))
     assert new.isfinite().all() and int((~keep).sum()) == 64 * 64
-    with pytest.raises(ValueError, match="not positive definite, even damped by 10 times"):
-        sparsegpt.prune(weight, -gram, Sparsity(Decimal("0.5"), LAYER))
+
+
+@pytest.mark.clause("14.2.1")
+@pytest.mark.parametrize("spoil", [lambda gram: -gram, lambda gram: gram.fill_(3e38), lambda gram: gram * 0])
+def test_a_gram_matrix_that_no_damping_helps_leaves_magnitude(spoil: Callable[[Tensor], Tensor]) -> None:
+    weight, gram = layer(64, 128)
+    keep, new = sparsegpt.prune(weight, spoil(gram), Sparsity(Decimal("0.5"), LAYER))
+    by_size = weight.abs() > weight.abs().flatten().sort().values[weight.numel() // 2 - 1]
+    assert torch.equal(keep, by_size)
+    assert torch.equal(new, weight * by_size)
 
 
 def published_model(

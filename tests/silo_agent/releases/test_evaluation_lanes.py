@@ -46,6 +46,17 @@ def test_what_cannot_be_summed_is_refused(nll: float) -> None:
         EvaluationRelease([(1.0, 5), (nll, 5)], 5)
 
 
+@pytest.mark.clause("2.4.4", "14.2.1")
+def test_a_plan_under_which_a_sum_might_not_be_exact_is_refused() -> None:
+    message = evaluation_plan(1, 1).message
+    message.rounds[0].evaluation.sequences = sequences = (2**64 - 1) // (700 << 24) // 5 // 16
+    checked_plan(message)
+    EvaluationRelease([(700.0 * sequences * 15, sequences * 15)], 5)
+    message.rounds[0].evaluation.sequences += 1
+    with pytest.raises(PlanError, match=r"rounds\[0\]: 1,570,7[0-9,]+ held-out tokens of all silos are too many"):
+        checked_plan(message)
+
+
 def test_the_largest_sum_still_fits() -> None:
     nll = float(np.nextafter(2.0**38, 0))
     release = EvaluationRelease([(nll, 5)], 4)
