@@ -44,7 +44,7 @@ stories: .venv/.ok ## write the stories of tests/scenarios/stories/ anew; git di
 	$(BIN)/python -m pytest tests/scenarios/test_stories.py --rewrite-stories
 
 mutations: .venv/.ok ## break the code in known ways, each of which must fail a test
-	$(BIN)/python tests/support/mutations.py
+	PYTHONPATH=tests $(BIN)/python -m support.mutations
 
 bench-masking: .venv/.ok ## measure masking against the bare primitives and Flower's SecAgg+; prints one JSON document
 	@$(BIN)/python -m pip install -q --no-deps -r bench/requirements.txt

@@ -24,5 +24,5 @@ class AggregatorMetrics(RoundMetrics):
         self.runs = Counter(f"{prefix}_runs", "Runs ended.", ["outcome"], registry=registry)
         from_zero(self.dropped, *((phase,) for phase in PHASES))
         from_zero(self.declined, *((release,) for release in ReleaseKind))
-        from_zero(self.refused_calls, ("expired",), ("revoked",), ("unknown",), ("too_old",))
+        from_zero(self.refused_calls, ("expired",), ("revoked",), ("unknown",), ("too_old",), ("other_key",))
         from_zero(self.runs, ("done",), ("failed",))

@@ -7,6 +7,7 @@ here.
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from hashlib import sha256
 from ipaddress import ip_address
 from typing import Final
 
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -49,6 +51,8 @@ class Peer:
     invitation: bool
     """Whether it stands for an invitation to enrol, and for nothing else."""
     serial: int
+    key: bytes
+    """SHA-256 of its public key (SubjectPublicKeyInfo, DER): what stays the same when a certificate is issued anew."""
     start: datetime
     end: datetime
 
@@ -173,8 +177,12 @@ def certificate_request(name: str) -> tuple[bytes, bytes]:
 
 
 def read_peer(pem: bytes) -> Peer:
-    """Return what the first certificate of `pem` says. Raises IdentityError where there is none."""
+    """Return what the first certificate of `pem` says. Raises IdentityError where there is none to read."""
     first = _first(pem)
+    try:
+        key = first.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except (ValueError, UnsupportedAlgorithm):
+        raise IdentityError("has a public key of an unknown kind") from None
     names, units = (
         [str(attribute.value) for attribute in first.subject.get_attributes_for_oid(oid)]
         for oid in (NameOID.COMMON_NAME, NameOID.ORGANIZATIONAL_UNIT_NAME)
@@ -183,6 +191,7 @@ def read_peer(pem: bytes) -> Peer:
         names[0] if len(names) == 1 else "",
         INVITATION in units,
         first.serial_number,
+        sha256(key).digest(),
         first.not_valid_before_utc,
         first.not_valid_after_utc,
     )

@@ -13,6 +13,7 @@ from crypto.primitives.signing import SigningKey, verify
 
 _CONTEXT: Final = b"roster"
 _ENROLMENT: Final = b"enrolment"
+_CERTIFICATE_KEY: Final = b"certificate key"
 
 
 def roster_file(roster: Mapping[str, bytes]) -> bytes:
@@ -35,15 +36,31 @@ def check_signature(suite: Suite, roster: Mapping[str, bytes], silo: str, signat
     verify(suite, roster[silo], signature, _CONTEXT, fingerprint(roster), party=silo)
 
 
-def sign_enrolment(key: SigningKey, silo: str, request: bytes) -> bytes:
-    """Return a silo's first signature: "this key is `silo`'s, `request` its certificate request" (PEM, or empty)."""
-    return key.sign(_ENROLMENT, _claim(silo, request))
+def sign_enrolment(key: SigningKey, silo: str, request: bytes, certificate_key: bytes) -> bytes:
+    """Return a silo's first signature: "this key is `silo`'s, and so is what it will call with".
+
+    That is the certificate for `request` (PEM), or one of its own, whose key has the SHA-256 `certificate_key`; the
+    other is empty.
+    """
+    return key.sign(_ENROLMENT, _claim(silo, request, certificate_key))
 
 
-def check_enrolment(suite: Suite, public: bytes, silo: str, request: bytes, signature: bytes) -> None:
+def check_enrolment(
+    suite: Suite, public: bytes, silo: str, request: bytes, certificate_key: bytes, signature: bytes
+) -> None:
     """Return if whoever enrols as `silo` holds the key that it names; raise BadSignature if not."""
-    verify(suite, public, signature, _ENROLMENT, _claim(silo, request), party=silo)
+    verify(suite, public, signature, _ENROLMENT, _claim(silo, request, certificate_key), party=silo)
 
 
-def _claim(silo: str, request: bytes) -> bytes:
-    return sha256(silo.encode()).digest() + sha256(request).digest()
+def sign_certificate_key(key: SigningKey, silo: str, certificate_key: bytes) -> bytes:
+    """Return a member's signature: "`silo` calls with a certificate of this key (SHA-256), and no other"."""
+    return key.sign(_CERTIFICATE_KEY, _claim(silo, certificate_key))
+
+
+def check_certificate_key(suite: Suite, public: bytes, silo: str, certificate_key: bytes, signature: bytes) -> None:
+    """Return if `silo`, whose signing key is `public`, calls with that key; raise BadSignature if not."""
+    verify(suite, public, signature, _CERTIFICATE_KEY, _claim(silo, certificate_key), party=silo)
+
+
+def _claim(silo: str, *claimed: bytes) -> bytes:
+    return b"".join(sha256(field).digest() for field in (silo.encode(), *claimed))

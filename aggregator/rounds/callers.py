@@ -46,6 +46,8 @@ class Callers:
             except NotAdmitted as error:
                 self._admitted.pop(pem, None)
                 await self._refuse(context, "a caller", error)
+            # One a silo, however many certificates it has had issued for its key.
+            self._admitted = {other: seen for other, seen in self._admitted.items() if seen[1] != silo}
             self._admitted[pem] = now, silo
         self._present.called(silo)
         return silo

@@ -154,6 +154,7 @@ class IdentityServicer:
         """Return what a server needs to call these methods."""
         identity: dict[str, Any] = {
             "Enroll": grpc.unary_unary_rpc_method_handler(self.enroll),
+            "Announce": grpc.unary_unary_rpc_method_handler(self.announce),
             "Renew": grpc.unary_unary_rpc_method_handler(self._answering(self._identity.renew)),
             "Roster": grpc.unary_unary_rpc_method_handler(self._answering(self._identity.roster)),
             "SignRoster": grpc.unary_unary_rpc_method_handler(self._answering(self._identity.sign_roster)),
@@ -165,6 +166,11 @@ class IdentityServicer:
         """Identity.Enroll: the one call that an invitation's certificate is good for."""
         enrolled = asyncio.to_thread(self._identity.enroll, certificate(context), request)
         return await self._callers.unless_refused("a silo that enrols", enrolled, context)
+
+    async def announce(self, request: bytes, context: Context) -> bytes:
+        """Identity.Announce: what it says decides who is heard."""
+        announced = asyncio.to_thread(self._identity.announce, certificate(context), request)
+        return await self._callers.unless_refused("a silo that announces a key", announced, context)
 
     def _answering(self, work: Callable[[str, bytes], bytes]) -> Callable[[bytes, Context], Awaitable[bytes]]:
         """Return the RPC that answers an enrolled silo with `work(silo, request)`, which may use the disk."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from aggregator.silos.enrolments import Enrolments
+from aggregator.silos.enrolments import Enrolled, Enrolments
 from crypto.errors import IdentityError
 from crypto.identity import Peer, read_peer
 
@@ -26,7 +26,7 @@ def utc_now() -> datetime:
 
 
 class NotAdmitted(IdentityError):
-    """A caller is not heard. `reason` says why in the metrics: unknown, revoked, expired or too_old."""
+    """A caller is not heard. `reason` says why in the metrics: unknown, revoked, expired, too_old or other_key."""
 
     def __init__(self, reason: str, message: str, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -50,22 +50,36 @@ def known(silos: Collection[str], clock: Clock) -> Admit:
 
 
 def enrolled(enrolments: Enrolments, clock: Clock) -> Admit:
-    """Return an `Admit` that hears every caller whose certificate is for a silo that is enrolled at that moment."""
+    """Return an `Admit` that hears every caller whose certificate is for a silo that is enrolled at that moment.
+
+    The certificate must have the key that the silo enrolled with, or announced last.
+    """
 
     def admit(pem: bytes) -> str:
         now = clock()
         peer = checked(pem, now)
-        silo = next((silo for silo in enrolments.silos() if silo.silo == peer.name), None)
-        if silo is None:
-            raise NotAdmitted("unknown", f"{peer.name!r} is not enrolled", "ask the aggregator for an invitation")
-        if silo.revoked is not None:
-            raise NotAdmitted("revoked", f"{peer.name} was revoked", "ask the aggregator for a new invitation")
-        if now - silo.enrolled > MOST_SIGNING_KEY_AGE:
-            age = (now - silo.enrolled).days
-            raise NotAdmitted("too_old", f"the signing key of {peer.name} is {age} days old", "enrol with a new one")
+        if member(enrolments, peer.name, now).certificate_key != peer.key:
+            raise NotAdmitted(
+                "other_key",
+                f"the certificate is not the one that {peer.name} calls with",
+                "a silo's agent announces a new one, signed with the silo's signing key",
+            )
         return peer.name
 
     return admit
+
+
+def member(enrolments: Enrolments, name: str, now: datetime) -> Enrolled:
+    """Return the enrolment that a silo has at `now`. Raises NotAdmitted."""
+    silo = next((silo for silo in enrolments.silos() if silo.silo == name), None)
+    if silo is None:
+        raise NotAdmitted("unknown", f"{name!r} is not enrolled", "ask the aggregator for an invitation")
+    if silo.revoked is not None:
+        raise NotAdmitted("revoked", f"{name} was revoked", "ask the aggregator for a new invitation")
+    if now - silo.enrolled > MOST_SIGNING_KEY_AGE:
+        age = (now - silo.enrolled).days
+        raise NotAdmitted("too_old", f"the signing key of {name} is {age} days old", "enrol with a new one")
+    return silo
 
 
 def checked(pem: bytes, now: datetime, *, invitation: bool = False) -> Peer:

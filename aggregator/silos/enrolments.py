@@ -34,7 +34,14 @@ def _first_tables(database: sqlite3.Connection) -> None:
         database.execute(table)
 
 
-_STEPS: Final = (_first_tables,)
+def _certificate_keys(database: sqlite3.Connection) -> None:
+    """Give each silo the key of the one certificate that it is heard with. Nobody knows which one it was: it is heard
+    again once it announces one.
+    """
+    database.execute("ALTER TABLE silos ADD COLUMN certificate_key BLOB")
+
+
+_STEPS: Final = (_first_tables, _certificate_keys)
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,8 @@ class Enrolled:
     silo: str
     signing_key: bytes
     """The silo's public signing key."""
+    certificate_key: bytes | None
+    """SHA-256 of the key of the only certificate that it is heard with; None where it has announced none yet."""
     enrolled: datetime
     """When it enrolled."""
     revoked: datetime | None
@@ -72,18 +81,16 @@ class Enrolments:
             database.execute("DELETE FROM invitations WHERE silo = ? AND request IS NULL", (silo,))
             database.execute("INSERT INTO invitations (serial, silo) VALUES (?, ?)", (f"{serial:x}", silo))
 
-    def enroll(
-        self, silo: str, serial: int, signing_key: bytes, request: bytes, certificate: bytes, now: datetime
-    ) -> bytes:
+    def enroll(self, silo: Enrolled, serial: int, request: bytes, certificate: bytes) -> bytes:
         """Use up an invitation; return the certificate that the silo gets.
 
         That is `certificate`, or the one that it got before for the same `request`, whose answer it may have lost.
         Raises IdentityError where the aggregator gave out no such invitation, it was used with another request, the
-        silo is enrolled, or the signing key is another silo's.
+        silo is enrolled, the signing key is another silo's, or one of the keys is that of the enrolment before.
         """
         with transaction(self._file) as database:
             query = "SELECT request, certificate FROM invitations WHERE serial = ? AND silo = ?"
-            invitation = database.execute(query, (f"{serial:x}", silo)).fetchone()
+            invitation = database.execute(query, (f"{serial:x}", silo.silo)).fetchone()
             if invitation is None:
                 raise IdentityError("this aggregator did not give out the invitation")
             used_for, issued = invitation
@@ -91,14 +98,16 @@ class Enrolments:
                 if used_for != request:
                     raise IdentityError("the invitation was used before", hint="ask for a new one")
                 return bytes(issued)
-            if _is_enrolled(database, silo):
-                raise IdentityError(f"{silo} is enrolled", hint="to enrol again it has to be revoked first")
-            taken = database.execute("SELECT silo FROM silos WHERE signing_key = ? AND silo != ?", (signing_key, silo))
-            if taken.fetchone():
-                raise IdentityError("the signing key is another silo's", hint="every silo makes its own")
+            if _is_enrolled(database, silo.silo):
+                raise IdentityError(f"{silo.silo} is enrolled", hint="to enrol again it has to be revoked first")
+            query = "SELECT 1 FROM silos WHERE signing_key = ? OR (silo = ? AND certificate_key = ?)"
+            if database.execute(query, (silo.signing_key, silo.silo, silo.certificate_key)).fetchone():
+                raise IdentityError(
+                    "the signing key or the certificate's key was enrolled before", hint="make new ones"
+                )
             database.execute(
-                "INSERT OR REPLACE INTO silos (silo, signing_key, enrolled) VALUES (?, ?, ?)",
-                (silo, signing_key, now.isoformat()),
+                "INSERT OR REPLACE INTO silos (silo, signing_key, certificate_key, enrolled) VALUES (?, ?, ?, ?)",
+                (silo.silo, silo.signing_key, silo.certificate_key, silo.enrolled.isoformat()),
             )
             values = (request, certificate, f"{serial:x}")
             database.execute("UPDATE invitations SET request = ?, certificate = ? WHERE serial = ?", values)
@@ -107,16 +116,25 @@ class Enrolments:
     def silos(self) -> list[Enrolled]:
         """Return every silo that ever enrolled, ascending by name."""
         with transaction(self._file) as database:
-            query = "SELECT silo, signing_key, enrolled, revoked FROM silos ORDER BY silo"
+            query = "SELECT silo, signing_key, certificate_key, enrolled, revoked FROM silos ORDER BY silo"
             rows = database.execute(query).fetchall()
         return [
-            Enrolled(silo, key, datetime.fromisoformat(enrolled), revoked and datetime.fromisoformat(revoked))
-            for silo, key, enrolled, revoked in rows
+            Enrolled(silo, key, heard, datetime.fromisoformat(enrolled), revoked and datetime.fromisoformat(revoked))
+            for silo, key, heard, enrolled, revoked in rows
         ]
 
     def roster(self) -> dict[str, bytes]:
         """Return the public signing keys, by silo, of those that are enrolled and not revoked."""
         return {enrolled.silo: enrolled.signing_key for enrolled in self.silos() if enrolled.revoked is None}
+
+    def announce(self, silo: Enrolled, certificate_key: bytes) -> None:
+        """Record that a silo is heard with this certificate key from now on, and with no other.
+
+        Nothing happens where it was revoked, or enrolled anew, in the meantime.
+        """
+        with transaction(self._file) as database:
+            change = "UPDATE silos SET certificate_key = ? WHERE signing_key = ? AND revoked IS NULL"
+            database.execute(change, (certificate_key, silo.signing_key))
 
     def revoke(self, silo: str, now: datetime) -> None:
         """Record that nothing that `silo` calls is answered any more. Raises InputError where it is not enrolled."""

@@ -4,15 +4,16 @@ Bytes come in and bytes go out; the servicer says who calls.
 """
 
 from datetime import timedelta
+from hashlib import sha256
 from importlib.metadata import version
 from typing import Final
 
-from aggregator.silos.admission import Clock, checked
-from aggregator.silos.enrolments import Enrolments
+from aggregator.silos.admission import Clock, checked, member
+from aggregator.silos.enrolments import Enrolled, Enrolments
 from crypto import roster as rosters
 from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
-from crypto.errors import ProtocolError
-from crypto.identity import Authority
+from crypto.errors import MalformedMessage, ProtocolError
+from crypto.identity import Authority, read_peer
 from crypto.names import Suite
 from crypto.primitives.signing import check_public_key
 from sparsilo.v1 import identity_pb2
@@ -35,22 +36,31 @@ class IdentityService:
         now = self._clock()
         invitation = checked(pem, now, invitation=True)
         message = decode(identity_pb2.EnrollRequest, request, MESSAGE_LIMIT, party=invitation.name)
+        asked, key = message.certificate_request, message.certificate_key
+        if len(key) != (0 if asked else sha256().digest_size):
+            raise MalformedMessage("names no key of a certificate, or asks for one too", party=invitation.name)
         check_public_key(self._suite, message.signing_key)
-        rosters.check_enrolment(
-            self._suite, message.signing_key, invitation.name, message.certificate_request, message.signature
-        )
-        certificate = b""
-        if message.certificate_request:
-            certificate = self._certify(message.certificate_request, invitation.name)
-        issued = self._enrolments.enroll(
-            invitation.name, invitation.serial, message.signing_key, request, certificate, now
-        )
+        rosters.check_enrolment(self._suite, message.signing_key, invitation.name, asked, key, message.signature)
+        certificate = self._certify(asked, invitation.name) if asked else b""
+        key = read_peer(certificate).key if asked else key
+        enrolled = Enrolled(invitation.name, message.signing_key, key, enrolled=now, revoked=None)
+        issued = self._enrolments.enroll(enrolled, invitation.serial, request, certificate)
         return encode(identity_pb2.EnrollReply(certificate=issued))
 
     def renew(self, silo: str, request: bytes) -> bytes:
-        """Answer Identity.Renew: issue the silo a new certificate."""
+        """Answer Identity.Renew: issue the silo a new certificate, with which it is heard once it announced its key."""
         message = decode(identity_pb2.RenewRequest, request, MESSAGE_LIMIT, party=silo)
         return encode(identity_pb2.RenewReply(certificate=self._certify(message.certificate_request, silo)))
+
+    def announce(self, pem: bytes, request: bytes) -> bytes:
+        """Answer Identity.Announce: hear the silo with the key of the certificate `pem`, if its signing key says so."""
+        now = self._clock()
+        peer = checked(pem, now)
+        message = decode(identity_pb2.AnnounceRequest, request, MESSAGE_LIMIT, party=peer.name)
+        enrolled = member(self._enrolments, peer.name, now)
+        rosters.check_certificate_key(self._suite, enrolled.signing_key, peer.name, peer.key, message.signature)
+        self._enrolments.announce(enrolled, peer.key)
+        return encode(identity_pb2.AnnounceReply())
 
     def roster(self, silo: str, request: bytes) -> bytes:
         """Answer Identity.Roster: show the present roster, and who has signed it."""

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from time import sleep
 from typing import Final
@@ -67,7 +68,8 @@ def run(config: Path, settings: tuple[str, ...]) -> None:
 
     keep_certificate_fresh()
     with ProgressBars() as progress:
-        rounds = Agent(agent, transport, metrics, progress, keep_certificate_fresh)
+        announce = partial(certificate.announce, transport)
+        rounds = Agent(agent, transport, metrics, progress, keep_certificate_fresh, announce)
         ready = True
         try:
             rounds.run()

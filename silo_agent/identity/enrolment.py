@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from crypto.errors import ConfigError, OutputError
-from crypto.identity import certificate_request, check_certificates, check_key_pair, check_subject
+from crypto.identity import certificate_request, check_certificates, check_key_pair, check_subject, read_peer
 from crypto.names import Suite
 from crypto.primitives.signing import SigningKey
 from crypto.roster import sign_enrolment
@@ -59,11 +59,17 @@ class Enrolment:
     def request(self) -> identity_pb2.EnrollRequest:
         """What to call Identity.Enroll with: the same bytes every time."""
         key = read_signing_key(self._draft / SIGNING_KEY, self._suite)
-        csr = b"" if self._own else read_credential(self._draft / _REQUEST)
+        csr, certificate_key = b"", b""
+        if self._own is None:
+            csr = read_credential(self._draft / _REQUEST)
+        else:
+            with naming(self._own[0]):
+                certificate_key = read_peer(read_credential(self._own[0])).key
         return identity_pb2.EnrollRequest(
             signing_key=key.public_bytes,
             certificate_request=csr,
-            signature=sign_enrolment(key, self._invitation.silo, csr),
+            signature=sign_enrolment(key, self._invitation.silo, csr, certificate_key),
+            certificate_key=certificate_key,
         )
 
     def finish(self, reply: identity_pb2.EnrollReply, now: datetime, files: Mapping[str, str]) -> bytes:

@@ -10,8 +10,9 @@ from typing import Final
 
 from crypto.errors import IdentityError
 from crypto.identity import Certified, certificate_request, check_key_pair, check_subject, read_peer
+from crypto.roster import sign_certificate_key
 from silo_agent.config import AgentConfig
-from silo_agent.host.credential_files import naming, read_credential, write_secret
+from silo_agent.host.credential_files import naming, read_credential, read_signing_key, write_secret
 from silo_agent.host.watched_files import WatchedFiles
 from silo_agent.identity.own_files import read_tls
 from silo_agent.network.proxy import proxy_setting
@@ -44,15 +45,26 @@ class OwnCertificate:
     def keep_fresh(self, transport: Transport, now: datetime) -> bool:
         """Renew the certificate where it is due, take up replaced files; return whether `transport` got a new one.
 
-        To be called while `transport` makes no other call. Raises IdentityError where the aggregator issues a
-        certificate that was not asked for, and whatever calling it raises.
+        A new one is announced to the aggregator. To be called while `transport` makes no other call. Raises
+        IdentityError where the aggregator issues a certificate that was not asked for, and whatever calling it raises.
         """
         if not self._files.were_replaced() and self._is_due(now):
             self._renew(transport)
         if not self._files.take_up(now):
             return False
         transport.certify(*self.current)
+        self.announce(transport)
         return True
+
+    def announce(self, transport: Transport) -> None:
+        """Tell the aggregator that this silo calls with the certificate in use from now on, and with no other.
+
+        Signed with the silo's signing key: whoever has only the certificate can have no other heard in its place.
+        """
+        own, _ = self.current
+        key = read_signing_key(self._config.signing_key, self._config.suite)
+        signature = sign_certificate_key(key, self._config.silo, read_peer(own.certificate).key)
+        transport.identify("Announce", identity_pb2.AnnounceRequest(signature=signature), identity_pb2.AnnounceReply)
 
     def _is_due(self, now: datetime) -> bool:
         """Return whether this agent renews its certificate, and half of the certificate's life is over."""

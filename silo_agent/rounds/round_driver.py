@@ -65,10 +65,14 @@ class Agent:
         metrics: SiloMetrics,
         progress: Progress,
         between_calls: Callable[[], None],
+        announce: Callable[[], None],
     ) -> None:
-        """`between_calls` is called between two rounds, and once every POLL_SECONDS while there is none."""
+        """`between_calls` is called between two rounds, and once every POLL_SECONDS while there is none.
+
+        `announce` is called where the aggregator does not hear this silo, which then calls it once more.
+        """
         self._config, self._transport, self._metrics = config, transport, metrics
-        self._progress, self._between_calls = progress, between_calls
+        self._progress, self._between_calls, self._announce = progress, between_calls, announce
         self._signing_key, self._roster = read_identity(config)
         self._weights = DenseWeights.open(model_folder(config.model))
         self._device = named_device(config.device)
@@ -84,7 +88,7 @@ class Agent:
         while True:
             self._between_calls()
             self._agreement.observe()
-            offer = self._transport.next()
+            offer = self._next()
             if offer is None:
                 continue
             match offer.WhichOneof("offer"):
@@ -104,6 +108,14 @@ class Agent:
                     return
                 case _:
                     raise PlanError("the aggregator offers nothing that this agent knows")
+
+    def _next(self) -> round_pb2.Offer | None:
+        try:
+            return self._transport.next()
+        except IdentityError:  # the certificate was replaced while no agent ran, and its key is not known yet
+            with suppress(SparsiloError):  # what the next call says is what is wrong
+                self._announce()
+            return self._transport.next()
 
     def _consider(self, offered: round_pb2.RoundOffer) -> None:
         """Take part in a round that this silo agrees to. Where it does not, the aggregator need not wait."""

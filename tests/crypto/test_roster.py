@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from crypto.errors import BadSignature
 from crypto.names import Suite
-from crypto.roster import check_enrolment, check_signature, fingerprint, roster_file, sign_enrolment, sign_roster
+from crypto.roster import (
+    check_certificate_key,
+    check_enrolment,
+    check_signature,
+    fingerprint,
+    roster_file,
+    sign_certificate_key,
+    sign_enrolment,
+    sign_roster,
+)
 from support.plans import signing_keys
 
 ROSTERS = {
@@ -53,13 +62,29 @@ def test_a_members_signature_is_for_this_roster_and_this_silo(suite: Suite) -> N
 @pytest.mark.parametrize("suite", list(Suite))
 def test_an_enrolment_is_signed_with_the_key_that_it_names(suite: Suite) -> None:
     key, other = (signing_keys(4, suite)[silo] for silo in ("silo-000", "silo-001"))
-    signature = sign_enrolment(key, "a", b"request")
-    check_enrolment(suite, key.public_bytes, "a", b"request", signature)
-    for public, silo, request in (
-        (other.public_bytes, "a", b"request"),
-        (key.public_bytes, "b", b"request"),
-        (key.public_bytes, "a", b"another"),
-        (key.public_bytes, "ar", b"equest"),
+    signature = sign_enrolment(key, "a", b"request", b"key")
+    check_enrolment(suite, key.public_bytes, "a", b"request", b"key", signature)
+    for public, silo, request, certificate_key in (
+        (other.public_bytes, "a", b"request", b"key"),
+        (key.public_bytes, "b", b"request", b"key"),
+        (key.public_bytes, "a", b"another", b"key"),
+        (key.public_bytes, "a", b"request", b""),
+        (key.public_bytes, "ar", b"equest", b"key"),
     ):
         with pytest.raises(BadSignature):
-            check_enrolment(suite, public, silo, request, signature)
+            check_enrolment(suite, public, silo, request, certificate_key, signature)
+
+
+@pytest.mark.parametrize("suite", list(Suite))
+def test_a_certificates_key_is_announced_by_the_silos_signing_key(suite: Suite) -> None:
+    key, other = (signing_keys(4, suite)[silo] for silo in ("silo-000", "silo-001"))
+    signature = sign_certificate_key(key, "a", b"key")
+    check_certificate_key(suite, key.public_bytes, "a", b"key", signature)
+    for public, silo, certificate_key, forged in (
+        (other.public_bytes, "a", b"key", signature),
+        (key.public_bytes, "b", b"key", signature),
+        (key.public_bytes, "a", b"another", signature),
+        (key.public_bytes, "a", b"key", sign_enrolment(key, "a", b"key", b"")),
+    ):
+        with pytest.raises(BadSignature):
+            check_certificate_key(suite, public, silo, certificate_key, forged)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from support.mutations import MUTATIONS, ROOT, Mutation
+from support.mutation import Mutation
+from support.mutations import MUTATIONS, ROOT
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: f"{mutation.file}: {mutation.new}")

@@ -18,7 +18,8 @@ from crypto.names import Suite
 from crypto.primitives.signing import SigningKey
 from silo_agent.cli import cli
 from support.commands import Ran, run
-from support.driven import serving
+from support.driven import looping, on, serving
+from support.enrolling import Aggregator
 from support.models import tiny_llama, write_text
 from support.plans import signing_keys
 
@@ -105,6 +106,28 @@ def port(driver: RoundDriver) -> Iterator[int]:
 def test_who_is_in_order_is_let_in(home: Home, port: int, capsys: pytest.CaptureFixture[str]) -> None:
     ran = home.run(port, capsys)
     assert (ran.code, ran.err) == (0, "")
+
+
+@pytest.mark.clause("7.10")
+def test_a_certificate_that_was_replaced_while_no_agent_ran(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """The agent announces it, and is heard; one that only bears the silo's name is not."""
+    with looping() as loop:
+        aggregator = Aggregator(home.folder / "aggregator", loop)
+        on(loop, aggregator.driver.finish())
+        (home.folder / "ca.crt").write_bytes(aggregator.identity.trusted)
+        home.certify(aggregator.enroll(SILO, SILO))
+        assert home.run(aggregator.port, capsys).code == 0
+        home.certify(aggregator.authority.issue(SILO, now=datetime.now(UTC), lifetime=DAY))
+        assert home.run(aggregator.port, capsys).code == 0
+        key = SigningKey.generate(Suite.DEFAULT)
+        (home.folder / "signing_key").write_text(key.to_bytes().hex())
+        roster = {silo: (key if silo == SILO else other).public_bytes.hex() for silo, other in KEYS.items()}
+        (home.folder / "roster.yaml").write_text(yaml.safe_dump(roster))
+        home.certify(aggregator.authority.issue(SILO, now=datetime.now(UTC), lifetime=DAY))
+        ran = home.run(aggregator.port, capsys)
+        assert ran.code == 2
+        assert "not the one that silo-001 calls with" in ran.err
+        on(loop, aggregator.server.stop(None))
 
 
 def test_why_all_is_over_is_passed_on(home: Home, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,5 @@
 """Enrolment, renewal, revocation and expiry against a real server over mutual TLS, with a clock that tests set."""
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -11,76 +10,18 @@ import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 
-from aggregator.config import AggregatorConfig
 from aggregator.metrics import AggregatorMetrics
 from aggregator.rounds.round_driver import RoundDriver
-from aggregator.rounds.servicer import serve
-from aggregator.silos.admission import enrolled
-from aggregator.silos.enrolments import Enrolments
-from aggregator.silos.identity_service import IdentityService
-from aggregator.silos.server_identity import ServerIdentity
 from crypto.encoding.wire import encode
 from crypto.errors import ConnectionFailed, IdentityError, ProtocolError, SparsiloError
 from crypto.identity import Authority, Certified, certificate_request, read_peer
-from crypto.names import Suite
 from crypto.roster import fingerprint, sign_enrolment, sign_roster
-from silo_agent.host.metrics import unseen
 from silo_agent.network.calls import Upload
 from silo_agent.network.services import IDENTITY
 from silo_agent.network.transport import Transport
 from sparsilo.v1 import identity_pb2, words_pb2
 from support.driven import looping, on
-from support.plans import signing_keys
-
-KEYS = signing_keys(3)
-DAY = timedelta(days=1)
-
-
-class Aggregator:
-    """What `aggregator serve` answers with, in this process. `later` moves its clock."""
-
-    def __init__(self, folder: Path, loop: asyncio.AbstractEventLoop) -> None:
-        self.later = timedelta()
-        self.enrolments = Enrolments(folder)
-        config = AggregatorConfig("127.0.0.1:1", "model", folder)
-        self.identity = ServerIdentity(config, lambda: datetime.now(UTC))
-        self.authority = self.identity.authority
-        self.registry = CollectorRegistry()
-        self.driver = RoundDriver(AggregatorMetrics(self.registry), lambda *_: None)
-        self.service = IdentityService(self.enrolments, self.authority, Suite.DEFAULT, self.clock)
-        admit = enrolled(self.enrolments, self.clock)
-        self.server, self.port = on(loop, serve(self.driver, admit, "127.0.0.1:0", self.identity.current, self.service))
-
-    def clock(self) -> datetime:
-        return datetime.now(UTC) + self.later
-
-    def invitation(self, silo: str, lifetime: timedelta = DAY) -> Certified:
-        own = self.authority.issue(silo, now=datetime.now(UTC), lifetime=lifetime, invitation=True)
-        self.enrolments.invite(silo, read_peer(own.certificate).serial)
-        return own
-
-    def transport(self, own: Certified) -> Transport:
-        return Transport(f"127.0.0.1:{self.port}", own, self.identity.trusted, unseen(), reconnect_seconds=0.3)
-
-    def enroll(self, silo: str) -> Certified:
-        request, private_key = certificate_request(silo)
-        with closing(self.transport(self.invitation(silo))) as transport:
-            certificate = transport.identify("Enroll", asking(silo, request), identity_pb2.EnrollReply).certificate
-        return Certified(certificate, private_key)
-
-    def refused(self, reason: str) -> float:
-        found = self.registry.get_sample_value("sparsilo_aggregator_refused_calls_total", {"reason": reason})
-        assert found is not None
-        return found
-
-
-def asking(silo: str, request: bytes, key: str = "") -> identity_pb2.EnrollRequest:
-    signing_key = KEYS[key or f"silo-00{'abc'.index(silo)}"]
-    return identity_pb2.EnrollRequest(
-        signing_key=signing_key.public_bytes,
-        certificate_request=request,
-        signature=sign_enrolment(signing_key, silo, request),
-    )
+from support.enrolling import DAY, KEYS, Aggregator, announce, asking, renewed
 
 
 @pytest.fixture
@@ -255,19 +196,68 @@ def test_an_upload_under_way_ends_with_the_certificate(aggregator: Aggregator, m
     assert 3 <= len(taken) < 1000
 
 
-def test_a_certificate_is_renewed_over_the_connection_that_it_replaces(aggregator: Aggregator) -> None:
+@pytest.mark.clause("7.9", "7.10")
+def test_a_renewed_certificate_is_heard_once_it_is_announced_and_the_one_before_no_more(aggregator: Aggregator) -> None:
     own = aggregator.enroll("a")
-    with closing(aggregator.transport(own)) as transport:
+    with closing(aggregator.transport(own)) as before, closing(aggregator.transport(own)) as transport:
         aggregator.later = timedelta(minutes=4)
-        request, private_key = certificate_request("b")  # whatever name it asks for
-        asked = identity_pb2.RenewRequest(certificate_request=request)
-        renewed = transport.identify("Renew", asked, identity_pb2.RenewReply).certificate
-        assert (read_peer(renewed).name, read_peer(renewed).invitation) == ("a", False)
-        assert read_peer(renewed).end > read_peer(own.certificate).end + timedelta(minutes=3)
-        transport.certify(Certified(renewed, private_key), aggregator.identity.trusted)
+        next_ = renewed(transport, "a")
+        assert (read_peer(next_.certificate).name, read_peer(next_.certificate).invitation) == ("a", False)
+        assert read_peer(next_.certificate).end > read_peer(own.certificate).end + timedelta(minutes=3)
+        transport.certify(next_, aggregator.identity.trusted)
+        with pytest.raises(IdentityError, match="not the one that a calls with"):
+            status(transport)
+        assert status(before).version
+        announce(transport, next_, "a", "silo-000")
+        announce(transport, next_, "a", "silo-000")
         assert status(transport).version
+        expire_admission()
+        with pytest.raises(IdentityError, match="not the one that a calls with"):
+            status(before)
         with pytest.raises(IdentityError, match="no certificate request"):
             transport.identify("Renew", identity_pb2.RenewRequest(certificate_request=b"x"), identity_pb2.RenewReply)
+    assert aggregator.refused("other_key") == 2
+
+
+def test_whatever_name_a_renewal_asks_for(aggregator: Aggregator) -> None:
+    with closing(aggregator.transport(aggregator.enroll("a"))) as transport:
+        request, _ = certificate_request("b")
+        asked = identity_pb2.RenewRequest(certificate_request=request)
+        issued = transport.identify("Renew", asked, identity_pb2.RenewReply).certificate
+    assert read_peer(issued).name == "a"
+
+
+@pytest.mark.clause("7.9", "7.10")
+def test_a_silo_with_a_certificate_of_its_own(aggregator: Aggregator) -> None:
+    """Its authority may issue as many as it likes: heard is the one that was enrolled, or announced since."""
+    theirs = [aggregator.authority.issue("a", now=datetime.now(UTC), lifetime=DAY) for _ in range(3)]
+    key = read_peer(theirs[0].certificate).key
+    signing_key = KEYS["silo-000"]
+    with closing(aggregator.transport(aggregator.invitation("a"))) as transport:
+        for request, claimed in ((b"", b""), (b"", key[:-1]), (certificate_request("a")[0], key)):
+            asked = identity_pb2.EnrollRequest(
+                signing_key=signing_key.public_bytes,
+                certificate_request=request,
+                signature=sign_enrolment(signing_key, "a", request, claimed),
+                certificate_key=claimed,
+            )
+            with pytest.raises(ProtocolError, match="names no key of a certificate"):
+                transport.identify("Enroll", asked, identity_pb2.EnrollReply)
+        asked = identity_pb2.EnrollRequest(
+            signing_key=signing_key.public_bytes,
+            signature=sign_enrolment(signing_key, "a", b"", key),
+            certificate_key=key,
+        )
+        assert transport.identify("Enroll", asked, identity_pb2.EnrollReply).certificate == b""
+    with closing(aggregator.transport(theirs[0])) as first, closing(aggregator.transport(theirs[1])) as second:
+        assert status(first).version
+        with pytest.raises(IdentityError, match="not the one that a calls with"):
+            status(second)
+        announce(second, theirs[1], "a", "silo-000")
+        assert status(second).version
+        expire_admission()
+        with pytest.raises(IdentityError, match="not the one that a calls with"):
+            status(first)
 
 
 def test_the_servers_certificate_rotates_without_a_restart(

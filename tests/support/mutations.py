@@ -11,29 +11,16 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+
+from support import mutations_of_identity
+from support.mutation import BOUND, CHECK, INDEX, ORDER, SIGN, TIE, Mutation
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("crypto", "silo_agent", "aggregator", "proto", "tests", "docs", "pyproject.toml")
 SECONDS = 3600
 TESTS_FAILED = 1  # pytest's exit status; 2 and above mean that the tests did not run, which kills nothing
 
-
-@dataclass(frozen=True)
-class Mutation:
-    """`old`, which `file` holds exactly once, becomes `new`; `tests` (pytest arguments) must then fail."""
-
-    kind: str
-    file: str
-    old: str
-    new: str
-    tests: str
-
-
-SIGN, BOUND, INDEX = "flipped sign", "bound off by one", "index off by one"
-TIE, ORDER = "dropped tie-break", "swapped order"
-CHECK = "dropped check"
 
 LANES, LAYOUT = "tests/crypto/encoding/test_lanes.py", "tests/crypto/encoding/test_layout.py"
 SHAMIR, STREAM = "tests/crypto/primitives/test_shamir.py", "tests/crypto/primitives/test_mask_stream.py"
@@ -468,8 +455,8 @@ MUTATIONS = (
     Mutation(
         CHECK,
         "aggregator/silos/admission.py",
-        "        if silo.revoked is not None:",
-        "        if silo.revoked is not None and silo.revoked > now:",
+        "    if silo.revoked is not None:",
+        "    if silo.revoked is not None and silo.revoked > now:",
         "tests/aggregator/silos/test_admission.py::test_a_revoked_silo_is_not_heard_though_its_certificate_holds",
     ),
     Mutation(
@@ -549,6 +536,7 @@ MUTATIONS = (
 """,
         "tests/silo_agent/host/test_layered_config.py::test_the_strongest_layer_that_has_a_field_wins",
     ),
+    *mutations_of_identity.MUTATIONS,
 )
 
 

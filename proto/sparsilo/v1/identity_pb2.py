@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asparsilo/v1/identity.proto\x12\x0bsparsilo.v1\"T\n\rEnrollRequest\x12\x13\n\x0bsigning_key\x18\x01 \x01(\x0c\x12\x1b\n\x13\x63\x65rtificate_request\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\"\n\x0b\x45nrollReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\"+\n\x0cRenewRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\"!\n\nRenewReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\"\x0f\n\rRosterRequest\"7\n\x0bRosterReply\x12(\n\x05silos\x18\x01 \x03(\x0b\x32\x19.sparsilo.v1.EnrolledSilo\"D\n\x0c\x45nrolledSilo\x12\x0c\n\x04silo\x18\x01 \x01(\t\x12\x13\n\x0bsigning_key\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\";\n\x11SignRosterRequest\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\x11\n\x0fSignRosterReply\"\x0f\n\rStatusRequest\"D\n\x0bStatusReply\x12\x14\n\x0cunix_seconds\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06roster\x18\x03 \x01(\x0c\x32\xd3\x02\n\x08Identity\x12>\n\x06\x45nroll\x12\x1a.sparsilo.v1.EnrollRequest\x1a\x18.sparsilo.v1.EnrollReply\x12;\n\x05Renew\x12\x19.sparsilo.v1.RenewRequest\x1a\x17.sparsilo.v1.RenewReply\x12>\n\x06Roster\x12\x1a.sparsilo.v1.RosterRequest\x1a\x18.sparsilo.v1.RosterReply\x12J\n\nSignRoster\x12\x1e.sparsilo.v1.SignRosterRequest\x1a\x1c.sparsilo.v1.SignRosterReply\x12>\n\x06Status\x12\x1a.sparsilo.v1.StatusRequest\x1a\x18.sparsilo.v1.StatusReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asparsilo/v1/identity.proto\x12\x0bsparsilo.v1\"m\n\rEnrollRequest\x12\x13\n\x0bsigning_key\x18\x01 \x01(\x0c\x12\x1b\n\x13\x63\x65rtificate_request\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12\x17\n\x0f\x63\x65rtificate_key\x18\x04 \x01(\x0c\"\"\n\x0b\x45nrollReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\"+\n\x0cRenewRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\"!\n\nRenewReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\"$\n\x0f\x41nnounceRequest\x12\x11\n\tsignature\x18\x01 \x01(\x0c\"\x0f\n\rAnnounceReply\"\x0f\n\rRosterRequest\"7\n\x0bRosterReply\x12(\n\x05silos\x18\x01 \x03(\x0b\x32\x19.sparsilo.v1.EnrolledSilo\"D\n\x0c\x45nrolledSilo\x12\x0c\n\x04silo\x18\x01 \x01(\t\x12\x13\n\x0bsigning_key\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\";\n\x11SignRosterRequest\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\x11\n\x0fSignRosterReply\"\x0f\n\rStatusRequest\"D\n\x0bStatusReply\x12\x14\n\x0cunix_seconds\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06roster\x18\x03 \x01(\x0c\x32\x99\x03\n\x08Identity\x12>\n\x06\x45nroll\x12\x1a.sparsilo.v1.EnrollRequest\x1a\x18.sparsilo.v1.EnrollReply\x12;\n\x05Renew\x12\x19.sparsilo.v1.RenewRequest\x1a\x17.sparsilo.v1.RenewReply\x12\x44\n\x08\x41nnounce\x12\x1c.sparsilo.v1.AnnounceRequest\x1a\x1a.sparsilo.v1.AnnounceReply\x12>\n\x06Roster\x12\x1a.sparsilo.v1.RosterRequest\x1a\x18.sparsilo.v1.RosterReply\x12J\n\nSignRoster\x12\x1e.sparsilo.v1.SignRosterRequest\x1a\x1c.sparsilo.v1.SignRosterReply\x12>\n\x06Status\x12\x1a.sparsilo.v1.StatusRequest\x1a\x18.sparsilo.v1.StatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,27 +32,31 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sparsilo.v1.identity_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENROLLREQUEST']._serialized_start=43
-  _globals['_ENROLLREQUEST']._serialized_end=127
-  _globals['_ENROLLREPLY']._serialized_start=129
-  _globals['_ENROLLREPLY']._serialized_end=163
-  _globals['_RENEWREQUEST']._serialized_start=165
-  _globals['_RENEWREQUEST']._serialized_end=208
-  _globals['_RENEWREPLY']._serialized_start=210
-  _globals['_RENEWREPLY']._serialized_end=243
-  _globals['_ROSTERREQUEST']._serialized_start=245
-  _globals['_ROSTERREQUEST']._serialized_end=260
-  _globals['_ROSTERREPLY']._serialized_start=262
-  _globals['_ROSTERREPLY']._serialized_end=317
-  _globals['_ENROLLEDSILO']._serialized_start=319
-  _globals['_ENROLLEDSILO']._serialized_end=387
-  _globals['_SIGNROSTERREQUEST']._serialized_start=389
-  _globals['_SIGNROSTERREQUEST']._serialized_end=448
-  _globals['_SIGNROSTERREPLY']._serialized_start=450
-  _globals['_SIGNROSTERREPLY']._serialized_end=467
-  _globals['_STATUSREQUEST']._serialized_start=469
-  _globals['_STATUSREQUEST']._serialized_end=484
-  _globals['_STATUSREPLY']._serialized_start=486
-  _globals['_STATUSREPLY']._serialized_end=554
-  _globals['_IDENTITY']._serialized_start=557
-  _globals['_IDENTITY']._serialized_end=896
+  _globals['_ENROLLREQUEST']._serialized_end=152
+  _globals['_ENROLLREPLY']._serialized_start=154
+  _globals['_ENROLLREPLY']._serialized_end=188
+  _globals['_RENEWREQUEST']._serialized_start=190
+  _globals['_RENEWREQUEST']._serialized_end=233
+  _globals['_RENEWREPLY']._serialized_start=235
+  _globals['_RENEWREPLY']._serialized_end=268
+  _globals['_ANNOUNCEREQUEST']._serialized_start=270
+  _globals['_ANNOUNCEREQUEST']._serialized_end=306
+  _globals['_ANNOUNCEREPLY']._serialized_start=308
+  _globals['_ANNOUNCEREPLY']._serialized_end=323
+  _globals['_ROSTERREQUEST']._serialized_start=325
+  _globals['_ROSTERREQUEST']._serialized_end=340
+  _globals['_ROSTERREPLY']._serialized_start=342
+  _globals['_ROSTERREPLY']._serialized_end=397
+  _globals['_ENROLLEDSILO']._serialized_start=399
+  _globals['_ENROLLEDSILO']._serialized_end=467
+  _globals['_SIGNROSTERREQUEST']._serialized_start=469
+  _globals['_SIGNROSTERREQUEST']._serialized_end=528
+  _globals['_SIGNROSTERREPLY']._serialized_start=530
+  _globals['_SIGNROSTERREPLY']._serialized_end=547
+  _globals['_STATUSREQUEST']._serialized_start=549
+  _globals['_STATUSREQUEST']._serialized_end=564
+  _globals['_STATUSREPLY']._serialized_start=566
+  _globals['_STATUSREPLY']._serialized_end=634
+  _globals['_IDENTITY']._serialized_start=637
+  _globals['_IDENTITY']._serialized_end=1046
 # @@protoc_insertion_point(module_scope)

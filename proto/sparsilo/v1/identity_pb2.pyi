@@ -7,14 +7,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class EnrollRequest(_message.Message):
-    __slots__ = ("signing_key", "certificate_request", "signature")
+    __slots__ = ("signing_key", "certificate_request", "signature", "certificate_key")
     SIGNING_KEY_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_REQUEST_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_KEY_FIELD_NUMBER: _ClassVar[int]
     signing_key: bytes
     certificate_request: bytes
     signature: bytes
-    def __init__(self, signing_key: _Optional[bytes] = ..., certificate_request: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    certificate_key: bytes
+    def __init__(self, signing_key: _Optional[bytes] = ..., certificate_request: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., certificate_key: _Optional[bytes] = ...) -> None: ...
 
 class EnrollReply(_message.Message):
     __slots__ = ("certificate",)
@@ -33,6 +35,16 @@ class RenewReply(_message.Message):
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     certificate: bytes
     def __init__(self, certificate: _Optional[bytes] = ...) -> None: ...
+
+class AnnounceRequest(_message.Message):
+    __slots__ = ("signature",)
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    signature: bytes
+    def __init__(self, signature: _Optional[bytes] = ...) -> None: ...
+
+class AnnounceReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class RosterRequest(_message.Message):
     __slots__ = ()

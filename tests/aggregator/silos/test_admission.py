@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from aggregator.silos.admission import NotAdmitted, checked, enrolled, known
-from aggregator.silos.enrolments import Enrolments
-from crypto.identity import Authority
+from aggregator.silos.enrolments import Enrolled, Enrolments
+from crypto.identity import Authority, read_peer
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -22,7 +22,7 @@ Moment = Callable[[datetime], None]
 def enrolments(tmp_path: Path) -> Enrolments:
     made = Enrolments(tmp_path)
     made.invite("a", 7)
-    made.enroll("a", 7, b"k", b"r", b"c", NOW)
+    made.enroll(Enrolled("a", b"k", read_peer(PEM).key, NOW, None), 7, b"r", b"c")
     return made
 
 
@@ -53,9 +53,19 @@ def test_a_name_that_never_enrolled(enrolments: Enrolments) -> None:
     assert "'b' is not a silo" in refused("unknown", known({"a"}, lambda: NOW), pem)
 
 
+def test_another_key_than_the_enrolments_is_not_heard_whoever_certified_it(enrolments: Enrolments) -> None:
+    admit = enrolled(enrolments, lambda: NOW)
+    pem = AUTHORITY.issue("a", lifetime=DAY).certificate
+    assert "not the one that a calls with" in refused("other_key", admit, pem)
+    enrolments.announce(enrolments.silos()[0], read_peer(pem).key)
+    assert admit(pem) == "a"
+    assert "not the one that a calls with" in refused("other_key", admit, PEM)
+
+
 def test_a_signing_key_has_to_be_replaced_after_a_year(enrolments: Enrolments) -> None:
     later = NOW + 366 * DAY
     pem = AUTHORITY.issue("a", now=later, lifetime=DAY).certificate
+    enrolments.announce(enrolments.silos()[0], read_peer(pem).key)
     assert enrolled(enrolments, lambda: later)(pem) == "a"
     message = refused("too_old", enrolled(enrolments, lambda: later + timedelta(hours=1)), pem)
     assert "366 days old" in message

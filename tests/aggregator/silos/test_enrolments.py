@@ -1,16 +1,18 @@
 """An invitation is good for one enrolment, whoever has it and however often it is tried."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from aggregator.silos.enrolments import ENROLMENTS_FILE, Enrolments
+from aggregator.silos.enrolments import ENROLMENTS_FILE, Enrolled, Enrolments
 from crypto.errors import IdentityError, InputError
 from silo_agent.host.sqlite_file import transaction
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 KEY, OTHER = b"k" * 32, b"o" * 32
+ENROLLED = Enrolled("a", KEY, b"tls " + KEY, NOW, None)
 
 
 @pytest.fixture
@@ -21,7 +23,9 @@ def enrolments(tmp_path: Path) -> Enrolments:
 
 
 def enroll(enrolments: Enrolments, silo: str = "a", serial: int = 7, key: bytes = KEY, request: bytes = b"r") -> bytes:
-    return enrolments.enroll(silo, serial, key, request, b"certificate of " + request, NOW)
+    return enrolments.enroll(
+        Enrolled(silo, key, b"tls " + key, NOW, None), serial, request, b"certificate of " + request
+    )
 
 
 def test_an_enrolled_silo_is_in_the_roster_for_every_process(enrolments: Enrolments, tmp_path: Path) -> None:
@@ -29,12 +33,12 @@ def test_an_enrolled_silo_is_in_the_roster_for_every_process(enrolments: Enrolme
     assert enroll(enrolments) == b"certificate of r"
     again = Enrolments(tmp_path / "state")
     assert again.roster() == {"a": KEY}
-    assert [(each.silo, each.enrolled, each.revoked) for each in again.silos()] == [("a", NOW, None)]
+    assert again.silos() == [ENROLLED]
 
 
 def test_a_lost_answer_is_given_again_and_no_other(enrolments: Enrolments) -> None:
     enroll(enrolments)
-    assert enrolments.enroll("a", 7, KEY, b"r", b"made anew", NOW) == b"certificate of r"
+    assert enrolments.enroll(ENROLLED, 7, b"r", b"made anew") == b"certificate of r"
     for changed in ({"request": b"another"}, {"key": OTHER, "request": b"another"}):
         with pytest.raises(IdentityError, match="was used before"):
             enroll(enrolments, **changed)  # type: ignore[arg-type]
@@ -60,7 +64,7 @@ def test_a_second_invitation_voids_the_first_and_neither_replaces_a_key(enrolmen
 def test_two_silos_do_not_share_a_key(enrolments: Enrolments) -> None:
     enroll(enrolments)
     enrolments.invite("b", 9)
-    with pytest.raises(IdentityError, match="another silo's"):
+    with pytest.raises(IdentityError, match="was enrolled before"):
         enroll(enrolments, "b", 9)
     assert enrolments.roster() == {"a": KEY}
 
@@ -93,9 +97,40 @@ def test_signatures_are_kept_by_roster(enrolments: Enrolments) -> None:
     )
 
 
-def test_a_file_from_before_there_were_versions_is_taken_as_it_is(enrolments: Enrolments, tmp_path: Path) -> None:
+@pytest.mark.parametrize("same", ["signing_key", "certificate_key"])
+def test_a_revoked_silo_does_not_come_back_with_a_key_that_it_had(same: str, enrolments: Enrolments) -> None:
+    enroll(enrolments)
+    enrolments.revoke("a", NOW)
+    enrolments.invite("a", 10)
+    fresh = Enrolled("a", OTHER, b"tls " + OTHER, NOW, None)
+    with pytest.raises(IdentityError, match="was enrolled before"):
+        enrolments.enroll(replace(fresh, **{same: getattr(ENROLLED, same)}), 10, b"s", b"c")
+    assert enrolments.roster() == {}
+    enrolments.enroll(fresh, 10, b"s", b"c")
+    assert enrolments.silos() == [fresh]
+
+
+def test_an_announced_key_is_that_enrolments_and_no_later_ones(enrolments: Enrolments) -> None:
+    enroll(enrolments)
+    enrolments.announce(ENROLLED, b"next")
+    assert enrolments.silos() == [replace(ENROLLED, certificate_key=b"next")]
+    enrolments.revoke("a", NOW)
+    enrolments.announce(ENROLLED, b"late")
+    assert enrolments.silos() == [replace(ENROLLED, certificate_key=b"next", revoked=NOW)]
+    enrolments.invite("a", 10)
+    enroll(enrolments, serial=10, key=OTHER)
+    enrolments.announce(ENROLLED, b"late")
+    assert enrolments.silos()[0].certificate_key == b"tls " + OTHER
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_a_file_from_before_certificate_keys_is_taken_up(version: int, enrolments: Enrolments, tmp_path: Path) -> None:
     enroll(enrolments)
     with transaction(tmp_path / "state" / ENROLMENTS_FILE) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (1,)
-        database.execute("PRAGMA user_version = 0")
-    assert Enrolments(tmp_path / "state").roster() == {"a": KEY}
+        assert database.execute("PRAGMA user_version").fetchone() == (2,)
+        database.execute("ALTER TABLE silos DROP COLUMN certificate_key")
+        database.execute(f"PRAGMA user_version = {version}")
+    taken = Enrolments(tmp_path / "state")
+    assert taken.silos() == [replace(ENROLLED, certificate_key=None)]  # which certificate it calls with, nobody knows
+    taken.announce(ENROLLED, b"next")
+    assert taken.silos() == [replace(ENROLLED, certificate_key=b"next")]

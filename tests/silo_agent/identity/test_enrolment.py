@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from crypto.errors import IdentityError, OutputError
-from crypto.identity import Authority, check_key_pair
+from crypto.identity import Authority, check_key_pair, read_peer
 from crypto.names import Suite
 from crypto.roster import check_enrolment, fingerprint
 from silo_agent.config import AgentConfig
@@ -42,7 +42,7 @@ def test_keys_are_made_once_and_are_closed_to_others(suite: str, tmp_path: Path)
     assert Enrolment(given, out, None).request == request  # the first one broke off
     assert not out.exists()
     kind = Suite[suite.upper()]
-    check_enrolment(kind, request.signing_key, "a", request.certificate_request, request.signature)
+    check_enrolment(kind, request.signing_key, "a", request.certificate_request, b"", request.signature)
     certificate = AUTHORITY.certify(request.certificate_request, "a", NOW, DAY)
     enrolment = Enrolment(given, out, None)
     assert enrolment.finish(identity_pb2.EnrollReply(certificate=certificate), NOW, {"x": "y"}) == request.signing_key
@@ -73,7 +73,12 @@ def test_a_certificate_that_was_not_asked_for_is_not_taken(tmp_path: Path) -> No
 def test_a_silo_with_its_own_certificate_asks_for_none(tmp_path: Path) -> None:
     own = (tmp_path / "c", tmp_path / "k", tmp_path / "a")
     enrolment = Enrolment(invitation(), tmp_path / "silo", own)
-    assert enrolment.request.certificate_request == b""
+    with pytest.raises(IdentityError, match=f"{own[0]}: cannot be read"):
+        enrolment.request  # noqa: B018  # a property
+    own[0].write_bytes(AUTHORITY.issue("a").certificate)
+    request, key = enrolment.request, read_peer(own[0].read_bytes()).key
+    assert (request.certificate_request, request.certificate_key) == (b"", key)
+    check_enrolment(Suite.DEFAULT, request.signing_key, "a", b"", key, request.signature)
     enrolment.finish(identity_pb2.EnrollReply(), NOW, {})
     assert {file.name for file in (tmp_path / "silo").iterdir()} == {"signing_key"}
     config = agent_config(invitation(), tmp_path, tmp_path, own)

@@ -10,13 +10,17 @@ from google.protobuf.message import Message
 
 from crypto.errors import ConnectionFailed, IdentityError
 from crypto.identity import Authority, Certified, check_key_pair, read_peer
+from crypto.names import Suite
+from crypto.roster import check_certificate_key
 from silo_agent.config import AgentConfig
 from silo_agent.identity.own_certificate import OwnCertificate
 from sparsilo.v1 import identity_pb2
+from support.plans import signing_keys
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 AUTHORITY = Authority("ours", NOW, 400 * DAY)
+KEY = signing_keys(1)["silo-000"]
 
 
 class FakeTransport:
@@ -26,8 +30,13 @@ class FakeTransport:
         self.now = NOW
         self.used: list[Certified] = []
         self.silo = "a"
+        self.announced: list[bytes] = []
 
-    def identify(self, method: str, request: Message, reply: type[Message]) -> identity_pb2.RenewReply:
+    def identify(self, method: str, request: Message, reply: type[Message]) -> Message:
+        if isinstance(request, identity_pb2.AnnounceRequest):
+            assert method == "Announce"
+            self.announced.append(request.signature)
+            return identity_pb2.AnnounceReply()
         assert method == "Renew"
         assert isinstance(request, identity_pb2.RenewRequest)
         issued = AUTHORITY.certify(request.certificate_request, self.silo, self.now, 30 * DAY)
@@ -46,6 +55,7 @@ def config(tmp_path: Path) -> AgentConfig:
         renew_certificate=True,
     )
     made.authority.write_bytes(AUTHORITY.certificate)
+    made.signing_key.write_text(KEY.to_bytes().hex())
     put(made, AUTHORITY.issue("a", lifetime=30 * DAY))
     return made
 
@@ -57,6 +67,11 @@ def put(config: AgentConfig, own: Certified) -> None:
 
 def on_disk(config: AgentConfig) -> Certified:
     return Certified(config.certificate.read_bytes(), config.private_key.read_bytes())
+
+
+def assert_announced(transport: Any, own: Certified) -> None:
+    [signature] = transport.announced
+    check_certificate_key(Suite.DEFAULT, KEY.public_bytes, "a", read_peer(own.certificate).key, signature)
 
 
 @pytest.fixture
@@ -74,6 +89,7 @@ def test_it_is_renewed_at_half_its_life_and_not_before(config: AgentConfig, tran
     assert transport.used == [renewed]
     check_key_pair(renewed.private_key, renewed.certificate)
     assert renewed.private_key != first.private_key
+    assert_announced(transport, renewed)
     assert own.expiry() == read_peer(renewed.certificate).end == NOW + 46 * DAY
     assert not own.keep_fresh(transport, transport.now)
     assert [file.name for file in config.certificate.parent.glob("*.next")] == []
@@ -94,6 +110,15 @@ def test_replaced_files_are_taken_up_when_they_fit_together(config: AgentConfig,
     put(config, second)
     assert own.keep_fresh(transport, NOW)
     assert transport.used == [second]
+    assert_announced(transport, second)
+
+
+def test_it_announces_the_certificate_in_use_and_not_what_lies_on_disk(config: AgentConfig, transport: Any) -> None:
+    own = OwnCertificate(config, NOW)
+    used = on_disk(config)
+    put(config, AUTHORITY.issue("a", lifetime=60 * DAY))
+    own.announce(transport)
+    assert_announced(transport, used)
 
 
 def test_another_silos_certificate_is_not_taken_up(config: AgentConfig, transport: Any) -> None:

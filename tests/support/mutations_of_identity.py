@@ -1,0 +1,71 @@
+"""Mistakes in who is heard, and in what is taken for the trusted model."""
+
+from support.mutation import CHECK, Mutation
+
+STOLEN = "tests/attacks/test_stolen_certificate_of_a_revoked_silo.py"
+ENROLMENTS, ADMISSION = "tests/aggregator/silos/test_enrolments.py", "tests/aggregator/silos/test_admission.py"
+SERVICE = "tests/integration/test_identity_service.py"
+
+MUTATIONS = (
+    Mutation(
+        CHECK,
+        "aggregator/silos/admission.py",
+        "if member(enrolments, peer.name, now).certificate_key != peer.key:",
+        "if member(enrolments, peer.name, now).certificate_key is None:",
+        STOLEN,
+    ),
+    Mutation(
+        CHECK,
+        "aggregator/silos/enrolments.py",
+        "WHERE signing_key = ? AND revoked IS NULL",
+        "WHERE signing_key = ?",
+        f"{ENROLMENTS}::test_an_announced_key_is_that_enrolments_and_no_later_ones",
+    ),
+    Mutation(
+        CHECK,
+        "aggregator/silos/enrolments.py",
+        "WHERE signing_key = ? OR (silo = ? AND certificate_key = ?)",
+        "WHERE signing_key = ? AND (silo != ? OR certificate_key = ?)",
+        f"{ENROLMENTS}::test_a_revoked_silo_does_not_come_back_with_a_key_that_it_had",
+    ),
+    Mutation(
+        CHECK,
+        "aggregator/silos/identity_service.py",
+        "        rosters.check_certificate_key(",
+        "        _ = lambda: rosters.check_certificate_key(",
+        STOLEN,
+    ),
+    Mutation(
+        CHECK,
+        "aggregator/silos/identity_service.py",
+        "if len(key) != (0 if asked else sha256().digest_size):",
+        "if not asked and not key:",
+        f"{SERVICE}::test_a_silo_with_a_certificate_of_its_own",
+    ),
+    Mutation(
+        CHECK,
+        "crypto/roster.py",
+        "for field in (silo.encode(), *claimed))",
+        "for field in (silo.encode(), *claimed[:1]))",
+        "tests/crypto/test_roster.py::test_an_enrolment_is_signed_with_the_key_that_it_names",
+    ),
+    Mutation(
+        "dropped call",
+        "silo_agent/identity/own_certificate.py",
+        """        self.announce(transport)
+        return True
+""",
+        """        return True
+""",
+        "tests/silo_agent/identity/test_own_certificate.py",
+    ),
+    Mutation(
+        "dropped call",
+        "silo_agent/rounds/round_driver.py",
+        """                self._announce()
+            return""",
+        """                pass
+            return""",
+        "tests/integration/test_agent_identity.py::test_a_certificate_that_was_replaced_while_no_agent_ran",
+    ),
+)
