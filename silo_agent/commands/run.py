@@ -66,7 +66,6 @@ def run(config: Path, settings: tuple[str, ...]) -> None:
             AuditLog(agent.state).append("certificate_renewed", "agent", datetime.now(UTC), until=until)
         metrics.certificate_expiry.set(certificate.expiry().timestamp())
 
-    keep_certificate_fresh()
     with ProgressBars() as progress:
         announce = partial(certificate.announce, transport)
         rounds = Agent(agent, transport, metrics, progress, keep_certificate_fresh, announce)

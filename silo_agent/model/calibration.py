@@ -6,6 +6,7 @@ and cut into consecutive sequences. Files are read as bytes, so a file gives the
 """
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from crypto.errors import CalibrationError, ConfigError
 from silo_agent.model.pruned_file import file_digest
+
+_log = logging.getLogger(__name__)
 
 
 def usual_length(config: Any, asked: int | None) -> int:
@@ -31,29 +34,52 @@ def usual_length(config: Any, asked: int | None) -> int:
 
 
 def read_sequences(
-    file: Path, tokenizer: Any, *, samples: int, sequence_length: int, held_out: int = 0
+    file: Path, tokenizer: Any, *, samples: int, sequence_length: int, held_out: int = 0, fill: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return the first `samples` whole sequences and the next `held_out`: int64 [samples, L] and [held_out, L].
 
-    Reads no further than needed. Raises CalibrationError naming the file, and the line where one is at fault.
+    Reads no further than needed. With `fill` a text that is too short is repeated from its beginning, and records that
+    the tokenizer fails on are left out, both with a warning (14.2.2): how much text a silo has must not end in a
+    refusal. Raises CalibrationError naming the file, and the line or record where one is at fault.
     """
-    needed = samples + held_out
-    tokens: list[int] = []
-    for record in records(file):
-        tokens += tokenizer(record, verbose=False)["input_ids"]  # verbose would warn about every long record
-        if len(tokens) >= needed * sequence_length:
+    needed, tokens = (samples + held_out) * sequence_length, list[int]()
+    for number, record in enumerate(records(file), 1):
+        try:
+            tokens += tokenised(file, number, record, tokenizer)
+        except CalibrationError as error:
+            if not fill:
+                raise
+            _log.warning("%s; it is left out", error.message)
+        if len(tokens) >= needed:
             break
-    if not tokens:
-        raise CalibrationError(f"{file}: has no text", hint="give a file with text in it")
-    whole = len(tokens) // sequence_length
-    if whole < needed:
+    if len(tokens) < needed:
+        whole = len(tokens) // sequence_length
         asked = f"{samples} + {held_out} held out" if held_out else f"{samples}"
-        raise CalibrationError(
-            f"{file}: has {whole} whole sequences of {sequence_length} tokens; {asked} are needed",
-            hint="give more text, or lower --samples or --sequence-length",
-        )
-    sequences = torch.tensor(tokens[: needed * sequence_length]).view(needed, sequence_length)
+        short = f"{file}: has {whole} whole sequences of {sequence_length} tokens; {asked} are needed"
+        if not fill:
+            raise CalibrationError(short, hint="give more text, or lower --samples or --sequence-length")
+        _log.warning("%s: the text is repeated", short)
+        tokens = (tokens or [0]) * -(-needed // max(1, len(tokens)))
+    sequences = torch.tensor(tokens[:needed]).view(-1, sequence_length)
     return sequences[:samples], sequences[samples:]
+
+
+def tokenised(file: Path, number: int, record: str, tokenizer: Any) -> list[int]:
+    """Return the token ids of a file's record, the first of which has number 1. Raises CalibrationError naming both."""
+    try:
+        ids: list[int] = tokenizer(record, verbose=False)["input_ids"]  # verbose would warn about every long record
+    except Exception as error:  # noqa: BLE001 - the library raises Exception itself; its words may be the record's
+        raise CalibrationError(
+            f"{file}: record {number}: the tokenizer fails on it: {type(error).__name__}",
+            hint="copy the model's tokenizer files again",
+        ) from None
+    return ids
+
+
+def check_text(file: Path) -> None:
+    """Read the whole file. Raises CalibrationError naming it, and the line where one is at fault."""
+    if not sum(map(bool, records(file))):
+        raise CalibrationError(f"{file}: has no text", hint="give a file with text in it")
 
 
 def data_digest(file: Path) -> bytes:

@@ -60,8 +60,8 @@ class DenseWeights:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The folder's tokenizer. Raises ModelError where it is missing, damaged, or has more tokens than the embedding
-        has rows.
+        """The folder's tokenizer. Raises ModelError where it is missing, damaged, or has a token without a row in the
+        embedding.
         """
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
@@ -69,9 +69,10 @@ class DenseWeights:
             raise ModelError(
                 f"{self.folder}: no usable tokenizer: {_line(error)}", hint="copy the model's tokenizer files here"
             ) from error
-        if len(tokenizer) > self._embedding_rows:
+        tokens = 1 + max(tokenizer.get_vocab().values(), default=0)  # an id without a row fails only where text has it
+        if tokens > self._embedding_rows:
             raise ModelError(
-                f"{self.folder}: the tokenizer has {len(tokenizer)} tokens, the embedding {self._embedding_rows} rows",
+                f"{self.folder}: the tokenizer has {tokens} tokens, the embedding {self._embedding_rows} rows",
                 hint="copy the tokenizer that belongs to this model",
             )
         return tokenizer

@@ -36,6 +36,7 @@ from silo_agent.consent.state_store import STATE_FILE, StateStore
 from silo_agent.host.metrics import SiloMetrics
 from silo_agent.host.whole_file import write_whole
 from silo_agent.identity.own_files import read_identity
+from silo_agent.model.calibration import check_text
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.device import named_device
 from silo_agent.model.model_folder import model_folder
@@ -75,6 +76,8 @@ class Agent:
         self._progress, self._between_calls, self._announce = progress, between_calls, announce
         self._signing_key, self._roster = read_identity(config)
         self._weights = DenseWeights.open(model_folder(config.model))
+        check_text(config.calibration)  # whatever is wrong with text or tokenizer is found before anybody calls
+        _ = self._weights.tokenizer
         self._device = named_device(config.device)
         self._store, self._audit = StateStore(config.state / STATE_FILE), AuditLog(config.state)
         self._agreement = Agreement(config, self._weights, self._store, self._audit, metrics)

@@ -97,6 +97,7 @@ class RunOfPlan:
             samples=pruning.samples,
             sequence_length=pruning.sequence_length,
             held_out=held_out,
+            fill=True,
         )
 
     def _candidate(self, digest: bytes) -> PrunedFile:

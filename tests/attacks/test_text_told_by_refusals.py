@@ -2,6 +2,7 @@
 silo whose text has it refuses, answers later, or with another word than the others.
 """
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +11,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
-from attacks.conftest import Approached
-from attacks.surrounded import Seen, Surrounded, watched
+from attacks.conftest import Approached, HangingUp
+from attacks.surrounded import Surrounded, watched
+from crypto.errors import CalibrationError
 from crypto.names import ReleaseKind
 from crypto.plan import Plan
 from crypto.releases.planned_rounds import planned_rounds
 from sparsilo.v1 import plan_pb2
 from support.models import family, tiny_model, tokenizer
 
-pytestmark = pytest.mark.clause("14.2.1")
+pytestmark = pytest.mark.clause("14.2.1", "14.2.2")
 
 USUAL = "A patient came in. " * 200
 TELLING = "€"
@@ -91,26 +95,79 @@ def seen_of(
     approached = Approached(folder, model)
     approached.config = replace(approached.config, stay=True)
     approached.config.calibration.write_text(text)
+    approached.agreed.chunk_words = 4096
     ask(approached.agreed)
     return watched(approached, approached.agreed, monkeypatch)
 
 
+def assert_alike(seen: list[Surrounded]) -> None:
+    """All rounds were gone through, and one silo cannot be told from the other."""
+    for around in seen:
+        calls = [call for call, _ in around.seen]
+        assert calls.count("Advance verdict") == len(around.plan.message.rounds), around.seen[-3:]
+        assert {"Decline", "sleeps until"}.isdisjoint(calls)
+    assert seen[0].seen == seen[1].seen
+
+
 @pytest.mark.parametrize("ask", PLANS)
-def test_all_that_is_seen_of_a_silo_is_the_same(
+def test_a_text_that_the_model_cannot_bear(
     ask: Callable[[Any], None],
     trap: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    seen: list[list[Seen]] = []
+    seen = []
     for at, text in enumerate((USUAL, TELLING + USUAL)):
-        around = seen_of(text, tmp_path / str(at), trap, ask, monkeypatch)
-        if ask is not evaluation:
-            assert ("activations are not finite" in caplog.text) == bool(at), "the text does what it should"
-        assert len(around.worlds) == len(around.plan.message.rounds), around.seen[-3:]
-        seen.append(around.seen)
-    assert seen[0] == seen[1]
-    calls = [call for call, _ in seen[0]]
-    assert calls.count("Advance verdict") == len(around.plan.message.rounds), "every round was gone through"
-    assert {"Decline", "sleeps until"}.isdisjoint(calls)
+        seen.append(seen_of(text, tmp_path / str(at), trap, ask, monkeypatch))
+        does = bool(at) and ask is not evaluation
+        assert ("activations are not finite" in caplog.text) == does, "the text does what the attacker wants"
+    assert_alike(seen)
+
+
+@pytest.mark.parametrize("ask", PLANS)
+def test_a_text_that_is_shorter_than_asked(
+    ask: Callable[[Any], None],
+    trap: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen = []
+    for at, text in enumerate((USUAL, "Hi.")):
+        seen.append(seen_of(text, tmp_path / str(at), trap, ask, monkeypatch))
+        assert ("has 0 whole sequences of 16 tokens" in caplog.text) == bool(at)
+    assert_alike(seen)
+
+
+@pytest.mark.parametrize("ask", [votes, weights, evaluation])
+def test_a_text_that_a_rule_of_the_tokenizer_fails_on(
+    ask: Callable[[Any], None],
+    trap: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = Path(shutil.copytree(trap, tmp_path / "dense"))
+    strict = Tokenizer(models.WordLevel({"a": 0, "patient": 1}))  # without a token for unknown words
+    strict.pre_tokenizer = pre_tokenizers.Whitespace()
+    make: Any = PreTrainedTokenizerFast
+    make(tokenizer_object=strict).save_pretrained(model)
+    seen = []
+    for at, text in enumerate(("a patient " * 200, f"a patient {TELLING}" * 200)):
+        seen.append(seen_of(text, tmp_path / str(at), model, ask, monkeypatch))
+        assert ("the tokenizer fails on it" in caplog.text) == bool(at)
+    assert TELLING not in caplog.text
+    assert_alike(seen)
+
+
+@pytest.mark.parametrize("content", [b"caf\xe9", b""])
+def test_a_file_that_is_no_text_is_found_before_anybody_is_called(
+    content: bytes, approach: Callable[..., Approached], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    approached = approach()
+    approached.config.calibration.write_bytes(content)
+    monkeypatch.setattr(HangingUp, "next", None)
+    with pytest.raises(CalibrationError):
+        approached.offer(approached.agreed)
+    assert approached.said == approached.declined == []

@@ -10,7 +10,7 @@ from crypto.errors import CalibrationError, ConfigError, OutputError, SparsiloEr
 from silo_agent.commands.checks.check import Check
 from silo_agent.config import AgentConfig
 from silo_agent.consent.policy import Policy, trusted_digest
-from silo_agent.model.calibration import data_digest, records, usual_length
+from silo_agent.model.calibration import data_digest, records, tokenised, usual_length
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.device import named_device
 from silo_agent.model.model_folder import model_folder
@@ -74,10 +74,10 @@ class ModelChecks:
     def calibration(self) -> str:
         """Count the records with text, and where the model is open their tokens."""
         file, filled, tokens = self._config.calibration, 0, 0
-        for record in records(file):
+        for number, record in enumerate(records(file), 1):
             filled += bool(record)
             if self._weights and tokens < MOST_TOKENS:
-                tokens += len(self._weights.tokenizer(record, verbose=False)["input_ids"])
+                tokens += len(tokenised(file, number, record, self._weights.tokenizer))
         if not filled:
             raise CalibrationError(f"{file}: has no text", hint="give a file with text in it")
         counts = f"{file}: records with text: {filled}; "

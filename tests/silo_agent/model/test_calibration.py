@@ -5,14 +5,17 @@ import json
 import logging
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from crypto.errors import CalibrationError, ConfigError
-from silo_agent.model.calibration import data_digest, read_sequences, usual_length
+from silo_agent.model.calibration import check_text, data_digest, read_sequences, usual_length
 from support.models import family, tokenizer, words
 
 
@@ -93,7 +96,7 @@ def test_a_long_record_does_not_warn(tmp_path: Path) -> None:
     [
         ("missing.txt", None, "missing.txt: No such file"),
         ("folder.txt", "folder", "folder.txt: Is a directory"),
-        ("empty.jsonl", b"\n \n", "empty.jsonl: has no text"),
+        ("empty.jsonl", b"\n \n", "empty.jsonl: has 0 whole sequences"),
         ("short.txt", b"hello", "short.txt: has 0 whole sequences of 256 tokens; 64 [+] 32 held out are needed"),
         ("notes.csv", b"hello", "notes.csv: is neither .txt nor .jsonl"),
         ("latin.txt", b"one\ntwo\ncaf\xe9\n", "latin.txt: line 3: not UTF-8"),
@@ -116,6 +119,58 @@ def test_refuses(tmp_path: Path, name: str, content: bytes | str | None, message
         read_sequences(file, tokenizer(), samples=64, sequence_length=256, held_out=32)
     assert raised.value.hint
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.clause("14.2.2")
+@given(st.integers(1, 5), st.integers(0, 4), st.integers(2, 40), st.integers(0, 300))
+def test_a_text_that_is_too_short_is_repeated_where_it_must_fill_sequences(
+    tmp_path_factory: pytest.TempPathFactory, samples: int, held_out: int, length: int, characters: int
+) -> None:
+    file = tmp_path_factory.mktemp("short") / "notes.txt"
+    file.write_text(words(characters, seed=1))
+    ids = tokenizer()(file.read_text(), verbose=False)["input_ids"]
+    first, then = read_sequences(
+        file, tokenizer(), samples=samples, sequence_length=length, held_out=held_out, fill=True
+    )
+    assert first.shape == (samples, length) and then.shape == (held_out, length)
+    found = first.flatten().tolist() + then.flatten().tolist()
+    assert found == [ids[at % len(ids)] for at in range(len(found))]
+
+
+@pytest.mark.clause("14.2.2")
+def test_a_record_that_the_tokenizer_fails_on_is_named_or_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = {"a": 0, "patient": 1}
+    make: Any = PreTrainedTokenizerFast
+    strict = Tokenizer(models.WordLevel(known))  # without a token for unknown words
+    strict.pre_tokenizer = pre_tokenizers.Whitespace()
+    file = tmp_path / "notes.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("a patient", "secret", "patient")))
+    asked: dict[str, Any] = {"tokenizer": make(tokenizer_object=strict), "samples": 2, "sequence_length": 2}
+    with pytest.raises(CalibrationError, match=r"notes.jsonl: record 2: the tokenizer fails on it") as raised:
+        read_sequences(file, **asked)
+    assert read_sequences(file, **asked, fill=True)[0].tolist() == [[0, 1], [1, 0]]
+    file.write_text(json.dumps({"text": "secret"}))
+    assert read_sequences(file, **asked, fill=True)[0].tolist() == [[0, 0], [0, 0]]
+    assert "secret" not in str(raised.value) + caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("late.jsonl", b'{"text": "a"}\n{"text": 5}', "late.jsonl: line 2: no `text` string"),
+        ("empty.txt", b"", "empty.txt: has no text"),
+        ("blank.jsonl", b'\n{"text": ""}\n', "blank.jsonl: has no text"),
+    ],
+)
+def test_the_whole_file_is_checked(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(CalibrationError, match=message):
+        check_text(file)
+    file.write_bytes(b'{"text": "a"}')
+    check_text(file)
 
 
 def test_an_empty_txt_is_short(tmp_path: Path) -> None:
