@@ -20,6 +20,7 @@ import numpy as np
 from bench.cohort import MASKED, Cost, CountedSilo, CountedWorld, random_votes, votes_plan
 from bench.document import progress, publish
 from bench.machine import facts
+from crypto.encoding.lanes import lane_width
 from crypto.encoding.layout import Chunk, Layout, pack_chunk
 from crypto.names import Phase
 from crypto.primitives import merkle
@@ -100,11 +101,27 @@ def wire(layout: Layout, silos: int, weights: int) -> Point:
         words = bytes(8 * chunk.words)
         upload += words_pb2.WordChunk(round=bytes(32), index=chunk.index, words=words).ByteSize()
         piece = words_pb2.CommittedChunk(silo="silo-000", words=words, path=path).ByteSize()
-        committed += piece * 2 * (silos + 1) / silos  # two auditors a chunk; every upload of it and the sum
+        committed += piece * 2 * (silos + 1) / silos  # without colluders; every upload and the sum
     return {"upload_bytes": upload, "upload_bytes_per_weight": upload / weights, "committed_bytes": committed}
 
 
 # The page
+
+
+def of_colluders() -> str:
+    """The table of what AUDIT sends, where the plan reckons with colluders: every upload of a chunk and its sum, to
+    each of its auditors (docs/protocol.md, 3.7.4).
+    """
+    rows = [
+        "| silos | colluders | auditors a chunk | AUDIT, times the upload | MB at 10^9 weights |",
+        "|--:|--:|--:|--:|--:|",
+    ]
+    for silos, colluders in ((5, 1), (10, 0), (10, 3), (25, 8), (50, 16), (100, 33), (200, 66)):
+        auditors = max(2, colluders + 1)
+        times = auditors * (silos + 1) / silos
+        upload = 8000 / (64 // lane_width(silos))
+        rows.append(f"| {silos} | {colluders} | {auditors} | {times:.1f} | {times * upload:,.0f} |")
+    return "\n".join(rows)
 
 
 def page(points: list[Point]) -> str:
@@ -144,6 +161,15 @@ The last column says what was measured whole, and what on some full chunks and m
 | silos | weights | key setup, s | masking, s | hashing, s | up, bytes a weight | up, MB | total, MB | measured |
 |--:|--:|--:|--:|--:|--:|--:|--:|---|
 {rows}
+
+## What colluders cost
+
+The table above is of plans that reckon with no colluders. Where they reckon with c, every chunk is recomputed by c + 1
+silos, so that one of them is honest. Each is sent all uploads of the chunk and its sum: with k signers that is
+(c + 1) (k + 1) / k times the upload. So a plan for many colluders is paid for in bytes. `silo-agent pending` says how
+many before anybody agrees.
+
+{of_colluders()}
 """
 
 

@@ -10,11 +10,16 @@ from importlib import import_module
 from crypto.encoding.layout import Layout
 from crypto.encoding.words import ChunkBytes, Words
 from crypto.names import Backend
+from crypto.plan import Plan
 from crypto.primitives.signing import SigningKey
 from crypto.secagg.round import Round
 from crypto.secagg.session import AggregatorSession, Entropy, SiloSession
 from crypto.secagg.verified import Verified
 from sparsilo.v1 import round_pb2
+
+
+def _nobody(_: Plan) -> int:
+    return 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +51,8 @@ class BackendSpec:
     its bytes may then be overwritten.
     """
 
-    auditors: int = 0
-    """Silos that recompute each chunk of a sum; 0 where a round has no AUDIT."""
+    auditors: Callable[[Plan], int] = _nobody
+    """Returns how many silos recompute each chunk of a sum; 0 where a round has no AUDIT."""
 
     audit_in_words: str = ""
     """A sentence that says, after a run, who recomputed the sums."""

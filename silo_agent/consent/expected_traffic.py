@@ -36,7 +36,7 @@ def bytes_down(plan: Plan, silo: str) -> int:
     They are the chunks that it audits, with every survivor's words of them; the sums that it fetches; and the
     candidates, as if each were a keep mask.
     """
-    signers, auditors = most_participants(plan), backend_spec(plan.backend).auditors
+    signers, auditors = most_participants(plan), backend_spec(plan.backend).auditors(plan)
     audits = bytes_up(plan, silo) * auditors * (signers + 1) // signers
     sums = sum(upload_bytes(plan, index, signers if plan.is_sampled(index) else None) for index in fetched_sums(plan))
     return audits + sums + fetched_candidates(plan) * sum(plan.block_weights)

@@ -173,7 +173,7 @@ def _to_silos(plan: Plan, kinds: list[ReleaseKind]) -> Iterator[str]:
     yield "the plan, and who took part"
     if candidates := fetched_candidates(plan):
         yield f"the {candidates} pruned models offered as candidates"
-    if auditors := backend_spec(plan.backend).auditors:
+    if auditors := backend_spec(plan.backend).auditors(plan):
         signers = most_participants(plan)
         yield (
             f"as an auditor, the sums of the chunks that it is drawn for: {auditors} / k of them with k signers, about "

@@ -11,7 +11,7 @@ from crypto.errors import BadAudit
 from crypto.names import Phase
 from sparsilo.v1 import round_pb2
 
-pytestmark = pytest.mark.clause("3.7.1", "5.8.2", "5.9.6")
+pytestmark = pytest.mark.clause("3.7.1", "5.8.2", "5.9.7")
 
 
 def with_coin(stage: Stage, coin: bytes) -> round_pb2.Coins:
@@ -28,7 +28,7 @@ def chosen(stage: Stage) -> bytes:
     return next(
         coin
         for coin in tries
-        if {*auditors(joint_coin(stage.context, with_coin(stage, coin)), 1, 5)[0].tolist()} == wanted
+        if {*auditors(joint_coin(stage.context, with_coin(stage, coin)), 1, 5, 2)[0].tolist()} == wanted
     )
 
 

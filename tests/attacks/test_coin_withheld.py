@@ -31,6 +31,6 @@ def test_it_would_be_a_choice_between_two_assignments() -> None:
     stage.answers()
     coins = round_pb2.Coins()
     coins.CopyFrom(stage.aggregator.transcript.coins)
-    with_it = auditors(joint_coin(stage.context, coins), 64, 5)
+    with_it = auditors(joint_coin(stage.context, coins), 64, 5, 2)
     without("coins", FOUR)(coins)
-    assert auditors(joint_coin(stage.context, coins), 64, 5).tolist() != with_it.tolist()
+    assert auditors(joint_coin(stage.context, coins), 64, 5, 2).tolist() != with_it.tolist()

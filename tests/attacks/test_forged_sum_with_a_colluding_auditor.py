@@ -10,7 +10,7 @@ from crypto.names import Phase
 from scenarios.world import Lanes
 from sparsilo.v1 import round_pb2
 
-pytestmark = pytest.mark.clause("5.9.3", "5.9.4", "5.9.6")
+pytestmark = pytest.mark.clause("5.9.3", "5.9.4", "5.9.7")
 
 
 def exchanged(opened: dict[str, Lanes]) -> None:

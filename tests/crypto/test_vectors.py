@@ -298,11 +298,16 @@ def below(n: int) -> int:
     return 2 ** ((n - 1).bit_length() - 1)
 
 
-def auditor_pair(coin: bytes, chunk: int, signers: int) -> list[int]:
-    """3.7.3."""
-    h = sha256(b"sparsilo/1 auditors", coin, le(chunk, 8))
-    first, drawn = int.from_bytes(h[:8], "little") % signers, int.from_bytes(h[8:16], "little") % (signers - 1)
-    return [first, drawn if drawn < first else drawn + 1]
+def auditor_places(coin: bytes, chunk: int, signers: int, wanted: int) -> list[int]:
+    """3.7.5."""
+    drawn: list[int] = []
+    for j in range(wanted):
+        h = sha256(b"sparsilo/1 auditors", coin, le(chunk, 8), le(j // 4, 8) if j >= 4 else b"")
+        place = int.from_bytes(h[j % 4 * 8 : j % 4 * 8 + 8], "little") % (signers - j)
+        for taken in sorted(drawn):
+            place += place >= taken
+        drawn.append(place)
+    return drawn
 
 
 def pair_seed(participants: bytes, low: str, high: str, contributions: bytes) -> bytes:
@@ -592,11 +597,12 @@ def test_joint_coin(vector: Vector) -> None:
 
 
 @vectors("auditors")
-@pytest.mark.clause("3.7.3")
+@pytest.mark.clause("3.7.5")
 def test_auditors(vector: Vector) -> None:
-    coin, chunks, signers = unhex(vector["joint_coin"]), vector["chunks"], vector["signers"]
-    assert transcript.auditors(coin, chunks, signers).tolist() == vector["expected"]
-    assert [auditor_pair(coin, chunk, signers) for chunk in range(chunks)] == vector["expected"]
+    coin, chunks, signers, wanted = (vector[name] for name in ("joint_coin", "chunks", "signers", "auditors"))
+    assert transcript.auditors(unhex(coin), chunks, signers, wanted).tolist() == vector["expected"]
+    by_hand = [auditor_places(unhex(coin), chunk, signers, wanted) for chunk in range(chunks)]
+    assert by_hand == vector["expected"]
 
 
 @vectors("wire")
@@ -740,7 +746,7 @@ class Published:
                     keystream = mask(seed, self.participants, number, len(words))
                     words = [word + sign * m for word, m in zip(words, keystream, strict=True)]
                 leaves[silo].append(bytes_of(words))
-            pair = auditor_pair(self.joint, number, len(signers))
+            pair = auditor_places(self.joint, number, len(signers), 2)
             judged = [signers[place] in self.by_silo(10) for place in pair]
             assert all(judged) if self.cohort.fields.get(8, [0])[0] else any(judged)  # 5.9.4
         assert plain(leaves) == {**vector["uploads"], "": vector["sum"]}

@@ -454,7 +454,9 @@ def joint_coin() -> Cases:
 
 
 def auditors() -> Cases:
-    for signers, count in ((2, 12), (3, 40), (7, 60), (200, 60)):
-        given: Fields = {"joint_coin": entropy(f"joint coin {signers}", 32), "chunks": count, "signers": signers}
-        what = f"{count} chunks among {signers} silos."
-        yield case(f"{signers}-signers", what, "3.7.3", **given, expected=transcript.auditors(*given.values()).tolist())
+    for signers, count, auditors in ((2, 12, 2), (3, 40, 2), (7, 60, 2), (200, 60, 2), (7, 60, 5), (200, 30, 67)):
+        coin = entropy(f"joint coin {signers}", 32)
+        given: Fields = {"joint_coin": coin, "chunks": count, "signers": signers, "auditors": auditors}
+        name = f"{signers}-signers" + (f"-{auditors}-auditors" if auditors > 2 else "")
+        what = f"{count} chunks among {signers} silos, {auditors} for each."
+        yield case(name, what, "3.7.5", **given, expected=transcript.auditors(*given.values()).tolist())

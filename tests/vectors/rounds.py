@@ -297,7 +297,7 @@ def verdicts(clauses: Sequence[str]) -> Cases:
         world = SeededWorld(plan, 0, {})
         changed = Transcript.FromString(encode(world.transcript))
         digest = participants_digest(world.round.digest, changed.participants)
-        pair = auditors(joint_coin(digest, changed.coins), 1, len(five))[0].tolist()
+        pair = auditors(joint_coin(digest, changed.coins), 1, len(five), 2)[0].tolist()
         for at in sorted(pair[:missing], reverse=True):
             del changed.verdicts.signatures[at]
         if (colluders, missing) == (0, 1):

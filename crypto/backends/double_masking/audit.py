@@ -15,6 +15,7 @@ from crypto.backends.double_masking.transcript import (
     VERDICT,
     Auditors,
     auditors,
+    auditors_a_chunk,
     check_coins,
     coin_commitment,
     joint_coin,
@@ -92,7 +93,8 @@ class Audited:
     @cached_property
     def auditors(self) -> Auditors:
         """Each chunk's auditors, as places among `signers`."""
-        return auditors(self.joint_coin, len(self.opened.own.round.layout.chunks), len(self.signers))
+        round_ = self.opened.own.round
+        return auditors(self.joint_coin, len(round_.layout.chunks), len(self.signers), auditors_a_chunk(round_.plan))
 
     @property
     def assigned(self) -> Sequence[int]:
@@ -161,7 +163,8 @@ class CollectingCoins:
         coins = [round_pb2.SiloCoin(silo=silo, coin=body.coin) for silo, body in bodies.items()]
         message = round_pb2.Coins(coins=coins)
         coin = joint_coin(self.group.digest, message)
-        drawn = auditors(coin, len(self.group.round.layout.chunks), len(self.signers))
+        round_ = self.group.round
+        drawn = auditors(coin, len(round_.layout.chunks), len(self.signers), auditors_a_chunk(round_.plan))
         verdict = judged(self.opening, coin)
         return dict.fromkeys(bodies, message), CollectingVerdicts(self.group, self.signers, drawn, verdict)
 

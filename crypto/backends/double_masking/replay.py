@@ -35,12 +35,12 @@ def check_opening(opening: round_pb2.Opening, survivors: Sequence[str], lost: Se
         raise BadAudit("the opening's seeds are not those of the survivors and the dropped silos", party=AGGREGATOR)
 
 
-def check_covered(pairs: Auditors, recomputed_by: Sequence[int], colluders: int) -> None:
-    """Check that every chunk was recomputed by one of its auditors, and by both where some may collude (5.9.4).
+def check_covered(drawn: Auditors, recomputed_by: Sequence[int], colluders: int) -> None:
+    """Check that every chunk was recomputed by one of its auditors, and by all where some may collude (5.9.4).
 
     With one verdict a chunk, an aggregator could call its honest auditor silent. Raises BadAudit.
     """
-    verdicts = np.isin(pairs, recomputed_by)
+    verdicts = np.isin(drawn, recomputed_by)
     lacking = np.flatnonzero(~(verdicts.all(axis=1) if colluders else verdicts.any(axis=1)))
     if len(lacking):
         raise BadAudit(f"{len(lacking)} chunks, chunk {lacking[0]} among them, lack a verdict", party=AGGREGATOR)

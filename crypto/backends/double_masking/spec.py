@@ -5,7 +5,7 @@ from typing import Final
 from crypto.backends.backend_spec import BackendSpec
 from crypto.backends.double_masking.aggregator import DoubleMaskingAggregator
 from crypto.backends.double_masking.silo import DoubleMaskingSilo
-from crypto.backends.double_masking.transcript import AUDITORS
+from crypto.backends.double_masking.transcript import auditors_a_chunk
 from crypto.backends.double_masking.verification import verify_round
 from crypto.encoding.words import sum_words
 
@@ -24,8 +24,8 @@ SPEC: Final = BackendSpec(
     withstands=_withstands,
     upload_lengths=lambda layout: layout.lengths,
     fold=sum_words,
-    auditors=AUDITORS,
-    audit_in_words="Two silos recomputed each chunk of a sum from what all of them had uploaded.",
+    auditors=auditors_a_chunk,
+    audit_in_words="Silos recomputed each chunk of a sum from what all of them had uploaded.",
     verify=verify_round,
     silo_session=DoubleMaskingSilo,
     aggregator_session=DoubleMaskingAggregator,

@@ -28,11 +28,8 @@ from sparsilo.v1 import round_pb2
 
 SEED_BYTES: Final = 32
 
-AUDITORS: Final = 2
-"""Silos that recompute each chunk of a sum (docs/protocol.md, 3.7.3)."""
-
 Auditors = NDArray[np.uint8]
-"""Shape (chunks, AUDITORS): each chunk's auditors, as places among the silos that signed the opening."""
+"""Shape (chunks, auditors a chunk): each chunk's auditors, as places among the silos that signed the opening."""
 
 Masks = list[tuple[bytes, Literal[1, -1]]]
 """Seeds of masks, each with the sign with which its keystream is added."""
@@ -119,15 +116,25 @@ def joint_coin(participants: bytes, coins: round_pb2.Coins) -> bytes:
     return sha256(b"sparsilo/1 joint coin" + participants + encode(coins)).digest()
 
 
-def auditors(coin: bytes, chunks: int, silos: int) -> Auditors:
-    """Return the auditors of every chunk, two different places among `silos` silos (2 or more); shape (chunks, 2)."""
-    pairs = np.empty((chunks, AUDITORS), np.uint8)
-    for chunk in range(chunks):
-        drawn = sha256(b"sparsilo/1 auditors" + coin + chunk.to_bytes(8, "little")).digest()
-        first = int.from_bytes(drawn[:8], "little") % silos
-        second = int.from_bytes(drawn[8:16], "little") % (silos - 1)
-        pairs[chunk] = first, second + (second >= first)
-    return pairs
+def auditors_a_chunk(plan: Plan) -> int:
+    """Return how many silos recompute each chunk: one more than may collude, and two at least (3.7.4)."""
+    return max(2, plan.message.colluders + 1)
+
+
+def auditors(coin: bytes, chunks: int, silos: int, of_a_chunk: int) -> Auditors:
+    """Return the auditors of every chunk, `of_a_chunk` different places among `silos` silos (3.7.5)."""
+    return np.array([_drawn(coin, chunk, silos, of_a_chunk) for chunk in range(chunks)], np.uint8)
+
+
+def _drawn(coin: bytes, chunk: int, silos: int, of_a_chunk: int) -> list[int]:
+    """Return the places that are drawn for one chunk, each among those that are left."""
+    seed = b"sparsilo/1 auditors" + coin + chunk.to_bytes(8, "little")
+    hashes = [seed, *(seed + more.to_bytes(8, "little") for more in range(1, -(-of_a_chunk // 4)))]
+    numbers = b"".join(sha256(hashed).digest() for hashed in hashes)
+    left = list(range(silos))
+    return [
+        left.pop(int.from_bytes(numbers[8 * draw : 8 * draw + 8], "little") % len(left)) for draw in range(of_a_chunk)
+    ]
 
 
 def opening_masks(plan: Plan, opening: round_pb2.Opening) -> Masks:

@@ -12,6 +12,7 @@ from crypto.backends.double_masking.transcript import (
     SURVIVORS,
     VERDICT,
     auditors,
+    auditors_a_chunk,
     check_ascending,
     check_coins,
     check_enough,
@@ -69,9 +70,9 @@ def verify_round(round_: Round, transcript: round_pb2.Transcript, roster: Mappin
             plan, participants, transcript.verdicts, signed_opening, VERDICT, message + coin
         )
         check_enough(len(signed_verdict), round_.threshold, Phase.AUDIT)
-        pairs = auditors(coin, len(round_.layout.chunks), len(signed_opening))
+        drawn = auditors(coin, len(round_.layout.chunks), len(signed_opening), auditors_a_chunk(plan))
         judged_by = [signed_opening.index(silo) for silo in signed_verdict]
-        check_covered(pairs, judged_by, plan.message.colluders)
+        check_covered(drawn, judged_by, plan.message.colluders)
     return Verified(
         round_,
         survivors,

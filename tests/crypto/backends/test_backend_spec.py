@@ -36,7 +36,7 @@ def test_who_hides_nothing_says_so(backend: Backend) -> None:
 @pytest.mark.parametrize("backend", list(Backend))
 def test_what_is_audited_can_be_verified(backend: Backend) -> None:
     spec = backend_spec(backend)
-    assert bool(spec.auditors) is bool(spec.audit_in_words) is (spec.verify is not None)
+    assert bool(spec.auditors(plan())) is bool(spec.audit_in_words) is (spec.verify is not None)
 
 
 def test_double_masking_says_how_many_colluders_it_withstands() -> None:

@@ -365,7 +365,7 @@ def test_a_chunk_that_lacks_a_verdict_is_found(colluders: int) -> None:
     whole = played({}, colluders=colluders)
     transcript = whole.aggregator.transcript
     participants = participants_digest(whole.round.digest, transcript.participants)
-    first = auditors(joint_coin(participants, transcript.coins), len(whole.layout.chunks), 6)[0].tolist()
+    first = auditors(joint_coin(participants, transcript.coins), len(whole.layout.chunks), 6, 2)[0].tolist()
     if colluders == 0:
         without("verdicts", "signatures", first[0])(transcript)
         assert len(verified(whole).signed["verdict"]) == 5
