@@ -45,8 +45,8 @@ MUTATIONS: Final = (
     Mutation(
         CHECK,
         AUDIT,
-        "        check_covered(self.auditors, [self.signers.index(silo) for silo in judges], own.plan.message.colluders)\n",
-        "",
+        "own.plan.message.colluders)\n        return self",
+        "0)\n        return self",
         LEFT_OUT,
     ),
     Mutation(CHECK, VERIFICATION, "        check_covered(drawn, judged_by, plan.message.colluders)\n", "", OFFLINE),
