@@ -17,7 +17,7 @@ class AggregatorConfig:
     public_address: str
     """host:port that silos dial. The host goes into the server's certificate, and the whole into invitations."""
     model: Path | str
-    """Folder of the dense model, or a hub id."""
+    """Folder of the dense model, or a hub id, owner/name@commit."""
     state: Path
     """Folder on a local disk: the authority's key, enrolments, and runs with their uploads and results."""
     address: str = "0.0.0.0:8443"  # the deployment's NetworkPolicy says who comes this far

@@ -120,7 +120,7 @@ class Work:
             plan = decode_plan((folder / PLAN_FILE).read_bytes())
             roster = {member.silo: member.signing_key for member in plan.message.roster}
             planner = Planner(weights, asked, roster, self._config.suite, secrets.token_bytes)
-            if list(planner.model) != list(plan.message.model):
+            if (planner.model, planner.files) != (list(plan.message.model), list(plan.message.files)):
                 raise ModelError(f"{self._config.model}: is not the model that the run was planned for")
             pruning = PruningRun(planner, plan, weights, self.driver, folder, asked.wanted(), self._watch)
         except SparsiloError as error:

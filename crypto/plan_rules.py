@@ -124,6 +124,9 @@ def _check_model(plan: Plan) -> None:
     blocks = 1 + max(tensor.block for tensor in plan.prunable)
     _require(blocks <= MOST_BLOCKS, "model", f"has {blocks} blocks, more than {MOST_BLOCKS}")
     _require(all(plan.block_weights), "model", "has a block without a prunable tensor")
+    _ascending([file.name for file in plan.message.files], "files")
+    for file in plan.message.files:
+        _require(len(file.digest) == DIGEST_BYTES, f"files {file.name}", f"digest must be {DIGEST_BYTES} bytes")
 
 
 def _check_pruning(plan: Plan) -> None:

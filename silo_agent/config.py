@@ -20,7 +20,7 @@ class AgentConfig:
     aggregator: str
     """host:port to dial."""
     model: Path | str
-    """Folder of the dense model, or a hub id, whose files are downloaded once."""
+    """Folder of the dense model, or a hub id, owner/name@commit, whose files are downloaded once."""
     calibration: Path
     """This silo's private text, which never leaves the machine."""
     state: Path

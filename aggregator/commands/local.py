@@ -44,7 +44,7 @@ def _plan_options(command: _Command) -> _Command:
 
 
 @click.command()
-@click.option("--model", required=True, help="Folder of the dense model, or its hub id.")
+@click.option("--model", required=True, help="Folder of the dense model, or its hub id, owner/name@commit.")
 @click.option(
     "--calibration", required=True, multiple=True, type=FILE, help="A silo's private text (.txt, .jsonl); once a silo."
 )

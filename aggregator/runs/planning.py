@@ -55,6 +55,9 @@ class Planner:
             )
             for name in sorted(digests)
         ]
+        self.files: Final = [
+            plan_pb2.File(name=name, digest=digest) for name, digest in sorted(weights.file_digests.items())
+        ]
 
     def pruning(self) -> Plan:
         """Return a plan of the rounds in which keep masks, or pruned weights, are summed.
@@ -93,6 +96,7 @@ class Planner:
             least_survivors=self._asked.threshold,
             two_honest_survivors=self._asked.threshold == 2,  # only because somebody asked for it by number
             model=self.model,
+            files=self.files,
             chunk_words=CHUNK_WORDS,
         )
         for option in PLAN_OPTIONS:

@@ -24,7 +24,7 @@ SELF: Final = "self"
 
 
 @click.command()
-@click.option("--model", required=True, help="Folder of the dense model, or its hub id.")
+@click.option("--model", required=True, help="Folder of the dense model, or its hub id, owner/name@commit.")
 @click.option(
     "--calibration",
     help="Calibration text, .txt or .jsonl, or self: text that the model writes, which takes the whole model once a "

@@ -19,7 +19,7 @@ from silo_agent.consent.expected_traffic import (
     fetched_sums,
     most_participants,
 )
-from silo_agent.consent.policy import model_digest
+from silo_agent.consent.policy import planned_digest
 
 EPSILON: Final = "unbounded: this plan adds no noise, so differential privacy bounds nothing"
 
@@ -90,7 +90,7 @@ def plan_in_words(plan: Plan, silo: str) -> PlanInWords:
     least = least_survivors(plan, plan.pruning.cohort_floor)
     return PlanInWords(
         plan=plan.digest.hex(),
-        model=model_digest({tensor.name: tensor.digest for tensor in message.model}).hex(),
+        model=planned_digest(message).hex(),
         computed_here=tuple(_computed(plan, silo)),
         also_asked=tuple(filter(None, (option.told(plan) for option in PLAN_OPTIONS))),
         rounds=len(message.rounds),

@@ -18,6 +18,7 @@ from crypto.names import ReleaseKind
 from crypto.plan import MOST_SILOS, Plan
 from crypto.secagg.round import least_survivors
 from silo_agent.host.layered_config import read_mapping
+from sparsilo.v1 import plan_pb2
 
 if TYPE_CHECKING:  # a command that shows a plan need not wait for torch
     from silo_agent.model.dense_weights import DenseWeights
@@ -216,23 +217,33 @@ def _hours(file: Path, value: object) -> Hours:
     return Hours(tuple(days) if isinstance(days, list) else DAYS, times[0], times[1], timezone)
 
 
-def model_digest(tensors: Mapping[str, bytes]) -> bytes:
-    """Return the SHA-256 that stands for a model: over its tensors' names and digests, ascending by name
-    (docs/formats.md, section 2).
+def model_digest(tensors: Mapping[str, bytes], files: Mapping[str, bytes]) -> bytes:
+    """Return the SHA-256 that stands for a model: over names and digests of its tensors and its other files, both
+    ascending by name (docs/formats.md, section 2).
     """
-    listed = b"".join(sha256(name.encode()).digest() + tensors[name] for name in sorted(tensors))
-    return sha256(b"sparsilo/1 model" + listed).digest()
+    listed = (
+        b"".join(sha256(name.encode()).digest() + digests[name] for name in sorted(digests))
+        for digests in (tensors, files)
+    )
+    return sha256(b"sparsilo/1 model" + b"".join(sha256(part).digest() for part in listed)).digest()
+
+
+def planned_digest(plan: plan_pb2.Plan) -> bytes:
+    """Return the digest of the model that a plan is about."""
+    return model_digest(
+        {tensor.name: tensor.digest for tensor in plan.model}, {file.name: file.digest for file in plan.files}
+    )
 
 
 def trusted_digest(weights: "DenseWeights") -> bytes:
     """Return the model digest of a model folder, which is read whole."""
-    return model_digest(weights.digest())
+    return model_digest(weights.digest(), weights.file_digests)
 
 
 def check_policy(plan: Plan, policy: Policy) -> None:
     """Check that this silo's policy covers the plan (2.3.4, 2.3.7). Raises PlanError saying what it does not cover."""
     message = plan.message
-    digest = model_digest({tensor.name: tensor.digest for tensor in message.model}).hex()
+    digest = planned_digest(message).hex()
     if policy.models is not None and digest not in policy.models:
         raise PlanError(f"the plan's model {digest} is not one that this silo trusts", hint="models in the policy")
     for index in range(len(message.rounds)):

@@ -1,12 +1,14 @@
 """The dense model's folder, opened lazily: config, tokenizer, blocks and tensors. Never the whole model in memory.
 
 Whatever is wrong with the folder is a ModelError that names the file and what to change; the model's own code is never
-run from the folder (`trust_remote_code` stays off).
+run from the folder (`trust_remote_code` stays off). Config and tokenizer are read from copies of the files whose
+digests a plan lists, so that no other file has a say in what the model computes.
 """
 
 import copy
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from crypto.errors import ModelError
 from silo_agent.model.blocks import Block, Place, find_blocks, full_name, places
 from silo_agent.model.mapped_tensors import TORCH_DTYPES, mapped_tensor
+from silo_agent.model.model_folder import copied_files, file_digests
 from silo_agent.model.stored_parameters import stored_parameters
 from silo_agent.model.tensor_files import StoredTensor, read_tensor_file
 
@@ -30,10 +33,15 @@ _UNUSABLE = (
 
 
 class DenseWeights:
-    """A causal language model's folder. `files` are its safetensors files, `names` all stored tensors, both sorted."""
+    """A causal language model's folder. `files` are its safetensors files, `names` all stored tensors, both sorted;
+    `file_digests` has SHA-256 of every other file that is read.
+    """
 
-    def __init__(self, folder: Path, config: Any, stored: dict[str, StoredTensor]) -> None:
+    def __init__(
+        self, folder: Path, file_digests: Mapping[str, bytes], config: Any, stored: dict[str, StoredTensor]
+    ) -> None:
         self.folder = folder
+        self.file_digests = file_digests
         self.config = config
         self.files = tuple(sorted({tensor.file for tensor in stored.values()}))
         self.names = tuple(sorted(stored))
@@ -56,7 +64,8 @@ class DenseWeights:
         """Open and check everything but the tokenizer; no tensor's values are read. Raises ModelError."""
         if not folder.is_dir():
             raise ModelError(f"{folder}: no such folder", hint="name a folder with config.json and model.safetensors")
-        return cls(folder, _read_config(folder), _find_tensors(folder))
+        digests = file_digests(folder)
+        return cls(folder, digests, _read_config(folder, digests), _find_tensors(folder))
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -64,7 +73,8 @@ class DenseWeights:
         embedding.
         """
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
+            with copied_files(self.folder, self.file_digests) as files:
+                tokenizer = AutoTokenizer.from_pretrained(files, local_files_only=True, trust_remote_code=False)
         except _UNUSABLE as error:
             raise ModelError(
                 f"{self.folder}: no usable tokenizer: {_line(error)}", hint="copy the model's tokenizer files here"
@@ -176,13 +186,14 @@ class DenseWeights:
         module.load_state_dict({key: value.to("meta") for key, value in module.state_dict().items()}, assign=True)
 
 
-def _read_config(folder: Path) -> Any:
+def _read_config(folder: Path, digests: Mapping[str, bytes]) -> Any:
     file = folder / "config.json"
     if not file.is_file():
         raise ModelError(f"{file}: no such file", hint="name a folder that save_pretrained wrote")
     _read_json(file)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with copied_files(folder, digests) as files:
+            config = AutoConfig.from_pretrained(files, local_files_only=True, trust_remote_code=False)
     except _UNUSABLE as error:
         raise ModelError(f"{file}: {_line(error)}", hint="check the file against the model's source") from error
     architectures = config.architectures if isinstance(config.architectures, list) else []

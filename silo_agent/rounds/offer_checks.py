@@ -29,10 +29,11 @@ def check_plan(
     plan.check_roster(roster)
     if config.silo not in roster:
         raise IdentityError(f"silo {config.silo} is not in the roster")
-    planned = {tensor.name: tensor.digest for tensor in plan.message.model}
-    if planned != digests:
-        differing = sorted(name for name in {*planned, *digests} if planned.get(name) != digests.get(name))
-        raise PlanError(f"the plan's model is not the one in {weights.folder}: {differing[0]} differs")
+    for listed, held in ((plan.message.model, digests), (plan.message.files, weights.file_digests)):
+        planned = {entry.name: entry.digest for entry in listed}
+        if planned != held:
+            differing = sorted(name for name in {*planned, *held} if planned.get(name) != held.get(name))
+            raise PlanError(f"the plan's model is not the one in {weights.folder}: {differing[0]} differs")
     member = plan.message.roster[plan.silos.index(config.silo)]
     ratio = config.sparsity_ratio and spell_ratio(parse_ratio(config.sparsity_ratio))
     for field, planned_here, own in (

@@ -15,7 +15,7 @@ from crypto.errors import ConnectionFailed, SparsiloError
 from crypto.identity import Authority, Certified
 from crypto.names import Suite
 from sparsilo.v1 import plan_pb2, round_pb2, words_pb2
-from support.plans import llama_tensors, plan_message, signing_keys
+from support.plans import llama_tensors, model_files, plan_message, signing_keys
 
 
 class Approached:
@@ -42,6 +42,7 @@ class Approached:
         """A plan that it accepts."""
         del self.agreed.model[:]
         self.agreed.model.extend(llama_tensors(weights))
+        self.agreed.files.extend(model_files(weights))
         self.said: list[object] = []
         self.declined: list[str] = []
         self.served: dict[tuple[str, bytes], bytes] = {}

@@ -96,6 +96,13 @@ def no_prunable(message: plan_pb2.Plan) -> None:
         tensor.prunable = False
 
 
+def files(*named: tuple[str, int]) -> Edit:
+    def change(message: plan_pb2.Plan) -> None:
+        message.files.extend(plan_pb2.File(name=name, digest=bytes(size)) for name, size in named)
+
+    return change
+
+
 ASCENDING = "names must ascend, each once"
 REFUSED: dict[str, tuple[Edit, str]] = {
     "other protocol": (put(protocol="sparsilo/2"), "protocol"),
@@ -134,6 +141,10 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "prunable cube": (shape(6, 2, 5), "model blocks.0.weight: only a matrix"),
     "prunable scalar": (shape(), "model blocks.0.weight: only a matrix"),
     "prunable and empty": (shape(6, 0), "model blocks.0.weight: only a matrix"),
+    "files out of order": (files(("b", 32), ("a", 32)), f"files: {ASCENDING}"),
+    "file twice": (files(("a", 32), ("a", 32)), f"files: {ASCENDING}"),
+    "short file digest": (files(("a", 32), ("b", 31)), "files b: digest must be 32 bytes"),
+    "long file digest": (files(("a", 33)), "files a: digest must be 32 bytes"),
     "no work": (lambda m: m.ClearField("pruning"), "work: is none"),
     "unknown pruner": (put(pruner="taylor"), "pruner"),
     "ratio of one": (put(sparsity_ratio="1"), "sparsity ratio"),

@@ -99,6 +99,8 @@ SILO_WRONG: list[tuple[str, object]] = [
     ("tls.certManager.duration", "90 days"),
     ("model", {"existingClaim": "a", "hub": "b/c"}),
     ("model.hub", "https://hub.example.org/b/c"),
+    ("model.hub", "b/c"),
+    ("model.hub", "b/c@main"),
     ("model.path", "../elsewhere"),
     ("model.path", "/models"),
     ("calibration.path", "notes.docx"),

@@ -4,6 +4,7 @@ from support.mutation import CHECK, Mutation
 
 STOLEN = "tests/attacks/test_stolen_certificate_of_a_revoked_silo.py"
 ENROLMENTS, ADMISSION = "tests/aggregator/silos/test_enrolments.py", "tests/aggregator/silos/test_admission.py"
+OTHER_FILES = "tests/attacks/test_config_or_tokenizer_changed.py"
 SERVICE = "tests/integration/test_identity_service.py"
 
 MUTATIONS = (
@@ -67,5 +68,47 @@ MUTATIONS = (
         """                pass
             return""",
         "tests/integration/test_agent_identity.py::test_a_certificate_that_was_replaced_while_no_agent_ran",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/rounds/offer_checks.py",
+        "(plan.message.files, weights.file_digests)):",
+        "):",
+        OTHER_FILES,
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/consent/policy.py",
+        "for digests in (tensors, files)",
+        "for digests in (tensors, {})",
+        OTHER_FILES,
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/model/model_folder.py",
+        "            if sha256(content).digest() != digest:",
+        "            if not digest:",
+        "tests/silo_agent/model/test_model_folder.py::test_a_file_that_changed_since_or_is_gone",
+    ),
+    Mutation(
+        "dropped restriction",
+        "silo_agent/model/dense_weights.py",
+        "AutoTokenizer.from_pretrained(files,",
+        "AutoTokenizer.from_pretrained(self.folder,",
+        OTHER_FILES,
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/model/model_folder.py",
+        '    if not _COMMIT.fullmatch(hub_id[2] or ""):',
+        "    if not hub_id[2]:",
+        "tests/silo_agent/model/test_model_folder.py::test_what_a_branch_or_a_tag_means_can_change",
+    ),
+    Mutation(
+        CHECK,
+        "crypto/plan_rules.py",
+        "    for file in plan.message.files:",
+        "    for file in plan.message.files[:1]:",
+        "tests/crypto/test_plan.py",
     ),
 )

@@ -73,5 +73,10 @@ def llama_tensors(weights: Any) -> list[plan_pb2.Tensor]:
     return tensors
 
 
+def model_files(weights: Any) -> list[plan_pb2.File]:
+    """What a plan says of the other files of a model folder."""
+    return [plan_pb2.File(name=name, digest=digest) for name, digest in weights.file_digests.items()]
+
+
 def plan(silos: int = 4, **fields: object) -> Plan:
     return checked_plan(plan_message(silos, **fields))  # type: ignore[arg-type]

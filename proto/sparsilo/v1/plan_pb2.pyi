@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Plan(_message.Message):
-    __slots__ = ("protocol", "run", "suite", "backend", "roster", "threshold", "least_survivors", "colluders", "model", "pruning", "rounds", "chunk_words", "phase_seconds", "preparation_seconds", "two_honest_survivors")
+    __slots__ = ("protocol", "run", "suite", "backend", "roster", "threshold", "least_survivors", "colluders", "model", "pruning", "rounds", "chunk_words", "phase_seconds", "preparation_seconds", "two_honest_survivors", "files")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     SUITE_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,7 @@ class Plan(_message.Message):
     PHASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PREPARATION_SECONDS_FIELD_NUMBER: _ClassVar[int]
     TWO_HONEST_SURVIVORS_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
     protocol: str
     run: bytes
     suite: str
@@ -38,7 +39,8 @@ class Plan(_message.Message):
     phase_seconds: int
     preparation_seconds: int
     two_honest_survivors: bool
-    def __init__(self, protocol: _Optional[str] = ..., run: _Optional[bytes] = ..., suite: _Optional[str] = ..., backend: _Optional[str] = ..., roster: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., threshold: _Optional[int] = ..., least_survivors: _Optional[int] = ..., colluders: _Optional[int] = ..., model: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., pruning: _Optional[_Union[Pruning, _Mapping]] = ..., rounds: _Optional[_Iterable[_Union[Round, _Mapping]]] = ..., chunk_words: _Optional[int] = ..., phase_seconds: _Optional[int] = ..., preparation_seconds: _Optional[int] = ..., two_honest_survivors: _Optional[bool] = ...) -> None: ...
+    files: _containers.RepeatedCompositeFieldContainer[File]
+    def __init__(self, protocol: _Optional[str] = ..., run: _Optional[bytes] = ..., suite: _Optional[str] = ..., backend: _Optional[str] = ..., roster: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., threshold: _Optional[int] = ..., least_survivors: _Optional[int] = ..., colluders: _Optional[int] = ..., model: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., pruning: _Optional[_Union[Pruning, _Mapping]] = ..., rounds: _Optional[_Iterable[_Union[Round, _Mapping]]] = ..., chunk_words: _Optional[int] = ..., phase_seconds: _Optional[int] = ..., preparation_seconds: _Optional[int] = ..., two_honest_survivors: _Optional[bool] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ...) -> None: ...
 
 class Member(_message.Message):
     __slots__ = ("silo", "signing_key", "sparsity_ratio", "capacity")
@@ -67,6 +69,14 @@ class Tensor(_message.Message):
     block: int
     input_first: bool
     def __init__(self, name: _Optional[str] = ..., digest: _Optional[bytes] = ..., shape: _Optional[_Iterable[int]] = ..., prunable: _Optional[bool] = ..., block: _Optional[int] = ..., input_first: _Optional[bool] = ...) -> None: ...
+
+class File(_message.Message):
+    __slots__ = ("name", "digest")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    digest: bytes
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class Pruning(_message.Message):
     __slots__ = ("pruner", "sparsity_ratio", "comparison_group", "samples", "sequence_length", "pattern", "allocation", "schedule", "weight_scaling", "force_comparison_group", "cohort_floor")

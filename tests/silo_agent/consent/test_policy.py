@@ -30,13 +30,14 @@ from silo_agent.consent.policy import (
     check_budget,
     check_policy,
     model_digest,
+    planned_digest,
     trusted_digest,
 )
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.rounds.offer_checks import check_plan
 from sparsilo.v1 import plan_pb2
 from support.models import tiny_llama
-from support.plans import llama_tensors, plan_message, signing_keys
+from support.plans import llama_tensors, model_files, plan_message, signing_keys
 
 ROSTER = {silo: key.public_bytes for silo, key in signing_keys(4).items()}
 X = Path()
@@ -62,6 +63,7 @@ def message(weights: DenseWeights) -> plan_pb2.Plan:
     message = plan_message(4)
     del message.model[:]
     message.model.extend(llama_tensors(weights))
+    message.files.extend(model_files(weights))
     return message
 
 
@@ -305,16 +307,20 @@ def test_only_a_trusted_model(message: plan_pb2.Plan, weights: DenseWeights) -> 
 
 def test_the_digest_of_a_model_by_hand(message: plan_pb2.Plan, weights: DenseWeights) -> None:
     """Section 2 of docs/formats.md; from a plan and from a folder it is the same."""
-    state = sha256(b"sparsilo/1 model")
-    for each in message.model:  # ascending already
-        state.update(sha256(each.name.encode()).digest() + each.digest)
-    assert trusted_digest(weights) == state.digest()
-    digests = {each.name: each.digest for each in reversed(message.model)}
-    assert model_digest(digests) == state.digest()
-    for name, digest in digests.items():
-        others = {each: digests[each] for each in digests if each != name}
-        changes = (others, {**others, f"{name}x": digest}, {**others, name: digest[::-1]})
-        assert all(model_digest(change) != state.digest() for change in changes)
+    state, parts = sha256(b"sparsilo/1 model"), []
+    for entries in (message.model, message.files):  # ascending already
+        listed = b"".join(sha256(entry.name.encode()).digest() + entry.digest for entry in entries)
+        state.update(sha256(listed).digest())
+        parts.append({entry.name: entry.digest for entry in reversed(entries)})
+    assert trusted_digest(weights) == planned_digest(message) == state.digest()
+    assert model_digest(*parts) == state.digest()
+    assert model_digest(*reversed(parts)) != state.digest()
+    for part in parts:
+        for name, digest in part.items():
+            others = {other: part[other] for other in part if other != name}
+            changes = (others, {**others, f"{name}x": digest}, {**others, name: digest[::-1]})
+            for change in changes:
+                assert model_digest(*(change if other is part else other for other in parts)) != state.digest()
 
 
 def rounds_of_every_kind(message: plan_pb2.Plan) -> list[plan_pb2.Plan]:
