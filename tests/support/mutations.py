@@ -250,13 +250,6 @@ MUTATIONS = (
         f"{ATTACKS}/test_forged_sum_with_a_colluding_auditor.py",
     ),
     Mutation(
-        BOUND,
-        "crypto/backends/double_masking/transcript.py",
-        "second + (second >= first)",
-        "second + (second > first)",
-        "tests/crypto/test_vectors.py",
-    ),
-    Mutation(
         CHECK,
         "crypto/backends/double_masking/unmasking.py",
         "if not all(own):",
