@@ -75,10 +75,11 @@ def _fold_bytes(lanes: NDArray[Any], width: int, out: NDArray[np.uint64]) -> Non
 
     A pair of bytes is a + 256 b; times 256 + 2^width, its high byte is a + 2^width b.
     """
-    folded = (lanes.view(np.uint8) != 0).view(np.uint8)  # in a mapped file, True may be any byte but 0
+    folded: NDArray[Any] = np.ascontiguousarray(lanes).view(np.uint8)
+    if folded.max(initial=0) > 1:  # in a mapped file, True may be any byte but 0
+        folded = (folded != 0).view(np.uint8)
     while width < 8:
-        pairs = folded.view("<u2")
-        pairs *= 256 + (1 << width)
+        pairs = folded.view("<u2") * np.uint16(256 + (1 << width))
         pairs >>= 8
         width *= 2
         folded = pairs.astype(np.uint8) if width < 8 else pairs
