@@ -49,7 +49,7 @@ from crypto.identity import Authority, Certified
 from crypto.names import Phase
 from crypto.plan import Plan
 from crypto.plan_rules import checked_plan, decode_plan
-from crypto.releases.release_spec import layout_of, question_of
+from crypto.releases.release_spec import layout_of
 from crypto.releases.votes import votes_section
 from crypto.secagg.round import Round
 from silo_agent.consent.ledger import Release
@@ -130,7 +130,7 @@ def take_part(silo: str, target: str, own: Certified, authority: bytes, folder: 
     transport = Transport(target, own, authority, SiloMetrics(CollectorRegistry()))
     offer = transport.next().round
     round_ = Round(decode_plan(offer.plan), offer.index, offer.input)
-    release = Release(round_.digest, question_of(round_.plan, 0, b""), "votes", bytes(32), round_.plan.silos)
+    release = Release(round_.digest, "votes", bytes(32), round_.silos, round_.least_survivors)
     session = DoubleMaskingSilo(round_, silo, signing_keys(SILOS)[silo], secrets.token_bytes)
     calls = one_round(session, lambda: SyntheticVotes(silo), release, StateStore(folder / f"{silo}.sqlite"), THREADS)
     answer = None

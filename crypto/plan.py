@@ -26,12 +26,13 @@ SILO_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 """A DNS label (RFC 1123): a silo's name is also its certificate's subject."""
 
 
-def least_threshold(silos: int, colluders: int) -> int:
-    """Return the smallest t with 2t > silos + colluders.
+def least_threshold(silos: int, colluders: int, honest: int) -> int:
+    """Return the smallest t with 2t > silos + colluders and t - colluders >= honest.
 
-    Two sets of t silos then share an honest one (Bonawitz et al. 2017, section 6).
+    Two sets of t silos then share an honest one (Bonawitz et al. 2017, section 6), and whatever is combined of sums
+    that overlap is of `honest` honest silos or more (docs/adr/0028).
     """
-    return (silos + colluders) // 2 + 1
+    return max((silos + colluders) // 2 + 1, honest + colluders)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Plan:
 
     @property
     def honest_survivors(self) -> int:
-        """Survivors beyond the colluders that every sum of the plan is over, at least."""
+        """Honest silos that every sum of the plan, and every combination of such sums, is over at least."""
         return 2 if self.message.two_honest_survivors else 3
 
     @cached_property

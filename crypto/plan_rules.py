@@ -89,22 +89,17 @@ def _check_parties(plan: Plan) -> None:
         _check_key(suite, member)
     signing_keys = {member.signing_key for member in message.roster}
     _require(len(signing_keys) == silos, "roster", "two silos share a signing key")
-    least = least_threshold(silos, message.colluders)
+    least, fewer = (least_threshold(silos, message.colluders, honest) for honest in (plan.honest_survivors, 2))
     _require(
         least <= message.threshold <= silos,
         "threshold",
-        f"{message.threshold} is out of range for {silos} silos and {message.colluders} colluders: {least} to {silos}",
+        f"{message.threshold} is out of range for {silos} silos and {message.colluders} colluders: {least} to {silos}"
+        + (", or one less where the plan says two_honest_survivors" if fewer < least else ""),
     )
     _require(
         message.threshold <= message.least_survivors <= silos,
         "least_survivors",
         f"{message.least_survivors} is out of range: {message.threshold} (the threshold) to {silos}",
-    )
-    _require(
-        message.least_survivors - message.colluders >= plan.honest_survivors,
-        "least_survivors",
-        f"must exceed the colluders by at least {plan.honest_survivors}"
-        + ("" if message.two_honest_survivors else ", or by 2 where the plan says two_honest_survivors"),
     )
 
 

@@ -24,7 +24,7 @@ CHUNK_WORDS: Final = 1 << 17
 
 def default_threshold(silos: int, colluders: int) -> int:
     """Return a majority, and at least three beside the colluders: a sum over two tells each the other's."""
-    return max(least_threshold(silos, colluders), min(FEWEST_SILOS + colluders, silos))
+    return min(least_threshold(silos, colluders, honest=FEWEST_SILOS), silos)
 
 
 class Planner:

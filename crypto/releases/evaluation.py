@@ -8,7 +8,6 @@ from crypto.errors import PlanError
 from crypto.names import ReleaseKind
 from crypto.plan import DIGEST_BYTES, Plan
 from crypto.releases.release_spec import ReleaseSpec
-from sparsilo.v1 import plan_pb2
 
 NLL_SECTION: Final = "negative log-likelihood"
 TOKENS_SECTION: Final = "tokens"
@@ -32,13 +31,6 @@ class EvaluationSpec(ReleaseSpec):
         candidates = len(plan.message.rounds[index].evaluation.candidates)
         yield Section(NLL_SECTION, candidates, 64)
         yield Section(TOKENS_SECTION, candidates, 64)
-
-    def ask(self, plan: Plan, index: int, asked: plan_pb2.Plan) -> None:
-        """Ask for sequences and candidates, whatever those are called and in whichever order they stand."""
-        evaluation, same = plan.message.rounds[index].evaluation, asked.rounds.add()
-        same.evaluation.sequences = evaluation.sequences
-        for digest in sorted({candidate.digest for candidate in evaluation.candidates}):  # none: dense
-            same.evaluation.candidates.add(digest=digest)
 
     def check(self, plan: Plan, index: int) -> None:
         """Refuse an evaluation of nothing, of more tokens than a lane holds, and candidates not named properly."""

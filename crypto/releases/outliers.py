@@ -8,7 +8,6 @@ from crypto.encoding.layout import Section
 from crypto.names import ReleaseKind
 from crypto.plan import Plan
 from crypto.releases.release_spec import ReleaseSpec, calibration_in_words
-from sparsilo.v1 import plan_pb2
 
 OUTLIERS_SECTION: Final = "outliers"
 
@@ -24,10 +23,6 @@ class OutliersSpec(ReleaseSpec):
         """Yield the one section."""
         del index
         yield Section(OUTLIERS_SECTION, len(plan.block_weights), lane_width(silos * max(plan.block_weights)))
-
-    def ask(self, plan: Plan, index: int, asked: plan_pb2.Plan) -> None:
-        """Ask for the round alone: outliers are counted in the dense model, however it is pruned afterwards."""
-        asked.rounds.add().CopyFrom(plan.message.rounds[index])
 
     def computes(self, plan: Plan, index: int, silo: str) -> Iterator[str]:
         """Yield what is counted."""

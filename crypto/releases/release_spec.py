@@ -6,15 +6,12 @@ holds its `SPEC`. The silo's side of it is the module of that name in silo_agent
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from hashlib import sha256
 from importlib import import_module
 from typing import ClassVar
 
 from crypto.encoding.layout import Layout, Section
-from crypto.encoding.wire import encode
 from crypto.names import ReleaseKind
 from crypto.plan import Plan
-from sparsilo.v1 import plan_pb2
 
 
 class ReleaseSpec(ABC):
@@ -22,7 +19,7 @@ class ReleaseSpec(ABC):
 
     kind: ClassVar[ReleaseKind]
     says: ClassVar[str]
-    """What the values tell of the text. Two rounds that say the same, over the same weights, overlap (2.5.5)."""
+    """What the values tell of the text. Two rounds that say the same, over the same weights, overlap (2.5.7)."""
     prunes: ClassVar[bool] = False
     """Whether the opened sums become the pruned model: then it is what a run can be asked to release."""
     preceded_by: ClassVar[tuple[ReleaseKind, ...]] = ()
@@ -44,13 +41,6 @@ class ReleaseSpec(ABC):
     @abstractmethod
     def sections(self, plan: Plan, index: int, silos: int) -> Iterator[Section]:
         """Yield the sections of one round over at most `silos` silos, whose number decides the lane widths."""
-
-    @abstractmethod
-    def ask(self, plan: Plan, index: int, asked: plan_pb2.Plan) -> None:
-        """Put into `asked` all that determines a silo's values, and nothing else (2.5.2).
-
-        Model, samples and sequence length are there already.
-        """
 
     def check(self, plan: Plan, index: int) -> None:
         """Raise PlanError where the round contradicts itself."""
@@ -93,18 +83,6 @@ def layout_of(plan: Plan, index: int, silos: int | None = None) -> Layout:
     """
     sections = spec_of(plan, index).sections(plan, index, silos or len(plan.silos))
     return Layout(tuple(sections), plan.message.chunk_words)
-
-
-def question_of(plan: Plan, index: int, input_digest: bytes) -> bytes:
-    """Return 32 bytes that two rounds share when a silo's answers are the same (docs/protocol.md, section 2.5).
-
-    Left out is what does not change a silo's values: who takes part, how words travel, in which groups keep counts are
-    compared afterwards, and what an evaluation's candidates are called or in which order they stand.
-    """
-    asked, pruning = plan_pb2.Plan(model=plan.message.model), plan.message.pruning
-    asked.pruning.samples, asked.pruning.sequence_length = pruning.samples, pruning.sequence_length
-    spec_of(plan, index).ask(plan, index, asked)
-    return sha256(b"sparsilo/1 question" + sha256(encode(asked)).digest() + input_digest).digest()
 
 
 def calibration_in_words(plan: Plan) -> str:

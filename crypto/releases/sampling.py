@@ -7,8 +7,6 @@ from crypto.encoding.layout import Section
 from crypto.names import ReleaseKind
 from crypto.plan import Plan
 from crypto.releases.release_spec import ReleaseSpec
-from crypto.releases.votes import ask_for_pruning
-from sparsilo.v1 import plan_pb2
 
 COIN_SECTION: Final = "coin"
 COIN_WORDS: Final = 4
@@ -25,10 +23,6 @@ class SamplingSpec(ReleaseSpec):
         """Yield the one section, whose sums wrap around as words do."""
         del plan, index, silos
         yield Section(COIN_SECTION, COIN_WORDS, 64)
-
-    def ask(self, plan: Plan, index: int, asked: plan_pb2.Plan) -> None:
-        """Ask for the pruning that the coin is for, so that it is tossed once."""
-        ask_for_pruning(plan, index, asked)
 
     def computes(self, plan: Plan, index: int, silo: str) -> Iterator[str]:
         """Yield nothing: random words are not computed."""

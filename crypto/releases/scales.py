@@ -8,8 +8,7 @@ from crypto.encoding.layout import Section
 from crypto.names import ReleaseKind
 from crypto.plan import Plan
 from crypto.releases.release_spec import ReleaseSpec
-from crypto.releases.votes import ask_for_pruning, pruning_in_words
-from sparsilo.v1 import plan_pb2
+from crypto.releases.votes import pruning_in_words
 
 EXPONENTS: Final = range(-96, 32)
 """What e can be, where 2^e bounds a difference; one lane of a section each."""
@@ -31,10 +30,6 @@ class ScalesSpec(ReleaseSpec):
         """Yield one section a tensor."""
         for tensor in plan.tensors(index):
             yield Section(scale_section(tensor.name), len(EXPONENTS), lane_width(silos))
-
-    def ask(self, plan: Plan, index: int, asked: plan_pb2.Plan) -> None:
-        """Ask for what decides on a silo's pruned weights."""
-        ask_for_pruning(plan, index, asked)
 
     def computes(self, plan: Plan, index: int, silo: str) -> Iterator[str]:
         """Yield how the silo prunes."""

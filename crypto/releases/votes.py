@@ -43,10 +43,6 @@ class VotesSpec(ReleaseSpec):
         for tensor in plan.tensors(index):
             yield from vote_sections(plan, tensor, silos)
 
-    def ask(self, plan: Plan, index: int, asked: plan_pb2.Plan) -> None:
-        """Ask for what decides on a silo's keep masks."""
-        ask_for_pruning(plan, index, asked)
-
     def computes(self, plan: Plan, index: int, silo: str) -> Iterator[str]:
         """Yield how the silo prunes."""
         del index
@@ -63,13 +59,6 @@ def vote_sections(plan: Plan, tensor: plan_pb2.Tensor, silos: int) -> Iterator[S
     groups, size = group_shape(oriented(tensor), plan.pruning.comparison_group)
     yield Section(votes_section(tensor.name), groups * size, lane_width(silos))
     yield Section(nonzero_section(tensor.name), groups, lane_width(silos * size))
-
-
-def ask_for_pruning(plan: Plan, index: int, asked: plan_pb2.Plan) -> None:
-    """Put into `asked` what decides on the values of a round that follows from a silo's own pruning."""
-    for field in ("pruner", "sparsity_ratio", "pattern", "allocation", "schedule"):
-        setattr(asked.pruning, field, getattr(plan.message.pruning, field))
-    asked.rounds.add().CopyFrom(plan.message.rounds[index])
 
 
 def pruning_in_words(plan: Plan, silo: str) -> Iterator[str]:

@@ -14,11 +14,12 @@ from sparsilo.v1 import round_pb2
 
 
 def threshold(plan: Plan, cohort: int) -> int:
-    """Return the fewest silos that can open a sum: the plan's, or a majority of a cohort of so many (2.6.3).
+    """Return the fewest silos that can open a sum: the plan's, or the least that a cohort of so many can have (2.6.3).
 
     `cohort` is 0 where the whole roster may take part.
     """
-    return least_threshold(cohort, plan.message.colluders) if cohort else plan.message.threshold
+    least = least_threshold(cohort, plan.message.colluders, plan.honest_survivors)
+    return least if cohort else plan.message.threshold
 
 
 def least_survivors(plan: Plan, cohort: int) -> int:
@@ -26,9 +27,7 @@ def least_survivors(plan: Plan, cohort: int) -> int:
 
     `cohort` is how many silos it has, and 0 where the whole roster may take part.
     """
-    if not cohort:
-        return plan.message.least_survivors
-    return max(threshold(plan, cohort), plan.message.colluders + plan.honest_survivors)
+    return threshold(plan, cohort) if cohort else plan.message.least_survivors
 
 
 @dataclass(frozen=True)

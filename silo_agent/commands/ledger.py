@@ -3,6 +3,7 @@
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,9 +20,8 @@ from silo_agent.host.terminal import config_options, failing_as, output_option, 
 def ledger(config: Path, settings: tuple[str, ...], forget: str | None, output: str) -> None:
     """Show what this silo has released.
 
-    Its agent holds every further round against that. Two sums over the same text that differ by one silo give away
-    that silo's part, so the agent refuses a question it has answered, and rosters or survivors that differ by one
-    from an earlier release's.
+    Its agent holds every further round against that. Sums of the same text over different silos can be combined until
+    one silo's part is left, so all of them are over the same silos or are refused.
 
     \b
     Example:
@@ -39,14 +39,15 @@ def ledger(config: Path, settings: tuple[str, ...], forget: str | None, output: 
             store.forget(_digest(forget))
             AuditLog(agent.state).append("ledger_forgotten", user(), datetime.now(UTC), round=forget)
         released = store.releases()
-    releases = [
+    releases: list[dict[str, Any]] = [
         {
             "round": release.round.hex(),
             "kind": release.kind,
-            "question": release.question.hex(),
             "data": release.data.hex(),
-            "roster": list(release.roster),
-            "survivors": list(release.survivors),
+            "block": release.block,
+            "silos": list(release.silos),
+            "sent": release.sent,
+            "survivors": None if release.survivors is None else sorted(release.survivors),
         }
         for release in released
     ]
@@ -58,10 +59,20 @@ def ledger(config: Path, settings: tuple[str, ...], forget: str | None, output: 
         click.echo(f"{forget}: forgotten. {FORGOTTEN}")
         return
     for release in releases:
-        roster, survivors = len(release["roster"]), ", ".join(release["survivors"])
-        print_fields({**release, "roster": f"{roster} silos", "survivors": survivors or "none that this silo signed"})
+        print_fields({**release, **_in_words(release)})
         click.echo()
     click.echo(f"releases: {len(releases)}")
+
+
+def _in_words(release: dict[str, Any]) -> dict[str, object]:
+    """Return the fields of a release that a person reads otherwise than a program."""
+    survivors = release["survivors"]
+    return {
+        "block": "all" if release["block"] is None else release["block"],
+        "silos": f"{len(release['silos'])} silos",
+        "sent": "yes" if release["sent"] else "no",
+        "survivors": "unknown to this silo" if survivors is None else ", ".join(survivors),
+    }
 
 
 def _digest(text: str) -> bytes:

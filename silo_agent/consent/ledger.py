@@ -1,12 +1,11 @@
 """What this silo has released, and which further release it refuses (docs/protocol.md, section 2.5).
 
-Two sums that differ by one silo give that silo's values as their difference, however well each is hidden (So et al.,
-"Securing Secure Aggregation", arXiv 2106.03328). So the same question is answered once. And no two releases of the same
-text may be over rosters or survivors that differ by one silo, or by one and the plan's colluders, who know their own
-part.
+Sums over different survivors can be combined until little but one silo's values is left, however well each sum is
+hidden (So et al., "Securing Secure Aggregation", arXiv 2106.03328). So all sums of what overlaps are over one and the
+same survivors: take part together or not at all. Why no milder rule will do is in docs/adr/0028.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,31 +16,37 @@ from crypto.releases.release_spec import release_spec
 
 @dataclass(frozen=True)
 class Release:
-    """One round in which this silo's values left in masked words."""
+    """One round in which this silo agreed to release values."""
 
     round: bytes
     """The round's digest."""
-    question: bytes
-    """SHA-256 of what was asked of the text, whoever asked (2.5.1)."""
     kind: str
     """The release kind, by its name: a ledger may have kinds that this version lacks."""
     data: bytes
     """SHA-256 of the calibration file."""
-    roster: tuple[str, ...]
-    """The silos that the round was over."""
-    survivors: tuple[str, ...] = ()
-    """The survivors that this silo signed; none where it did not come to that."""
-    colluders: int = 0
-    """How many dishonest silos the plan withstands beside the aggregator."""
+    silos: tuple[str, ...]
+    """Who may take part: the roster, or the round's cohort."""
+    least_survivors: int
+    """Fewest of them whose sum may be opened."""
     block: int | None = None
     """The only block of the model that the round is about; None where it is about all."""
+    sent: bool = False
+    """Whether a masked word may have left."""
+    confirmed: tuple[str, ...] = ()
+    """The survivors that a quorum signed (5.5.3); none where this silo did not see those signatures."""
+
+    @property
+    def survivors(self) -> frozenset[str] | None:
+        """The only silos that the opened sum can be over. None where that is not known (2.5.9)."""
+        if self.confirmed:
+            return frozenset(self.confirmed)
+        return frozenset(self.silos) if self.least_survivors == len(self.silos) else None
 
     def overlaps(self, other: "Release") -> bool:
-        """Return whether both say the same kind of thing about the same weights, so that their difference would say it
-        about one silo (2.5.5).
-        """
+        """Return whether both say the same kind of thing about the same text and weights in two rounds (2.5.7)."""
         same_block = None in (self.block, other.block) or self.block == other.block
-        return _says(self.kind) == _says(other.kind) and same_block
+        same_kind = _says(self.kind) == _says(other.kind)
+        return self.round != other.round and self.data == other.data and same_kind and same_block
 
 
 def _says(kind: str) -> str:
@@ -50,58 +55,46 @@ def _says(kind: str) -> str:
 
 
 FORGOTTEN: Final = (
-    "This silo no longer refuses to answer the same again. The sum of that round stays known, and one of a later round "
-    "may differ from it by one silo: whoever has both then has that silo's part as their difference."
+    "This silo no longer holds later rounds against that one. Whoever opened its sum may combine it with later ones of "
+    "the same text until one silo's part is left. Forget a round only where all silos know that nobody opened its sum."
 )
 """What taking a release out of the ledger risks, as `silo-agent ledger --forget` says it."""
 
 
-def are_close(some: Iterable[str], others: Iterable[str], colluders: int) -> bool:
-    """Return whether two sets of silos differ, and each lacks at most 1 + `colluders` of the other's silos (2.5.4)."""
-    added, removed = {*some} - {*others}, {*others} - {*some}
-    return 1 <= max(len(added), len(removed)) <= 1 + colluders
+def check_release(wanted: Release, releases: Sequence[Release]) -> None:
+    """Check that the sum of a release can be over the survivors of all earlier ones that it overlaps (2.5.10).
 
-
-def check_release(wanted: Release, released: Sequence[Release]) -> None:
-    """Check a release against all earlier ones, before anything is computed for it.
-
-    Raises ReleaseRefused where the same was asked of the same text before, or the roster is close to an earlier one.
+    Raises ReleaseRefused where an earlier one's survivors are not known, or cannot be this round's.
     """
-    for earlier in _of_the_same_data(wanted, released):
-        if earlier.question == wanted.question:
+    for earlier in _sent(wanted, releases):
+        name, survivors = earlier.round.hex()[:16], earlier.survivors
+        if survivors is None:
             raise ReleaseRefused(
-                f"the same was asked of the same text in round {earlier.round.hex()[:16]}",
-                hint="the sum of that round stands; two could show one silo's part as their difference",
+                f"this silo's words of round {name} left, and nobody told it which silos that sum is over",
+                hint="sums over other silos can be combined to show one silo's part. Calibrate on another text; or, if "
+                f"all silos know that no sum was opened, silo-agent ledger --forget {earlier.round.hex()}",
             )
-        colluders = max(earlier.colluders, wanted.colluders)
-        if are_close(earlier.roster, wanted.roster, colluders):
+        if not survivors <= {*wanted.silos} or len(survivors) < wanted.least_survivors:
             raise ReleaseRefused(
-                f"the roster differs by {_up_to(colluders)} from that of round {earlier.round.hex()[:16]}",
-                hint="the difference of the two sums could be one silo's part; change more silos, or none",
+                f"this round cannot be over the survivors of round {name}, which is of the same text: "
+                + ", ".join(sorted(survivors)),
+                hint="plan it over a roster that has them all, with a threshold and least survivors that they reach",
             )
 
 
-def check_survivors(wanted: Release, survivors: Sequence[str], released: Sequence[Release]) -> None:
-    """Check a release's survivors against all earlier ones, before this silo signs them.
+def check_survivors(wanted: Release, survivors: Sequence[str], releases: Sequence[Release]) -> None:
+    """Check, before this silo signs them, that a release's survivors are those of all earlier ones that it overlaps.
 
-    Raises ReleaseRefused where an earlier release that overlaps was over survivors that are close to these.
+    Raises ReleaseRefused otherwise (2.5.11).
     """
-    for earlier in _of_the_same_data(wanted, released):
-        if not (earlier.survivors and earlier.overlaps(wanted)):
-            continue
-        colluders = max(earlier.colluders, wanted.colluders)
-        if are_close(earlier.survivors, survivors, colluders):
+    for earlier in _sent(wanted, releases):
+        if earlier.survivors != frozenset(survivors):
             raise ReleaseRefused(
-                f"the survivors differ by {_up_to(colluders)} from those of round {earlier.round.hex()[:16]}",
-                hint="the difference of the two sums could be one silo's part",
+                f"the survivors are not those of round {earlier.round.hex()[:16]}, which is of the same text",
+                hint="take part together or not at all: ask again when exactly those silos are there",
             )
 
 
-def _up_to(colluders: int) -> str:
-    """Return in words how many silos two close sets may differ by."""
-    return f"up to {1 + colluders} silos" if colluders else "one silo"
-
-
-def _of_the_same_data(wanted: Release, released: Sequence[Release]) -> list[Release]:
-    """Return the releases of the same text in other rounds."""
-    return [earlier for earlier in released if earlier.data == wanted.data and earlier.round != wanted.round]
+def _sent(wanted: Release, releases: Sequence[Release]) -> list[Release]:
+    """Return the releases in other rounds that the wanted one overlaps, and of which words may have left."""
+    return [earlier for earlier in releases if earlier.sent and earlier.overlaps(wanted)]

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from crypto.errors import ConfigError, PlanError, ReleaseRefused
 from crypto.names import ReleaseKind
 from crypto.plan import MOST_SILOS, Plan
-from crypto.secagg.round import least_survivors
+from crypto.secagg.round import least_survivors, threshold
 from silo_agent.host.layered_config import read_mapping
 from sparsilo.v1 import plan_pb2
 
@@ -258,9 +258,9 @@ def check_policy(plan: Plan, policy: Policy) -> None:
             hint="colluders in the policy",
         )
     survivors = least_survivors(plan, plan.pruning.cohort_floor)
-    honest = plan.honest_survivors if plan.pruning.cohort_floor else survivors - message.colluders
+    honest = threshold(plan, plan.pruning.cohort_floor) - message.colluders
     for what, planned, least, name in (
-        ("opens sums over {} honest survivors", honest, policy.least_honest_survivors, "least_honest_survivors"),
+        ("has a threshold of {} honest silos", honest, policy.least_honest_survivors, "least_honest_survivors"),
         ("opens sums over {} survivors", survivors, policy.least_survivors, "least_survivors"),
         (
             "is over a cohort of {} silos",

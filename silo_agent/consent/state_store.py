@@ -15,7 +15,7 @@ from typing import Final
 
 from crypto.errors import InputError, ReleaseRefused
 from crypto.names import Phase
-from silo_agent.consent.ledger import Release, check_release, check_survivors
+from silo_agent.consent.ledger import Release, check_release
 from silo_agent.host.sqlite_file import bring_up_to_date, transaction
 
 STATE_FILE: Final = "agent.sqlite"
@@ -26,6 +26,10 @@ _SAID = """CREATE TABLE IF NOT EXISTS said (
 _RELEASES = """CREATE TABLE IF NOT EXISTS releases (
     round BLOB PRIMARY KEY, question BLOB NOT NULL, kind TEXT NOT NULL, data BLOB NOT NULL,
     roster TEXT NOT NULL, survivors TEXT NOT NULL, colluders INTEGER NOT NULL, block INTEGER
+) STRICT"""
+_LEDGER = """CREATE TABLE releases (
+    round BLOB PRIMARY KEY, kind TEXT NOT NULL, data BLOB NOT NULL, silos TEXT NOT NULL,
+    least_survivors INTEGER NOT NULL, block INTEGER, sent INTEGER NOT NULL, confirmed TEXT NOT NULL
 ) STRICT"""
 _OFFERS = """CREATE TABLE IF NOT EXISTS offers (
     plan BLOB PRIMARY KEY, encoded BLOB NOT NULL, first_offered TEXT NOT NULL, last_offered TEXT NOT NULL,
@@ -45,7 +49,17 @@ def _first_tables(database: sqlite3.Connection) -> None:
         database.execute("ALTER TABLE releases ADD COLUMN block INTEGER")
 
 
-_STEPS: Final = (_first_tables,)
+def _survivors_of_quorums(database: sqlite3.Connection) -> None:
+    """Make the ledger of version 2. Of what an earlier version recorded words had left, and survivors were signed."""
+    database.execute("ALTER TABLE releases RENAME TO released")
+    database.execute(_LEDGER)
+    database.execute(
+        "INSERT INTO releases SELECT round, kind, data, roster, 0, block, 1, survivors FROM released ORDER BY rowid"
+    )
+    database.execute("DROP TABLE released")
+
+
+_STEPS: Final = (_first_tables, _survivors_of_quorums)
 
 
 class Decision(StrEnum):
@@ -87,10 +101,10 @@ class StateStore:
     # What this silo says and releases
 
     def begin(self, wanted: Release) -> None:
-        """Check that this silo may take part in a round, before it computes anything for it.
+        """Enter a release into the ledger before anything is computed for it (14.4.1).
 
-        Raises ReleaseRefused where the ledger forbids the release, or where this silo already spoke in the round: its
-        keys are gone with the process that made them.
+        Raises ReleaseRefused where the ledger forbids it, or where this silo already spoke in the round: its keys are
+        gone with the process that made them.
         """
         with transaction(self._file) as database:
             if database.execute("SELECT 1 FROM said WHERE round = ?", (wanted.round,)).fetchone():
@@ -99,6 +113,14 @@ class StateStore:
                     hint="a round's keys live in memory only; after a restart it goes on without this silo",
                 )
             check_release(wanted, _releases(database))
+            database.execute(
+                "INSERT OR IGNORE INTO releases (round, kind, data, silos, least_survivors, block, sent, confirmed) "
+                "VALUES (?, ?, ?, ?, ?, ?, 0, '')",
+                (
+                    *(wanted.round, wanted.kind, wanted.data, ",".join(wanted.silos)),
+                    *(wanted.least_survivors, wanted.block),
+                ),
+            )
 
     def say(self, round_digest: bytes, phase: Phase, message: bytes) -> None:
         """Record a message of this silo before it is sent: in a phase of a round it says one thing (4.3).
@@ -111,24 +133,23 @@ class StateStore:
             if not database.execute("SELECT 1 FROM said WHERE (round, phase, digest) = (?, ?, ?)", row).fetchone():
                 raise ReleaseRefused(f"this silo said something else in phase {phase} of this round")
 
-    def release(self, wanted: Release) -> None:
-        """Enter a release into the ledger before its first masked word is sent. Raises ReleaseRefused."""
-        with transaction(self._file) as database:
-            check_release(wanted, _releases(database))
-            database.execute(
-                "INSERT OR IGNORE INTO releases (round, question, kind, data, roster, survivors, colluders, block) "
-                "VALUES (?, ?, ?, ?, ?, '', ?, ?)",
-                (
-                    *(wanted.round, wanted.question, wanted.kind, wanted.data, ",".join(wanted.roster)),
-                    *(wanted.colluders, wanted.block),
-                ),
-            )
+    def send(self, begun: Release) -> None:
+        """Record, before it does, that the first masked word of a release leaves. Raises ReleaseRefused.
 
-    def survive(self, wanted: Release, survivors: tuple[str, ...]) -> None:
-        """Enter a release's survivors into the ledger before this silo signs them. Raises ReleaseRefused."""
+        The ledger is asked again: another agent on this folder may have sent something in the meantime, or a person
+        may have taken the release out.
+        """
         with transaction(self._file) as database:
-            check_survivors(wanted, survivors, _releases(database))
-            database.execute("UPDATE releases SET survivors = ? WHERE round = ?", (",".join(survivors), wanted.round))
+            check_release(begun, _releases(database))
+            if not database.execute("UPDATE releases SET sent = 1 WHERE round = ?", (begun.round,)).rowcount:
+                raise ReleaseRefused(
+                    f"round {begun.round.hex()[:16]} was taken out of the ledger while it was going on"
+                )
+
+    def confirm(self, begun: Release, survivors: tuple[str, ...]) -> None:
+        """Record that a quorum signed a release's survivors, before this silo reveals anything that opens the sum."""
+        with transaction(self._file) as database:
+            database.execute("UPDATE releases SET confirmed = ? WHERE round = ?", (",".join(survivors), begun.round))
 
     def releases(self) -> list[Release]:
         """Return the ledger, oldest release first."""
@@ -212,13 +233,11 @@ def _iso(moment: datetime) -> str:
 
 def _releases(database: sqlite3.Connection) -> list[Release]:
     """Return the ledger, oldest release first. Names of silos have no comma, which separates them in a column."""
-    query = "SELECT round, question, kind, data, roster, survivors, colluders, block FROM releases ORDER BY rowid"
+    query = "SELECT round, kind, data, silos, least_survivors, block, sent, confirmed FROM releases ORDER BY rowid"
     return [
         Release(
-            *(round_, question, kind, data),
-            tuple(roster.split(",")),
-            tuple(filter(None, survivors.split(","))),
-            *(colluders, block),
+            *(round_, kind, data, tuple(silos.split(","))),
+            *(least_survivors, block, bool(sent), tuple(filter(None, confirmed.split(",")))),
         )
-        for round_, question, kind, data, roster, survivors, colluders, block in database.execute(query)
+        for round_, kind, data, silos, least_survivors, block, sent, confirmed in database.execute(query)
     ]

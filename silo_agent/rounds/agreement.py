@@ -8,7 +8,6 @@ from typing import Final
 
 from crypto.errors import ConfigError, ReleaseRefused, SparsiloError
 from crypto.plan import Plan
-from crypto.releases.release_spec import question_of
 from crypto.secagg.round import Round
 from silo_agent.config import AgentConfig
 from silo_agent.consent.audit_log import AuditLog
@@ -55,12 +54,11 @@ class Agreement:
             raise ReleaseRefused(f"plan {plan.digest.hex()[:16]} was rejected here")
         return Release(
             round_.digest,
-            question_of(plan, round_.index, round_.input_digest),
             plan.release_kind(round_.index),
             self._data,
-            plan.silos,
-            colluders=plan.message.colluders,
-            block=plan.block(round_.index),
+            round_.silos,
+            round_.least_survivors,
+            plan.block(round_.index),
         )
 
     def observe(self) -> None:

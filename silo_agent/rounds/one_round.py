@@ -11,7 +11,7 @@ from crypto.encoding.layout import Chunk, pack_chunk
 from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
 from crypto.names import Phase
 from crypto.secagg.session import SiloSession
-from silo_agent.consent.ledger import Release
+from silo_agent.consent.ledger import Release, check_survivors
 from silo_agent.consent.state_store import StateStore
 from silo_agent.host.ahead import ahead
 from silo_agent.network.calls import Advance, Call, Committed, Upload
@@ -42,10 +42,12 @@ def one_round(
     while session.phase is not Phase.DONE:
         match session.phase:
             case Phase.UPLOAD:
-                store.release(release)
+                store.send(release)
                 yield Upload(lambda: ahead(masked, round_.layout.chunks, threads))
             case Phase.CONSISTENCY:
-                store.survive(release, session.survivors)
+                check_survivors(release, session.survivors, store.releases())
+            case Phase.UNMASK:
+                store.confirm(release, session.survivors)
             case Phase.AUDIT:
                 for index in session.assigned:
                     request = words_pb2.CommittedRequest(round=round_.digest, index=index)
@@ -53,3 +55,4 @@ def one_round(
         message = session.message()
         store.say(round_.digest, session.phase, message)
         session.receive((yield Advance(message)))
+    store.confirm(release, session.survivors)  # a backend without CONSISTENCY knows them now only

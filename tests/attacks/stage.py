@@ -22,7 +22,6 @@ from crypto.names import Phase
 from crypto.plan_rules import checked_plan
 from crypto.primitives import signing
 from crypto.primitives.mask_stream import add_masks
-from crypto.releases.release_spec import question_of
 from crypto.secagg.round import Round
 from crypto.secagg.session import SiloSession
 from scenarios.world import Lanes, World, plain_sum, tree
@@ -141,10 +140,9 @@ class Stage(World):
 
 def keep_masks(round_: Round) -> dict[str, dict[str, Lanes]]:
     """Every silo's keep masks and their nonzero counts, as lanes of a votes round."""
-    random = np.random.default_rng(6)
     lanes: dict[str, dict[str, Lanes]] = {}
     for silo in round_.silos:
-        lanes[silo] = {}
+        lanes[silo], random = {}, np.random.default_rng([4, *silo.encode()])  # the same in every round of its layout
         votes, nonzero = round_.layout.sections[::2], round_.layout.sections[1::2]
         for of_votes, of_counts in zip(votes, nonzero, strict=True):
             kept = random.integers(0, 2, of_votes.lanes, dtype=np.uint64)
@@ -302,11 +300,11 @@ class Agent:
         plan, values = stage.plan, SimpleNamespace(lanes=self._values)
         self.release = Release(
             stage.round.digest,
-            question_of(plan, 0, b""),
-            plan.release_kind(0),
+            plan.release_kind(stage.round.index),
             b"SHA-256 of always the same text!",
-            plan.silos,
-            colluders=plan.message.colluders,
+            stage.round.silos,
+            stage.round.least_survivors,
+            plan.block(stage.round.index),
         )
         self.calls: Generator[Call, Any, None] = one_round(self.session, lambda: values, self.release, self.store, 1)
         self.call = next(self.calls)

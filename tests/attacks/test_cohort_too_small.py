@@ -23,9 +23,9 @@ def test_two_survivors_of_three(approach: Callable[..., Any]) -> None:
     silo = approach()
     del silo.agreed.roster[3:]
     silo.agreed.threshold = silo.agreed.least_survivors = 2
-    silo.refuses(silo.agreed, PlanError, "least_survivors", "two_honest_survivors")
+    silo.refuses(silo.agreed, PlanError, "threshold: 2", "two_honest_survivors")
     silo.agreed.two_honest_survivors = True
-    silo.refuses(silo.agreed, PlanError, "2 honest survivors", "asks for 3")
+    silo.refuses(silo.agreed, PlanError, "2 honest silos", "asks for 3")
 
 
 def test_what_it_would_tell() -> None:

@@ -20,8 +20,8 @@ def test_a_plan_in_which_two_quorums_need_not_share_an_honest_silo(approach: Cal
     ("change", "word"),
     [
         ({"threshold": 3, "least_survivors": 4, "colluders": 0}, "withstands 0 colluders"),
-        ({"threshold": 4, "least_survivors": 4, "colluders": 1}, "over 3 honest survivors"),
-        ({"threshold": 4, "least_survivors": 4, "colluders": 2, "two_honest_survivors": True}, "over 2 honest"),
+        ({"threshold": 4, "least_survivors": 4, "colluders": 1}, "threshold of 3 honest"),
+        ({"threshold": 4, "least_survivors": 4, "colluders": 2, "two_honest_survivors": True}, "threshold of 2 honest"),
     ],
 )
 def test_a_sound_plan_with_less_than_this_silo_asks_for(
@@ -31,6 +31,6 @@ def test_a_sound_plan_with_less_than_this_silo_asks_for(
     for name, value in change.items():
         setattr(silo.agreed, name, value)
     silo.refuses(silo.agreed, PlanError, word)
-    silo.agreed.threshold, silo.agreed.least_survivors, silo.agreed.two_honest_survivors = 4, 5, False
+    silo.agreed.threshold, silo.agreed.least_survivors, silo.agreed.two_honest_survivors = 5, 5, False
     silo.agreed.colluders = 1
     silo.accepts(silo.agreed)

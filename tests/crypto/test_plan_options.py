@@ -7,10 +7,8 @@ from google.protobuf.descriptor import Descriptor
 
 from crypto.errors import PlanError
 from crypto.names import Allocation, ComparisonGroup, Pruner, ReleaseKind, Schedule
-from crypto.plan import Plan
 from crypto.plan_options import PLAN_OPTIONS, PlanOption, PlanOptions
 from crypto.pruning.sparsity import Pattern, Sparsity
-from crypto.releases.release_spec import question_of
 from sparsilo.v1 import plan_pb2
 from support.plans import plan_message
 
@@ -105,23 +103,6 @@ def test_the_sparsity_that_options_ask_for(options: PlanOptions, sparsity: Spars
 def test_a_pattern_that_is_none(pattern: str) -> None:
     with pytest.raises(PlanError, match="pattern"):
         _ = PlanOptions(pattern=pattern).sparsity
-
-
-SAME_ANSWERS = {"comparison_group", "force_comparison_group", "weight_scaling", "cohort_floor"}
-"""Options of the pruning that change what the aggregator does with a silo's values, or whose they are, and no value."""
-
-
-@pytest.mark.clause("2.5.1")
-@pytest.mark.parametrize("option", PLAN_OPTIONS, ids=lambda option: option.name)
-def test_a_question_has_every_option_that_changes_a_silos_values(option: PlanOption) -> None:
-    """Who takes part, and with which ratio of their own, is compared by the ledger's other rules (2.5.4, 2.5.5)."""
-    questions = []
-    for value in ({bool: True, int: 1, str: "2:4", Decimal: Decimal("0.25")}.get(option.kind, "changed"), None):
-        message = plan_message(4)
-        option.write(message, {"silo-001": value} if option.by_silo and value else value)
-        questions.append(question_of(Plan(message, b""), 0, b""))
-    of_the_pruning = option.plan_field.startswith("pruning.")
-    assert (questions[0] != questions[1]) == (of_the_pruning and option.name not in SAME_ANSWERS)
 
 
 @pytest.mark.parametrize("option", PLAN_OPTIONS, ids=lambda option: option.name)

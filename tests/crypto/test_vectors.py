@@ -36,7 +36,7 @@ from crypto.plan_rules import decode_plan
 from crypto.primitives import merkle, sealed, shamir, signing
 from crypto.primitives.mask_stream import add_masks
 from crypto.releases.evaluation import NLL_FRACTION_BITS
-from crypto.releases.release_spec import layout_of, question_of
+from crypto.releases.release_spec import layout_of
 from crypto.secagg.session import MAX_MESSAGE_BYTES
 from sparsilo.v1 import plan_pb2, round_pb2, words_pb2
 from vectors.case import plain
@@ -213,21 +213,6 @@ class Cohort:
 
     def round_digest(self, index: int) -> bytes:
         return sha256(b"sparsilo/1 round", self.digest, le(index, 4))
-
-    def question(self, index: int) -> bytes:
-        """2.5.1."""
-        pruning, release = fields_of(self.fields[10][0]), fields_of(self.fields[11][index])
-        numbers = varint(4 * 8) + varint(pruning[4][0]) + varint(5 * 8) + varint(pruning[5][0])
-        if 1 in release:
-            kept, entry = text_field(1, pruning[1][0]) + text_field(2, pruning[2][0]) + numbers, text_field(1, b"")
-        else:
-            evaluation = fields_of(release[2][0])
-            digests = {fields_of(candidate).get(3, [b""])[0] for candidate in evaluation[2]}
-            candidates = [text_field(2, text_field(3, digest)) for digest in sorted(digests)]
-            kept = numbers
-            entry = text_field(2, varint(8) + varint(evaluation[1][0]) + b"".join(candidates))
-        model = b"".join(text_field(9, tensor) for tensor in self.fields[9])
-        return sha256(b"sparsilo/1 question", sha256(model, text_field(10, kept), text_field(11, entry)))
 
     def sections(self, index: int) -> list[tuple[str, int, int]]:
         """2.4.3 and 2.4.4: name, lanes, width."""
@@ -632,7 +617,6 @@ def test_plan(vector: Vector) -> None:
     for index, found in enumerate(expected["rounds"]):
         layout = layout_of(plan, index)
         assert plan.round_digest(index, b"").hex() == by_hand.round_digest(index).hex() == found["digest"]
-        assert question_of(plan, index, b"").hex() == by_hand.question(index).hex() == found["question"]
         sections = [(section["name"], section["lanes"], section["width"]) for section in found["sections"]]
         assert [(section.name, section.lanes, section.width) for section in layout.sections] == sections
         assert by_hand.sections(index) == sections

@@ -27,7 +27,6 @@ from crypto.errors import ConnectionFailed, SparsiloError
 from crypto.names import Phase
 from crypto.plan import least_threshold
 from crypto.plan_rules import checked_plan, decode_plan
-from crypto.releases.release_spec import question_of
 from crypto.secagg.round import Round
 from scenarios.world import Lanes, plain_sum, random_lanes
 from silo_agent.consent.ledger import Release
@@ -83,8 +82,7 @@ class Schedule:
         self.chance = chance = random.Random(self.seed)
         silos = chance.randint(3, 12)
         colluders = chance.randint(0, max(0, (silos - 3) // 3))
-        threshold = chance.randint(least_threshold(silos, colluders), silos)
-        threshold = max(threshold, colluders + 2)
+        threshold = chance.randint(least_threshold(silos, colluders, honest=2), silos)
         message = plan_message(
             silos,
             threshold=threshold,
@@ -224,11 +222,8 @@ class Simulation:
         try:
             while (offer := await self._offer(silo)).HasField("round"):
                 assert decode_plan(offer.round.plan) == self.schedule.plan
-                question = question_of(self.round.plan, 0, b"")
-                plan = self.round.plan
-                release = Release(
-                    self.round.digest, question, "votes", silo.encode(), plan.silos, colluders=plan.message.colluders
-                )
+                round_ = self.round
+                release = Release(round_.digest, "votes", silo.encode(), round_.silos, round_.least_survivors)
                 session = DoubleMaskingSilo(self.round, silo, self.keys[silo], self.chance.randbytes)
                 calls = one_round(session, partial(Values, self.lanes[silo]), release, store, 1)
                 answer = None

@@ -88,7 +88,7 @@ def test_a_cohort_of_three_has_nobody_to_spare(phase: Phase) -> None:
 def test_with_a_colluder_a_cohort_needs_one_more() -> None:
     plan = sampled(colluders=1, floor=4)
     round_ = block_round(plan, A, B, C, D)
-    assert (round_.threshold, round_.least_survivors) == (3, 4)
+    assert (round_.threshold, round_.least_survivors) == (4, 4)
     with pytest.raises(TooFewSurvivors, match="3 of 4 silos answered and 4 are needed"):
         world_of(round_, {D: Phase.UPLOAD}).run(random_lanes(plan, 3, round_))
     larger = block_round(plan, A, B, C, D, E)

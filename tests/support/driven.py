@@ -22,7 +22,6 @@ from crypto.identity import Certified
 from crypto.names import Phase
 from crypto.plan import Plan
 from crypto.plan_rules import checked_plan, decode_plan
-from crypto.releases.release_spec import question_of
 from crypto.secagg.round import Round
 from crypto.secagg.session import AggregatorSession, SiloSession
 from scenarios.world import Lanes, World, random_lanes
@@ -45,11 +44,8 @@ def plan(silos: int = 4, *, seconds: int = 60, **fields: object) -> Plan:
 
 def release_of(round_: Round) -> Release:
     """What a silo whose calibration file hashes to zeros notes of a round."""
-    kind = round_.plan.release_kind(round_.index)
-    question = question_of(round_.plan, round_.index, round_.input_digest)
-    plan = round_.plan
-    colluders, block = plan.message.colluders, plan.block(round_.index)
-    return Release(round_.digest, question, kind, bytes(32), plan.silos, colluders=colluders, block=block)
+    kind, block = round_.plan.release_kind(round_.index), round_.plan.block(round_.index)
+    return Release(round_.digest, kind, bytes(32), round_.silos, round_.least_survivors, block)
 
 
 @dataclass

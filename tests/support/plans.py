@@ -35,7 +35,7 @@ def plan_message(
     least_survivors: int | None = None,
 ) -> plan_pb2.Plan:
     if threshold is None:
-        threshold = least_threshold(silos, colluders)
+        threshold = least_threshold(silos, colluders, honest=2)
     return plan_pb2.Plan(
         protocol="sparsilo/1",
         run=run,
@@ -46,7 +46,7 @@ def plan_message(
         ],
         threshold=threshold,
         least_survivors=least_survivors or threshold,
-        two_honest_survivors=(least_survivors or threshold) - colluders == 2,
+        two_honest_survivors=threshold - colluders == 2,
         colluders=colluders,
         model=[
             plan_pb2.Tensor(name=f"blocks.{index}.weight", digest=bytes(32), shape=shape, prunable=True)

@@ -23,6 +23,12 @@ class InsecurePlaintextSilo(SiloSession):
 
     def __init__(self, round_: Round, silo: str) -> None:
         super().__init__(TABLE, round_, silo)
+        self._survivors: tuple[str, ...] = ()
+
+    @property
+    def survivors(self) -> tuple[str, ...]:
+        """The silos whose words are in the sum, at the end and if the aggregator tells the truth."""
+        return self._survivors
 
     def _mask(self, index: int, words: Words) -> None:
         """Leave the words as they are."""
@@ -31,7 +37,9 @@ class InsecurePlaintextSilo(SiloSession):
         return round_pb2.Acceptance() if self.phase is Phase.PLAN else round_pb2.UploadRoot(root=self._root)
 
     def _incoming(self, answer: Any) -> None:
-        """Take nothing from an answer: it only says that the phase is over."""
+        """Take from the last answer who survived; nobody signed it."""
+        if self.phase is Phase.UPLOAD:
+            self._survivors = tuple(root.silo for root in answer.roots)
 
 
 class InsecurePlaintextAggregator(AggregatorSession):
@@ -50,5 +58,6 @@ class InsecurePlaintextAggregator(AggregatorSession):
         """There is nothing to check but the root, which every backend has."""
 
     def _close(self, bodies: dict[str, Any]) -> dict[str, Message]:
-        answer = round_pb2.Participants if self.phase is Phase.PLAN else round_pb2.Survivors
-        return {silo: answer() for silo in bodies}
+        roots = [round_pb2.SignedRoot(silo=silo) for silo in bodies]
+        answer = round_pb2.Participants() if self.phase is Phase.PLAN else round_pb2.Survivors(roots=roots)
+        return dict.fromkeys(bodies, answer)

@@ -14,19 +14,19 @@ from silo_agent.consent.state_store import STATE_FILE, StateStore
 from support.commands import Ran, run
 
 COHORT = ("ward-1", "ward-2", "ward-3", "ward-4")
-FIRST = Release(b"\x01" * 32, b"\x02" * 32, "votes", b"\x03" * 32, COHORT)
-SECOND = replace(FIRST, round=b"\x04" * 32, question=b"\x05" * 32, kind="evaluation")
+FIRST = Release(b"\x01" * 32, "votes", b"\x03" * 32, COHORT, 3, sent=True, confirmed=COHORT[:3])
+SECOND = replace(FIRST, round=b"\x04" * 32, kind="evaluation", block=7, sent=False, confirmed=())
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> StateStore:
-    """FIRST was released over three survivors; SECOND did not come to survivors."""
+    """FIRST was released over three survivors; of SECOND nothing left."""
     store = StateStore(tmp_path / "state" / STATE_FILE)
     for release in (FIRST, SECOND):
         store.begin(release)
         store.say(release.round, Phase.PLAN, b"acceptance")
-        store.release(release)
-    store.survive(FIRST, COHORT[:3])
+    store.send(FIRST)
+    store.confirm(FIRST, FIRST.confirmed)
     return store
 
 
@@ -43,12 +43,13 @@ def test_releases_are_listed(store: StateStore, tmp_path: Path, capsys: pytest.C
     first = {
         "round": "01" * 32,
         "kind": "votes",
-        "question": "02" * 32,
         "data": "03" * 32,
-        "roster": list(COHORT),
+        "block": None,
+        "silos": list(COHORT),
+        "sent": True,
         "survivors": list(COHORT[:3]),
     }
-    second = {**first, "round": "04" * 32, "question": "05" * 32, "kind": "evaluation", "survivors": []}
+    second = {**first, "round": "04" * 32, "kind": "evaluation", "block": 7, "sent": False, "survivors": None}
     assert ran.data == {"releases": [first, second]}
 
 
@@ -60,20 +61,22 @@ def test_releases_are_listed_for_a_person(
     first, second, count, _ = (block.split("\n") for block in (*ran.out.split("\n\n"), ""))
     fields = [dict(line.split(maxsplit=1) for line in block) for block in (first, second)]
     assert [field["round"] for field in fields] == ["01" * 32, "04" * 32]
-    assert [field["roster"] for field in fields] == ["4 silos", "4 silos"]
-    assert [field["survivors"] for field in fields] == ["ward-1, ward-2, ward-3", "none that this silo signed"]
+    assert [field["block"] for field in fields] == ["all", "7"]
+    assert [field["silos"] for field in fields] == ["4 silos", "4 silos"]
+    assert [field["sent"] for field in fields] == ["yes", "no"]
+    assert [field["survivors"] for field in fields] == ["ward-1, ward-2, ward-3", "unknown to this silo"]
     assert count[0] == "releases: 2"
 
 
 def test_a_forgotten_release_is_said_to_be_a_risk_and_no_longer_refuses(
     store: StateStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    again = replace(FIRST, round=b"\x06" * 32)
+    again = replace(FIRST, round=b"\x06" * 32, silos=COHORT[1:], sent=False, confirmed=())
     with pytest.raises(ReleaseRefused):
         store.begin(again)
     ran = ledger(tmp_path, capsys, "--forget", "01" * 32)
     assert (ran.code, ran.err) == (0, "")
-    assert "differ from it by one silo" in ran.out
+    assert "until one silo's part is left" in ran.out
     assert store.releases() == [SECOND]
     store.begin(again)
     with pytest.raises(ReleaseRefused):
@@ -83,7 +86,7 @@ def test_a_forgotten_release_is_said_to_be_a_risk_and_no_longer_refuses(
 def test_forgetting_in_json(store: StateStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = ledger(tmp_path, capsys, "--forget", "04" * 32, "--output", "json").data
     assert data["forgotten"] == "04" * 32
-    assert "differ from it by one silo" in data["risk"]
+    assert "until one silo's part is left" in data["risk"]
     assert [release["round"] for release in data["releases"]] == ["01" * 32]
 
 
@@ -98,7 +101,7 @@ def test_what_is_not_in_the_ledger_cannot_be_forgotten(
     assert (ran.code, ran.err.count("\n")) == (4, 1)
     assert problem in ran.err
     assert '"status": "failed"' in ran.out
-    assert store.releases() == [replace(FIRST, survivors=COHORT[:3]), SECOND]
+    assert store.releases() == [FIRST, SECOND]
 
 
 def test_an_agent_that_released_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

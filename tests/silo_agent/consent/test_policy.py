@@ -84,7 +84,7 @@ def test_an_honest_plan_passes(message: plan_pb2.Plan, weights: DenseWeights) ->
 
 def one_silo_less(message: plan_pb2.Plan) -> None:
     del message.roster[3]
-    message.threshold, message.least_survivors = 2, 3
+    message.threshold, message.least_survivors = 3, 3
 
 
 def one_silo_more(message: plan_pb2.Plan) -> None:
@@ -190,14 +190,14 @@ def test_another_suite(planned: Suite, accepted: Suite, message: plan_pb2.Plan, 
 def test_as_many_colluders_and_honest_survivors_as_this_silo_asks_for(
     colluders: int, honest: int, message: plan_pb2.Plan, weights: DenseWeights
 ) -> None:
-    """The plan withstands one colluder of four and opens sums over all four: three of them are honest."""
-    message.colluders, message.least_survivors = 1, 4
+    """The plan withstands one colluder of four, all of whom must sign: three of them are honest."""
+    message.colluders, message.threshold, message.least_survivors = 1, 4, 4
     policy = replace(POLICY, colluders=colluders, least_honest_survivors=honest)
     if colluders > 1:
         with pytest.raises(PlanError, match="withstands 1 colluders and this silo asks for 2"):
             check(message, weights, policy=policy)
     elif honest > 3:
-        with pytest.raises(PlanError, match="over 3 honest survivors and this silo asks for 4"):
+        with pytest.raises(PlanError, match="has a threshold of 3 honest silos and this silo asks for 4"):
             check(message, weights, policy=policy)
     else:
         check(message, weights, policy=policy)
@@ -207,7 +207,7 @@ def test_two_honest_survivors_are_too_few_for_a_silo_that_says_nothing_of_them(
     message: plan_pb2.Plan, weights: DenseWeights
 ) -> None:
     message.colluders, message.threshold, message.least_survivors, message.two_honest_survivors = 2, 4, 4, True
-    with pytest.raises(PlanError, match="over 2 honest survivors and this silo asks for 3"):
+    with pytest.raises(PlanError, match="has a threshold of 2 honest silos and this silo asks for 3"):
         check(message, weights)
     check(message, weights, policy=replace(POLICY, least_honest_survivors=2))
 
@@ -283,14 +283,14 @@ def test_a_cohort_may_be_as_small_as_its_honest_survivors(
     two: bool, asked: int, message: plan_pb2.Plan, weights: DenseWeights
 ) -> None:
     """However many of the whole roster must survive."""
-    message.least_survivors, message.two_honest_survivors = 4, two
+    message.threshold, message.least_survivors, message.two_honest_survivors = 4, 4, two
     policy, honest = replace(POLICY, least_honest_survivors=asked, least_survivors=2), 2 if two else 3
     check(message, weights, policy=policy)
     sampled(message)
     if asked <= honest:
         check(message, weights, policy=policy)
     else:
-        with pytest.raises(PlanError, match=f"over {honest} honest survivors and this silo asks for {asked}"):
+        with pytest.raises(PlanError, match=f"a threshold of {honest} honest silos and this silo asks for {asked}"):
             check(message, weights, policy=policy)
 
 

@@ -22,9 +22,9 @@ from silo_agent.consent.ledger import Release, check_release
 from silo_agent.consent.state_store import Decision, OfferedPlan, StateStore
 
 ROSTER = ("a", "b", "c", "d")
-FIRST = Release(b"1" * 32, b"q" * 32, ReleaseKind.VOTES, b"d" * 32, ROSTER)
-NEXT = replace(FIRST, round=b"2" * 32, question=b"r" * 32)
-SAME_QUESTION = replace(NEXT, question=FIRST.question)
+FIRST = Release(b"1" * 32, ReleaseKind.VOTES, b"d" * 32, ROSTER, 3)
+NEXT = replace(FIRST, round=b"2" * 32)
+UNKNOWN = "this silo's words of round 3131313131313131 left, and nobody told it"
 
 PLAN, OTHER = b"p" * 32, b"o" * 32
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
@@ -58,51 +58,66 @@ def test_whoever_spoke_in_a_round_does_not_begin_it_again(file: Path) -> None:
     StateStore(file).say(FIRST.round, Phase.PLAN, b"acceptance")
     with pytest.raises(ReleaseRefused, match="already took part in round 3131313131313131"):
         StateStore(file).begin(FIRST)
-    StateStore(file).begin(SAME_QUESTION)  # nothing was released
+    StateStore(file).begin(NEXT)  # nothing was sent
 
 
-@pytest.mark.clause("2.5.2", "2.5.3")
-def test_a_release_is_never_forgotten(file: Path) -> None:
-    store = StateStore(file)
-    store.release(FIRST)
-    store.release(FIRST)  # a retry of the upload
+@pytest.mark.clause("14.4.1", "2.5.8")
+def test_a_release_is_in_the_ledger_before_anything_is_computed_and_stays(file: Path) -> None:
+    StateStore(file).begin(FIRST)
     assert StateStore(file).releases() == [FIRST]
-    for refuse in (StateStore(file).begin, StateStore(file).release):
-        with pytest.raises(ReleaseRefused, match="the same was asked"):
-            refuse(SAME_QUESTION)
-    store.release(replace(NEXT, colluders=2))
-    assert StateStore(file).releases() == [FIRST, replace(NEXT, colluders=2)]
+    StateStore(file).begin(NEXT)
+    StateStore(file).send(FIRST)
+    StateStore(file).begin(FIRST)  # takes nothing back
+    assert StateStore(file).releases() == [replace(FIRST, sent=True), NEXT]
 
 
-@pytest.mark.clause("2.5.5")
-def test_survivors_are_noted_or_refused(file: Path) -> None:
+@pytest.mark.clause("2.5.8", "2.5.10")
+def test_the_ledger_is_asked_again_when_words_leave(file: Path) -> None:
     store = StateStore(file)
-    store.release(FIRST)
-    store.survive(FIRST, ROSTER)
-    store.release(FIRST)  # takes nothing back
-    store.release(NEXT)
-    with pytest.raises(ReleaseRefused, match="the survivors differ by one"):
-        StateStore(file).survive(NEXT, ROSTER[:3])
-    assert StateStore(file).releases() == [replace(FIRST, survivors=ROSTER), NEXT]
-    StateStore(file).survive(NEXT, ROSTER[:2])
-    assert StateStore(file).releases()[1].survivors == ROSTER[:2]
+    store.begin(FIRST)
+    store.begin(NEXT)  # another agent on this folder
+    store.send(FIRST)
+    with pytest.raises(ReleaseRefused, match=UNKNOWN):
+        StateStore(file).send(NEXT)
+    with pytest.raises(ReleaseRefused, match=UNKNOWN):
+        StateStore(file).begin(replace(NEXT, round=b"3" * 32))
+    assert [release.sent for release in StateStore(file).releases()] == [True, False]
+    store.confirm(FIRST, ROSTER[:3])
+    StateStore(file).send(NEXT)
+
+
+@pytest.mark.clause("2.5.9")
+def test_confirmed_survivors_are_remembered(file: Path) -> None:
+    store = StateStore(file)
+    store.begin(FIRST)
+    store.send(FIRST)
+    store.confirm(FIRST, ROSTER[:3])
+    assert StateStore(file).releases() == [replace(FIRST, sent=True, confirmed=ROSTER[:3])]
+    with pytest.raises(ReleaseRefused, match="cannot be over the survivors of round 31313131"):
+        StateStore(file).begin(replace(NEXT, silos=ROSTER[1:]))
 
 
 def test_a_release_can_be_taken_out_by_hand_but_not_what_was_said(file: Path) -> None:
     store = StateStore(file)
+    store.begin(FIRST)
     store.say(FIRST.round, Phase.PLAN, b"acceptance")
-    store.release(FIRST)
+    store.send(FIRST)
     with pytest.raises(InputError, match=f"no release in round {NEXT.round.hex()}"):
         store.forget(NEXT.round)
     store.forget(FIRST.round)
     assert StateStore(file).releases() == []
-    StateStore(file).release(SAME_QUESTION)
+    with pytest.raises(ReleaseRefused, match="was taken out of the ledger while it was going on"):
+        store.send(FIRST)
+    StateStore(file).begin(NEXT)
     with pytest.raises(ReleaseRefused, match="already took part"):
         StateStore(file).begin(FIRST)
 
 
-def test_two_agents_that_share_a_folder_release_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    StateStore(file)
+@pytest.mark.clause("2.5.10")
+def test_two_agents_that_share_a_folder_send_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = [replace(FIRST, round=bytes([number] * 32)) for number in range(8)]
+    for release in begun:
+        StateStore(file).begin(release)
 
     def slowly(*arguments: Any) -> None:
         check_release(*arguments)
@@ -110,52 +125,78 @@ def test_two_agents_that_share_a_folder_release_once(file: Path, monkeypatch: py
 
     monkeypatch.setattr(state_store, "check_release", slowly)
 
-    def released(number: int) -> bool:
+    def is_sent(release: Release) -> bool:
         try:
-            StateStore(file).release(replace(FIRST, round=bytes([number] * 32)))
+            StateStore(file).send(release)
         except ReleaseRefused:
             return False
         return True
 
     with ThreadPoolExecutor(8) as pool:
-        assert sum(pool.map(released, range(8))) == 1
-    assert len(StateStore(file).releases()) == 1
+        assert sum(pool.map(is_sent, begun)) == 1
+    assert sum(release.sent for release in StateStore(file).releases()) == 1
 
 
-@pytest.mark.clause("2.5.2", "2.5.5")
-def test_a_ledger_from_before_there_were_blocks_still_counts(file: Path) -> None:
-    file.parent.mkdir()
+VERSION_1 = """
+CREATE TABLE said (round BLOB NOT NULL, phase TEXT NOT NULL, digest BLOB NOT NULL, PRIMARY KEY (round, phase)) STRICT;
+CREATE TABLE releases (
+    round BLOB PRIMARY KEY, question BLOB NOT NULL, kind TEXT NOT NULL, data BLOB NOT NULL,
+    roster TEXT NOT NULL, survivors TEXT NOT NULL, colluders INTEGER NOT NULL, block INTEGER
+) STRICT;
+CREATE TABLE offers (
+    plan BLOB PRIMARY KEY, encoded BLOB NOT NULL, first_offered TEXT NOT NULL, last_offered TEXT NOT NULL,
+    decision TEXT, by TEXT, reason TEXT, decided TEXT
+) STRICT;
+CREATE TABLE audit_head (only INTEGER PRIMARY KEY CHECK (only = 1), count INTEGER NOT NULL, last TEXT NOT NULL) STRICT;
+INSERT INTO releases VALUES
+    (CAST('11111111111111111111111111111111' AS BLOB), CAST('q' AS BLOB), 'votes',
+     CAST('dddddddddddddddddddddddddddddddd' AS BLOB), 'a,b,c,d', 'a,b,c', 1, NULL),
+    (CAST('22222222222222222222222222222222' AS BLOB), CAST('r' AS BLOB), 'evaluation',
+     CAST('dddddddddddddddddddddddddddddddd' AS BLOB), 'a,b,c,d', '', 0, 3);
+INSERT INTO said VALUES (CAST('11111111111111111111111111111111' AS BLOB), 'keys', CAST('said' AS BLOB));
+INSERT INTO audit_head VALUES (1, 7, 'hash');
+PRAGMA user_version = 1;
+"""
+"""A store as version 1 left it: one release whose survivors this silo signed, and one that did not come to that."""
+
+
+def write(file: Path, statements: str) -> None:
+    file.parent.mkdir(exist_ok=True)
     with closing(sqlite3.connect(file)) as database, database:
-        database.execute(
-            """CREATE TABLE releases (round BLOB PRIMARY KEY, question BLOB NOT NULL, kind TEXT NOT NULL,
-            data BLOB NOT NULL, roster TEXT NOT NULL, survivors TEXT NOT NULL, colluders INTEGER NOT NULL) STRICT"""
-        )
-        row = (FIRST.round, FIRST.question, "votes", FIRST.data, ",".join(ROSTER), ",".join(ROSTER[:3]), 1)
-        database.execute("INSERT INTO releases VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-    earlier, of_a_block = replace(FIRST, survivors=ROSTER[:3], colluders=1), replace(NEXT, block=3)
+        database.executescript(statements)
+
+
+@pytest.mark.clause("2.5.8", "2.5.9")
+def test_a_ledger_of_version_1_still_counts(file: Path) -> None:
+    """Whatever it has left in words; signed survivors are known, and where there are none nobody knows them."""
+    write(file, VERSION_1)
+    first = replace(FIRST, least_survivors=0, sent=True, confirmed=ROSTER[:3])
+    second = replace(NEXT, kind="evaluation", least_survivors=0, block=3, sent=True)
     for _ in range(2):  # the second time nothing is left to change
-        assert StateStore(file).releases() == [earlier]
-    StateStore(file).release(of_a_block)
-    assert StateStore(file).releases() == [earlier, of_a_block]
-    with pytest.raises(ReleaseRefused, match="the same was asked"):
-        StateStore(file).begin(SAME_QUESTION)
-    with pytest.raises(ReleaseRefused, match="the survivors differ"):
-        StateStore(file).survive(of_a_block, ROSTER)
+        assert StateStore(file).releases() == [first, second]
+    store = StateStore(file)
+    with pytest.raises(ReleaseRefused, match="cannot be over the survivors of round 31313131"):
+        store.begin(replace(FIRST, round=b"3" * 32, silos=ROSTER[1:]))
+    with pytest.raises(ReleaseRefused, match="of round 3232323232323232 left, and nobody told it"):
+        store.begin(replace(FIRST, round=b"3" * 32, kind="evaluation"))
+    assert store.audit_head() == (7, "hash")
+    with pytest.raises(ReleaseRefused, match="already took part"):
+        store.begin(FIRST)
+
+
+def test_a_store_from_before_there_were_versions_or_blocks_is_taken_as_it_is(file: Path) -> None:
+    write(file, VERSION_1)
+    write(file, "ALTER TABLE releases DROP COLUMN block; PRAGMA user_version = 0")
+    assert [release.confirmed for release in StateStore(file).releases()] == [ROSTER[:3], ()]
+    assert StateStore(file).audit_head() == (7, "hash")
 
 
 def test_a_block_is_remembered(file: Path) -> None:
     """0 is a block too, and not all of them."""
-    of_blocks = [
-        replace(FIRST, round=bytes([n] * 32), question=bytes([n] * 32), block=block)
-        for n, block in enumerate((None, 0, 1))
-    ]
+    of_blocks = [replace(FIRST, round=bytes([n] * 32), block=block) for n, block in enumerate((None, 0, 1))]
     for release in of_blocks:
-        StateStore(file).release(release)
+        StateStore(file).begin(release)
     assert StateStore(file).releases() == of_blocks
-    StateStore(file).survive(of_blocks[1], ROSTER)
-    StateStore(file).survive(of_blocks[2], ROSTER[:3])
-    with pytest.raises(ReleaseRefused, match="the survivors differ by one"):
-        StateStore(file).survive(of_blocks[0], ROSTER)
 
 
 def test_what_a_killed_process_noted_is_there(file: Path) -> None:
@@ -166,13 +207,15 @@ from crypto.names import Phase
 from silo_agent.consent.ledger import Release
 from silo_agent.consent.state_store import StateStore
 store = StateStore(Path({str(file)!r}))
-store.say(b"1" * 32, Phase.PLAN, b"acceptance")
-store.release(Release(b"1" * 32, b"q" * 32, "votes", b"d" * 32, ("a", "b", "c", "d")))
+release = Release(b"1" * 32, "votes", b"d" * 32, ("a", "b", "c", "d"), 3)
+store.begin(release)
+store.say(release.round, Phase.PLAN, b"acceptance")
+store.send(release)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     ran = subprocess.run([sys.executable, "-c", killed], cwd=Path(__file__).parents[3], check=False)
     assert ran.returncode == -signal.SIGKILL
-    assert StateStore(file).releases() == [FIRST]
+    assert StateStore(file).releases() == [replace(FIRST, sent=True)]
     with pytest.raises(ReleaseRefused, match="already took part"):
         StateStore(file).begin(FIRST)
 
@@ -248,24 +291,9 @@ def test_the_audit_logs_head(file: Path) -> None:
         assert StateStore(file).audit_head() == head
 
 
-def test_a_state_from_before_there_were_versions_is_taken_as_it_is(file: Path) -> None:
-    store = StateStore(file)
-    store.release(FIRST)
-    store.offer(PLAN, b"encoded", NOW)
-    store.note_audit_head(3, "hash")
-    store.say(FIRST.round, Phase.KEYS, b"message")
-    with closing(sqlite3.connect(file)) as database, database:
-        assert database.execute("PRAGMA user_version").fetchone() == (1,)
-        database.execute("PRAGMA user_version = 0")
-    again = StateStore(file)
-    assert (again.releases(), again.audit_head(), len(again.offers())) == ([FIRST], (3, "hash"), 1)
-    with pytest.raises(ReleaseRefused, match="said something else"):
-        again.say(FIRST.round, Phase.KEYS, b"another")
-
-
 def test_a_state_of_a_later_version_is_refused(file: Path) -> None:
     StateStore(file)
     with closing(sqlite3.connect(file)) as database, database:
-        database.execute("PRAGMA user_version = 2")
-    with pytest.raises(InputError, match=rf"{file}: has tables of version 2, .*a later version of sparsilo"):
+        database.execute("PRAGMA user_version = 3")
+    with pytest.raises(InputError, match=rf"{file}: has tables of version 3, .*a later version of sparsilo"):
         StateStore(file)

@@ -8,7 +8,15 @@ import pytest
 
 from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
 from crypto.encoding.words import Words
-from crypto.errors import BadAudit, BadUpload, MalformedMessage, ProtocolError, ReleaseRefused, UnexpectedMessage
+from crypto.errors import (
+    BadAudit,
+    BadUpload,
+    CalibrationError,
+    MalformedMessage,
+    ProtocolError,
+    ReleaseRefused,
+    UnexpectedMessage,
+)
 from crypto.names import Backend, Phase
 from scenarios.world import World, plain_sum, random_lanes
 from silo_agent.consent.state_store import StateStore
@@ -106,26 +114,50 @@ def test_a_whole_round(backend: Backend, threads: int, store: StateStore) -> Non
     assert [each.index for each in audits] == [*me.session.assigned]
 
 
-@pytest.mark.clause("2.5.2", "2.5.5", "4.3")
+@pytest.mark.clause("14.4.1", "2.5.8", "2.5.9", "4.3")
 def test_what_must_be_on_disk_is_there_before_the_call_is_named(store: StateStore, tmp_path: Path) -> None:
     me = agent(store)
-    released = release_of(me.world.round)
+    begun = release_of(me.world.round)
+    sent = replace(begun, sent=True)
+    confirmed = replace(sent, confirmed=me.world.plan.silos)
+    expected = {
+        **dict.fromkeys((Phase.PLAN, Phase.KEYS, Phase.SHARES), begun),
+        **dict.fromkeys((Phase.UPLOAD, Phase.CONSISTENCY), sent),
+        **dict.fromkeys((Phase.UNMASK, Phase.OPENING, Phase.COIN, Phase.AUDIT), confirmed),
+    }
 
     def look(phase: Phase, call: Call) -> None:
         on_disk = StateStore(tmp_path / "agent.sqlite")
-        before_upload = phase in (Phase.PLAN, Phase.KEYS, Phase.SHARES)
-        survivors = () if before_upload or phase is Phase.UPLOAD else me.world.plan.silos
-        assert on_disk.releases() == ([] if before_upload else [replace(released, survivors=survivors)])
+        assert on_disk.releases() == [expected[phase]]
         if isinstance(call, Advance):
-            on_disk.say(released.round, phase, call.message)
+            on_disk.say(begun.round, phase, call.message)
             with pytest.raises(ReleaseRefused):
-                on_disk.say(released.round, phase, call.message + b"\0")
+                on_disk.say(begun.round, phase, call.message + b"\0")
 
     me.look = look
     step_until(Phase.DONE, me)
 
 
-@pytest.mark.clause("2.5.3", "4.10")
+@pytest.mark.clause("14.4.1")
+def test_a_release_is_in_the_ledger_when_it_is_computed(store: StateStore) -> None:
+    me, seen = agent(store), []
+
+    def prepare() -> LanesRelease:
+        seen.extend(store.releases())
+        raise CalibrationError("no text")
+
+    with pytest.raises(CalibrationError):
+        next(one_round(me.session, prepare, release_of(me.world.round), store, 1))
+    assert seen == store.releases() == [release_of(me.world.round)]
+
+
+def test_without_consistency_survivors_are_known_at_the_end(store: StateStore) -> None:
+    me = agent(store, backend=Backend.INSECURE_PLAINTEXT)
+    step_until(Phase.DONE, me)
+    assert [release.confirmed for release in store.releases()] == [me.world.plan.silos]
+
+
+@pytest.mark.clause("4.10")
 @pytest.mark.parametrize("killed_in", [Phase.KEYS, Phase.UPLOAD, Phase.AUDIT])
 def test_a_restarted_agent_computes_and_says_nothing_in_the_round(killed_in: Phase, store: StateStore) -> None:
     step_until(killed_in, agent(store))
@@ -135,25 +167,32 @@ def test_a_restarted_agent_computes_and_says_nothing_in_the_round(killed_in: Pha
     assert (restarted.prepared, restarted.calls) == (0, [])
 
 
+def earlier_release(me: Agent, store: StateStore, *survivors: str) -> None:
+    """An earlier round of the same text, over these survivors."""
+    earlier = replace(release_of(me.world.round), round=bytes(32))
+    store.begin(earlier)
+    store.send(earlier)
+    store.confirm(earlier, survivors)
+
+
+@pytest.mark.clause("2.5.10")
 def test_what_the_ledger_forbids_is_neither_computed_nor_said(store: StateStore) -> None:
-    store.release(replace(release_of(agent(store).world.round), round=bytes(32)))
-    again = agent(store)
-    with pytest.raises(ReleaseRefused, match="the same was asked"):
-        again.go_on()
-    assert (again.prepared, again.calls) == (0, [])
+    me = agent(store)
+    earlier_release(me, store, *me.world.plan.silos, "another")
+    with pytest.raises(ReleaseRefused, match="cannot be over the survivors"):
+        me.go_on()
+    assert (me.prepared, me.calls) == (0, [])
 
 
-@pytest.mark.clause("2.5.5")
-def test_survivors_that_differ_by_one_from_an_earlier_release_are_not_signed(store: StateStore) -> None:
+@pytest.mark.clause("2.5.11")
+def test_other_survivors_than_an_earlier_releases_are_not_signed(store: StateStore) -> None:
     me = agent(store)
     silos = me.world.plan.silos
-    earlier = replace(release_of(me.world.round), round=bytes(32), question=bytes(32), survivors=silos[:3])
-    store.release(earlier)
-    store.survive(earlier, earlier.survivors)
-    with pytest.raises(ReleaseRefused, match="the survivors differ by one"):
+    earlier_release(me, store, *silos[:3])
+    with pytest.raises(ReleaseRefused, match="the survivors are not those of round 0000000000000000"):
         step_until(Phase.DONE, me)
     assert me.calls[-1][0] is Phase.UPLOAD
-    assert [each.survivors for each in store.releases()] == [silos[:3], ()]
+    assert [(release.sent, release.confirmed) for release in store.releases()] == [(True, silos[:3]), (True, ())]
 
 
 @pytest.mark.clause("6.5.3")
