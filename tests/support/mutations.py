@@ -315,8 +315,8 @@ MUTATIONS = (
     Mutation(
         BOUND,
         "crypto/encoding/lanes.py",
-        "pairs *= 256 + (1 << width)",
-        "pairs *= 256 + (2 << width)",
+        "np.uint16(256 + (1 << width))",
+        "np.uint16(256 + (2 << width))",
         LANES,
     ),
     Mutation(
