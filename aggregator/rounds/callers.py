@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
 import grpc
@@ -20,6 +22,9 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 ADMITTED_SECONDS: Final = 1.0
 """How long a caller that was admitted is admitted without looking again: an upload has thousands of messages."""
 
+MOST_CALLS: Final = 16
+"""How many calls of one silo are answered at a time, and how many one connection has. An agent makes one or two."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -34,6 +39,7 @@ class Callers:
         self._present = present
         self._metrics = metrics
         self._admitted: dict[bytes, tuple[float, str]] = {}
+        self._under_way: Counter[str] = Counter()
 
     async def name(self, context: Context) -> str:
         """Return the caller's name. Ends the call where its certificate does not hold, or not any more."""
@@ -59,7 +65,7 @@ class Callers:
         """
         silo = await self.name(context)
         self.traffic.count(silo, up=len(request))
-        data = await self.unless_refused(silo, answer(silo), context)
+        data = await self.unless_refused(silo, lambda: answer(silo), context)
         if request:
             self.traffic.count(silo, down=len(data))
         return data
@@ -71,19 +77,33 @@ class Callers:
         silo = await self.name(context)
         self.traffic.count(silo, up=len(request))
         try:
-            async for chunk in chunks(silo):
-                self.traffic.count(silo, down=len(chunk))
-                yield chunk
+            async with self._one_more(silo, context):
+                async for chunk in chunks(silo):
+                    self.traffic.count(silo, down=len(chunk))
+                    yield chunk
         except (ProtocolError, RoundAborted) as error:
             await self._refuse(context, silo, error)
 
-    async def unless_refused(self, caller: str, answer: Awaitable[bytes], context: Context) -> bytes:
+    async def unless_refused(self, caller: str, answer: Callable[[], Awaitable[bytes]], context: Context) -> bytes:
         """Return an answer; where it is an error, end the call with that error's status code."""
         try:
-            return await answer
+            async with self._one_more(caller, context):
+                return await answer()
         except SparsiloError as error:
             await self._refuse(context, caller, error)
             raise
+
+    @asynccontextmanager
+    async def _one_more(self, caller: str, context: Context) -> AsyncIterator[None]:
+        """Count a call while it lasts. Ends it where the caller has too many already."""
+        if self._under_way[caller] >= MOST_CALLS:
+            _log.warning("%s: refused: has %d calls under way", caller, MOST_CALLS)
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MOST_CALLS} calls are under way already")
+        self._under_way[caller] += 1
+        try:
+            yield
+        finally:
+            self._under_way[caller] -= 1
 
     async def _refuse(self, context: Context, caller: str, error: SparsiloError) -> None:
         if isinstance(error, NotAdmitted):

@@ -1,6 +1,9 @@
-"""The files that silos fetch piece by piece, each under its kind and a digest that the silo already knows."""
+"""The files that silos fetch piece by piece, each under its kind and a digest that the silo already knows.
 
-from collections.abc import AsyncIterator
+A file is about one run. No other silo than that run's has a use for it, and none is served it.
+"""
+
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Final
 
@@ -21,23 +24,34 @@ class OfferedFiles:
     """
 
     def __init__(self) -> None:
-        self._files: dict[tuple[str, bytes], Path] = {}
+        self._files: dict[tuple[str, bytes], tuple[Path, Collection[str]]] = {}
 
-    def offer_candidate(self, digest: bytes, file: Path) -> None:
-        """Serve a file from now on to silos that name its SHA-256."""
-        self._files["candidate", digest] = file
+    def offer_candidate(self, digest: bytes, file: Path, silos: Collection[str]) -> None:
+        """Serve a file from now on to those of `silos` that name its SHA-256."""
+        self._files["candidate", digest] = file, silos
 
     def offer_opened(self, closed: ClosedRound) -> None:
-        """Serve from now on what a round opened; its transcript is written beside the sum."""
-        digest = closed.session.round.digest
-        write_whole(closed.folder / TRANSCRIPT_FILE, encode(closed.session.transcript))
-        self._files["transcript", digest] = closed.folder / TRANSCRIPT_FILE
-        self._files["opened_sum", digest] = closed.folder / SUM_FILE
+        """Serve from now on what a round opened to the roster of its plan: later rounds of all cohorts start from it.
 
-    async def pieces(self, kind: str, digest: bytes) -> AsyncIterator[bytes]:
-        """Yield the encoded pieces of a file, in order. Raises ProtocolError where none is offered under that name."""
-        if (kind, digest) not in self._files:
-            raise ProtocolError("no such file is offered")
-        with self._files[kind, digest].open("rb") as file:
+        The transcript is written beside the sum.
+        """
+        round_ = closed.session.round
+        write_whole(closed.folder / TRANSCRIPT_FILE, encode(closed.session.transcript))
+        self._files["transcript", round_.digest] = closed.folder / TRANSCRIPT_FILE, round_.plan.silos
+        self._files["opened_sum", round_.digest] = closed.folder / SUM_FILE, round_.plan.silos
+
+    def withdraw(self) -> None:
+        """Serve none of the files any more: the run that they are about is over."""
+        self._files.clear()
+
+    async def pieces(self, silo: str, kind: str, digest: bytes) -> AsyncIterator[bytes]:
+        """Yield the encoded pieces of a file, in order.
+
+        Raises ProtocolError where none is offered under that name, or not to this silo.
+        """
+        path, silos = self._files.get((kind, digest), (None, ()))
+        if path is None or silo not in silos:
+            raise ProtocolError("no such file is offered", party=silo)
+        with path.open("rb") as file:
             while data := file.read(PIECE_BYTES):
                 yield encode(words_pb2.FilePiece(data=data))

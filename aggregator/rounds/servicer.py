@@ -5,12 +5,13 @@ no rule lives here.
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 import grpc
 import grpc.aio
 
-from aggregator.rounds.callers import Callers, Context, certificate
+from aggregator.rounds.callers import MOST_CALLS, Callers, Context, certificate
 from aggregator.rounds.round_driver import RoundDriver
 from aggregator.silos.admission import Admit
 from aggregator.silos.identity_service import IdentityService
@@ -43,7 +44,13 @@ async def serve(
     credentials = grpc.dynamic_ssl_server_credentials(
         configuration(), configuration, require_client_authentication=True
     )
-    server = grpc.aio.server(options=(*OPTIONS, ("grpc.max_connection_age_ms", CONNECTION_AGE_MS)))
+    server = grpc.aio.server(
+        options=(
+            *OPTIONS,
+            ("grpc.max_connection_age_ms", CONNECTION_AGE_MS),
+            ("grpc.max_concurrent_streams", MOST_CALLS),
+        )
+    )
     callers = Callers(admit, driver.present, driver.traffic, driver.metrics)
     handlers = RoundServicer(driver, callers).handlers()
     if identity is not None:
@@ -119,7 +126,7 @@ class RoundServicer:
                 self._callers.traffic.count(silo, up=len(request))
                 yield request
 
-        return await self._callers.unless_refused(silo, self._driver.upload(silo, chunks()), context)
+        return await self._callers.unless_refused(silo, lambda: self._driver.upload(silo, chunks()), context)
 
     async def committed(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         """Words.Committed."""
@@ -134,10 +141,10 @@ class RoundServicer:
     async def file(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         """Words.File."""
 
-        def pieces(_: str) -> AsyncIterator[bytes]:
+        def pieces(silo: str) -> AsyncIterator[bytes]:
             message = decode(words_pb2.FileRequest, request, MESSAGE_LIMIT)
             kind = message.WhichOneof("file") or ""
-            return self._driver.files.pieces(kind, getattr(message, kind) if kind else b"")
+            return self._driver.files.pieces(silo, kind, getattr(message, kind) if kind else b"")
 
         async for piece in self._callers.streamed(request, pieces, context):
             yield piece
@@ -164,13 +171,13 @@ class IdentityServicer:
 
     async def enroll(self, request: bytes, context: Context) -> bytes:
         """Identity.Enroll: the one call that an invitation's certificate is good for."""
-        enrolled = asyncio.to_thread(self._identity.enroll, certificate(context), request)
-        return await self._callers.unless_refused("a silo that enrols", enrolled, context)
+        enroll = partial(asyncio.to_thread, self._identity.enroll, certificate(context), request)
+        return await self._callers.unless_refused("a silo that enrols", enroll, context)
 
     async def announce(self, request: bytes, context: Context) -> bytes:
         """Identity.Announce: what it says decides who is heard."""
-        announced = asyncio.to_thread(self._identity.announce, certificate(context), request)
-        return await self._callers.unless_refused("a silo that announces a key", announced, context)
+        announce = partial(asyncio.to_thread, self._identity.announce, certificate(context), request)
+        return await self._callers.unless_refused("a silo that announces a key", announce, context)
 
     def _answering(self, work: Callable[[str, bytes], bytes]) -> Callable[[bytes, Context], Awaitable[bytes]]:
         """Return the RPC that answers an enrolled silo with `work(silo, request)`, which may use the disk."""

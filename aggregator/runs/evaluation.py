@@ -68,7 +68,7 @@ async def evaluate(
     """
     digests = {name: file_digest(file) for name, file in candidates.files.items()}
     for name, file in candidates.files.items():
-        driver.files.offer_candidate(digests[name], file)
+        driver.files.offer_candidate(digests[name], file, planner.silos)
     plan_file = folder / PLAN_FILE
     if plan_file.exists():
         plan = decode_plan(plan_file.read_bytes())

@@ -42,6 +42,7 @@ class Planner:
         """Raises ConfigError or PlanError where the options do not suit the model or the silos."""
         self._asked = _completed(asked, weights, sorted(roster))
         self._roster, self._suite, self._backend, self._entropy = roster, suite, backend, entropy
+        self.silos: Final = tuple(roster)
         digests = weights.digest()
         blocks = {name: block.index for block in weights.blocks for name in block.prunable}
         self.model: Final = [

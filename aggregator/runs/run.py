@@ -96,6 +96,7 @@ class PruningRun:
 
     def discard(self) -> None:
         """Remove what nobody needs once the run has ended: uploads, opened sums and pruned tensors."""
+        self._driver.files.withdraw()
         for folder in (*self._folder.glob("round-*"), self._folder / ROUND_FOLDER, self._folder / PRUNED_FOLDER):
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -11,7 +11,8 @@ import click
 from silo_agent.host.layered_config import Config, read_config
 from silo_agent.host.terminal import config_options, failing_as, output_option, print_envelope
 
-_CREDENTIALS: Final = re.compile(r"//[^/@]*@")
+_PROXY: Final = re.compile(r"(https?://)(?:[^\s/?#]*@)?([\w.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})/?")
+"""A proxy's URL in which it is plain what is user and password."""
 
 
 def config_group(kind: type[Config]) -> click.Group:
@@ -48,6 +49,20 @@ def config_group(kind: type[Config]) -> click.Group:
 def config_fields(config: Config, origins: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Return every field's value and origin, as texts; the password of a proxy's URL is left out."""
     return {
-        name: {"value": _CREDENTIALS.sub("//...@", str(getattr(config, name))), "origin": origin}
-        for name, origin in origins.items()
+        name: {"value": _shown(name, str(getattr(config, name))), "origin": origin} for name, origin in origins.items()
     }
+
+
+def _shown(name: str, value: str) -> str:
+    """Return a field's value as others may see it.
+
+    Of a proxy that is not understood nothing is shown: anything in it may be the password.
+    """
+    if name == "proxy" and value not in ("", "none"):
+        url = _PROXY.fullmatch(value)
+        if url is None:
+            return "(not shown: it is not an HTTP proxy's URL)"
+        return f"{url[1]}...@{url[2]}{url[3]}" if "@" in value else value
+    if name == "proxy_file" and ("@" in value or ":/" in value):
+        return "(not shown: it is not a file's name)"
+    return value

@@ -46,8 +46,8 @@ def read_config(
     origins = {name: "default" for name, field in known.items() if {field.default, field.default_factory} != {MISSING}}
     values: dict[str, Any] = {}
     for flag in flags:
-        if "=" not in flag:
-            raise ConfigError(f"--set {flag}: is not FIELD=VALUE")
+        if "=" not in flag or not flag.partition("=")[0].isidentifier():
+            raise ConfigError("--set: what is given is not FIELD=VALUE")  # it may be a secret
 
     def take(name: str, value: object, folder: Path, origin: str, where: str) -> None:
         """Let the field have this value, whatever a weaker layer said."""

@@ -115,7 +115,12 @@ def user() -> str:
 
 
 def run_command(command: click.Command) -> None:
-    """Run a command line and end the process: every error is one line on stderr, with its exit code."""
+    """Run a command line and end the process: every error is one line on stderr, with its exit code.
+
+    Nobody but its owner may read what the process writes, whatever the mode of the folder: SQLite's files and those of
+    libraries too, whose modes no code here chooses.
+    """
+    os.umask(0o077)
     keep_freed_memory()
     try:
         # click returns the exit code itself where it printed --help or the like.

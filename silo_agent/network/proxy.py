@@ -60,9 +60,9 @@ def proxy_setting(proxy: str, file: Path | None) -> str:
     try:
         url = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"{file}: cannot be read") from None
+        raise ConfigError("proxy_file: cannot be read") from None  # where it is a URL by mistake, it has the password
     if not url:
-        raise ConfigError(f"{file}: is empty", hint="it has to hold a proxy's URL, or none")
+        raise ConfigError("proxy_file: is empty", hint="it has to hold a proxy's URL, or none")
     return url
 
 

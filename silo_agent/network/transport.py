@@ -127,22 +127,31 @@ class Transport:
         if (receipt := self._retried(attempt)) is not None:
             self._received(receipt)
 
-    def candidate(self, digest: bytes, file: Path) -> None:
-        """Download a candidate and check it against its SHA-256; nothing is left where it does not match."""
+    def candidate(self, digest: bytes, file: Path, most: int) -> None:
+        """Download a candidate of at most `most` bytes and check it against its SHA-256; nothing is left where it does
+        not match.
+        """
         with whole_file(file) as candidate:
-            self.download(words_pb2.FileRequest(candidate=digest), Path(candidate.name))
+            self.download(words_pb2.FileRequest(candidate=digest), Path(candidate.name), most)
             if hashlib.file_digest(candidate, "sha256").digest() != digest:
                 raise ProtocolError("the candidate is not the one that was announced", party="aggregator")
 
-    def download(self, request: words_pb2.FileRequest, file: Path) -> None:
-        """Download a file as the aggregator serves it: whether it is the right one is for the caller to check."""
+    def download(self, request: words_pb2.FileRequest, file: Path, most: int) -> None:
+        """Download a file as the aggregator serves it: whether it is the right one is for the caller to check.
 
+        Raises ProtocolError as soon as it has more than `most` bytes.
+        """
         served: Any = self._channel.unary_stream(f"/{WORDS}/File")
 
         def attempt() -> None:
+            call = served(self._sent(encode(request)))
             with file.open("wb") as out:
-                for piece in served(self._sent(encode(request))):
-                    out.write(decode(words_pb2.FilePiece, self._received(piece), MESSAGE_LIMIT).data)
+                for piece in call:
+                    data = decode(words_pb2.FilePiece, self._received(piece), MESSAGE_LIMIT).data
+                    if out.tell() + len(data) > most:
+                        call.cancel()
+                        raise ProtocolError(f"serves a file of more than {most} bytes", party="aggregator")
+                    out.write(data)
 
         self._retried(attempt)
 

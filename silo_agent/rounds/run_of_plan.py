@@ -3,10 +3,12 @@
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor
 
+from crypto.backends.verification import MAX_TRANSCRIPT_BYTES
 from crypto.plan import Plan
 from crypto.secagg.round import Round
 from silo_agent.config import AgentConfig
@@ -21,6 +23,9 @@ from silo_agent.rounds.opened_sum import OpenedRound
 from silo_agent.rounds.run_pruning import RunPruning
 from silo_agent.rounds.verify import verify_opened
 from sparsilo.v1 import words_pb2
+
+MOST_HEADER_BYTES: Final = 1 << 26
+"""More than the header of any candidate has."""
 
 Progress = Callable[[str, int, int], None]
 """Is told what is being done, how much of it is done, and how much there is."""
@@ -66,10 +71,11 @@ class RunOfPlan:
         for _ in range(len(self._opened), index):
             round_ = Start(self.plan, self._opened).round
             words, transcript = state / f"{round_.digest.hex()}{WORDS_SUFFIX}", own_transcript(state, round_)
-            self._transport.download(words_pb2.FileRequest(opened_sum=round_.digest), words)
+            self._transport.download(words_pb2.FileRequest(opened_sum=round_.digest), words, sum(round_.layout.lengths))
             if not transcript.exists():  # what is served is nobody's own, and may be anything
                 transcript = transcript.with_suffix(".served_transcript")
-                self._transport.download(words_pb2.FileRequest(transcript=round_.digest), transcript)
+                served = words_pb2.FileRequest(transcript=round_.digest)
+                self._transport.download(served, transcript, MAX_TRANSCRIPT_BYTES)
             self._opened.append(verify_opened(round_, words, transcript, roster))
         return Start(self.plan, self._opened[:index])
 
@@ -103,7 +109,9 @@ class RunOfPlan:
     def _candidate(self, digest: bytes) -> PrunedFile:
         file = self._config.state / f"{digest.hex()}.safetensors"
         if not file.exists():
-            self._transport.candidate(digest, file)
+            names = (tensor.name for tensor in self.plan.prunable)
+            elements = sum(self._weights.shape(name).numel() * self._weights.dtype(name).itemsize for name in names)
+            self._transport.candidate(digest, file, elements + MOST_HEADER_BYTES)
         pruned = PrunedFile(file)
         prunable = self.plan.prunable
         pruned.check((tensor.name, tuple(tensor.shape), self._weights.dtype(tensor.name)) for tensor in prunable)

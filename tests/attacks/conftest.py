@@ -1,5 +1,6 @@
 """What attacks on whole parties need: an agent with a model and a text of its own, and an aggregator on the network."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -90,10 +91,12 @@ class HangingUp:
     def next(self) -> round_pb2.Offer:
         return self._offered
 
-    def download(self, request: words_pb2.FileRequest, file: Path) -> None:
+    def download(self, request: words_pb2.FileRequest, file: Path, most: int) -> None:
         kind = request.WhichOneof("file") or ""
         self._approached.downloaded.add(file.name)
-        file.write_bytes(self._approached.served[kind, getattr(request, kind)])
+        served = self._approached.served[kind, getattr(request, kind)]
+        assert len(served) <= most
+        file.write_bytes(served)
 
     def decline(self, round_digest: bytes, reason: str) -> None:
         self._approached.declined.append(reason)
@@ -130,6 +133,10 @@ class Network:
         self.driver = RoundDriver(AggregatorMetrics(CollectorRegistry()), lambda *_: None)
         own = self.authority.issue("aggregator", ("127.0.0.1",))
         self._port = stack.enter_context(serving(self.driver, signing_keys(5), own, self.authority.certificate))
+
+    def finish(self) -> None:
+        """All is over: who calls is not kept waiting for a round."""
+        asyncio.run(self.driver.finish())
 
     def caller(self, own: Certified) -> Any:
         """A silo's transport with that certificate."""

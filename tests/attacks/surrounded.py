@@ -69,16 +69,18 @@ class Surrounded:
         assert round_digest == self.world.round.digest
         self.seen.append(("Decline", reason))
 
-    def download(self, request: words_pb2.FileRequest, file: Path) -> None:
+    def download(self, request: words_pb2.FileRequest, file: Path, most: int) -> None:
         kind = request.WhichOneof("file") or ""
         self.seen.append(("File", kind))
         [world] = [world for world in self.worlds if world.round.digest == getattr(request, kind)]
         file.write_bytes(b"".join(world.opened))
+        assert file.stat().st_size <= most
 
-    def candidate(self, digest: bytes, file: Path) -> None:
+    def candidate(self, digest: bytes, file: Path, most: int) -> None:
         self.seen.append(("File", digest))
         if digest not in self._files:
             raise ProtocolError("no such candidate", party="aggregator")
+        assert self._files[digest].stat().st_size <= most
         file.write_bytes(self._files[digest].read_bytes())
 
     def perform(self, call: Call) -> bytes | None:

@@ -43,7 +43,7 @@ def assert_not_heard(transport: Any, tmp_path: Path) -> None:
         lambda: transport.perform(Advance(b"")),
         lambda: transport.perform(Upload(lambda: iter([b"chunk"]))),
         lambda: transport.perform(Committed(committed, list)),
-        lambda: transport.download(file, tmp_path / "file"),
+        lambda: transport.download(file, tmp_path / "file", 1),
         lambda: asks(transport, "Status"),
         lambda: asks(transport, "Roster"),
         lambda: asks(transport, "SignRoster"),

@@ -314,11 +314,11 @@ def test_a_candidate_has_the_digest_that_was_asked_for(altered: bool, behind: Be
     digest, served, fetched = sha256(content).digest(), tmp_path / "served", tmp_path / "fetched"
     fetched.mkdir()
     served.write_bytes(b"Keep" + content[4:] if altered else content)
-    behind.answers.files.offer_candidate(digest, served)
+    behind.answers.files.offer_candidate(digest, served, ["a"])
     if altered:
         with pytest.raises(ProtocolError, match=r"^aggregator: the candidate is not the one"):
-            behind.agent.candidate(digest, fetched / "file.safetensors")
+            behind.agent.candidate(digest, fetched / "file.safetensors", len(content))
     else:
-        behind.agent.candidate(digest, fetched / "file.safetensors")
+        behind.agent.candidate(digest, fetched / "file.safetensors", len(content))
         assert (fetched / "file.safetensors").read_bytes() == content
     assert [file.name for file in fetched.iterdir()] == ([] if altered else ["file.safetensors"])

@@ -105,8 +105,8 @@ def test_everything_goes_through_the_proxy(world: World, stack: ExitStack, tmp_p
     agent.perform(Upload(lambda: iter(MESSAGES)))
     content = b"keep" * 1_000_000
     (tmp_path / "offered").write_bytes(content)
-    world.answers.files.offer_candidate(sha256(content).digest(), tmp_path / "offered")
-    agent.candidate(sha256(content).digest(), tmp_path / "candidate.safetensors")
+    world.answers.files.offer_candidate(sha256(content).digest(), tmp_path / "offered", ["a"])
+    agent.candidate(sha256(content).digest(), tmp_path / "candidate.safetensors", len(content))
     assert world.answers.uploads == [MESSAGES]
     assert (tmp_path / "candidate.safetensors").read_bytes() == content
     assert world.callers == [OUTGOING]

@@ -48,6 +48,11 @@ def test_two_runs_one_after_another_and_an_orderly_stop(deployment: Deployment) 
         (first, "done", 3),
         (second, "done", 3),
     ]
+    for state in (deployment.folder / "state", *(deployment.folder / silo / "state" for silo in "abc")):
+        written = {file: file.stat().st_mode & 0o777 for file in state.rglob("*") if file.is_file()}
+        by_this_process = {"plan", "plan.yaml"}  # which is no command line of its own
+        assert {file for file, mode in written.items() if mode != 0o600 and file.name not in by_this_process} == set()
+        assert len(written) > 3
     assert server.end() == 0
     assert "Traceback" not in server.said
     agent = deployment.agents["a"]

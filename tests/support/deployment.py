@@ -44,6 +44,7 @@ class Program:
             stdout=self._out,
             stderr=self._out,
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            umask=0o022,  # as most machines have it
         )
 
     @property

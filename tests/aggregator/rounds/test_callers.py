@@ -151,3 +151,37 @@ def test_who_shows_another_certificate_is_looked_at_anew() -> None:
     with pytest.raises(Refused):
         gate.answered(b"1", b"2", Caller(b"b's certificate"))
     assert gate.looked == 2
+
+
+@pytest.mark.clause("7.13")
+def test_a_silo_has_only_so_many_calls_under_way() -> None:
+    """Streams among them. Others are answered, and so is the silo once one of them has ended."""
+    gate = Gate()
+    caller: Any = Caller()
+
+    async def work() -> None:
+        ended = asyncio.Event()
+
+        async def wait(_: str) -> bytes:
+            await ended.wait()
+            return b"2"
+
+        async def chunks(_: str) -> AsyncIterator[bytes]:
+            yield await wait("a")
+
+        under_way = [
+            asyncio.ensure_future(gate.callers.answered(b"1", wait, caller)) for _ in range(callers.MOST_CALLS - 1)
+        ]
+        stream = gate.callers.streamed(b"1", chunks, caller)
+        under_way.append(asyncio.ensure_future(anext(stream)))
+        await asyncio.sleep(0)
+        for call in (gate.callers.answered(b"1", wait, caller), anext(gate.callers.streamed(b"1", chunks, caller))):
+            with pytest.raises(Refused) as refused:
+                await call
+            assert refused.value.args[0] is CODE.RESOURCE_EXHAUSTED
+        ended.set()
+        assert await asyncio.gather(*under_way) == [b"2"] * callers.MOST_CALLS
+        await stream.aclose()
+        assert await gate.callers.answered(b"1", wait, caller) == b"2"
+
+    asyncio.run(work())

@@ -15,8 +15,8 @@ from sparsilo.v1 import words_pb2
 from support.driven import Driven, plan
 
 
-async def served(files: OfferedFiles, kind: str, digest: bytes) -> list[bytes]:
-    return [decode(words_pb2.FilePiece, piece, MESSAGE_LIMIT).data async for piece in files.pieces(kind, digest)]
+async def served(files: OfferedFiles, kind: str, digest: bytes, silo: str = "silo-000") -> list[bytes]:
+    return [decode(words_pb2.FilePiece, piece, MESSAGE_LIMIT).data async for piece in files.pieces(silo, kind, digest)]
 
 
 @pytest.mark.parametrize("size", [0, 1, 6, 7, 8, 20])
@@ -27,7 +27,7 @@ def test_candidates_are_served_by_digest(size: int, tmp_path: Path, monkeypatch:
 
     async def work() -> None:
         files, digest = OfferedFiles(), sha256(content).digest()
-        files.offer_candidate(digest, tmp_path / "candidate")
+        files.offer_candidate(digest, tmp_path / "candidate", ["silo-000"])
         pieces = await served(files, "candidate", digest)
         assert b"".join(pieces) == content
         assert all(0 < len(piece) <= 7 for piece in pieces)
@@ -35,6 +35,11 @@ def test_candidates_are_served_by_digest(size: int, tmp_path: Path, monkeypatch:
         for kind, unknown in (*others, ("transcript", digest), ("opened_sum", digest)):
             with pytest.raises(ProtocolError, match="no such file"):
                 await served(files, kind, unknown)
+        with pytest.raises(ProtocolError, match="no such file"):
+            await served(files, "candidate", digest, "silo-001")
+        files.withdraw()
+        with pytest.raises(ProtocolError, match="no such file"):
+            await served(files, "candidate", digest)
 
     asyncio.run(work())
 
@@ -51,5 +56,8 @@ def test_what_a_round_opened_is_served_by_its_digest_once_it_is_offered(tmp_path
         assert b"".join(await served(files, "transcript", digest)) == encode(driven.silos["silo-000"].transcript)
         with pytest.raises(ProtocolError, match="no such file"):
             await served(files, "candidate", digest)
+        for kind in ("opened_sum", "transcript"):
+            with pytest.raises(ProtocolError, match="no such file"):
+                await served(files, kind, digest, "silo-003")
 
     asyncio.run(asyncio.wait_for(work(), 20))

@@ -82,6 +82,66 @@ def test_a_support_bundle_has_no_secret_in_it(config: Path, tmp_path: Path, caps
     assert (again.code, "exists" in again.err) == (4, True)
 
 
+UNUSABLE = (
+    f"http://me:{SECRET}@pro@xy:3128/x",
+    f"http://me:{SECRET}/more@proxy:3128",
+    f"http://me:{SECRET}?@proxy:3128",
+    f"http://me:{SECRET}#@proxy:3128",
+    f"http://me:pass {SECRET}@proxy:3128",
+    f"http://me:{SECRET}",
+    f"me:{SECRET}@proxy:3128",
+    f"socks5://me:{SECRET}@proxy:1080",
+    f"http://me:{SECRET}@proxy",
+)
+
+
+@pytest.mark.parametrize("url", UNUSABLE)
+@pytest.mark.parametrize("field", ["proxy", "proxy_file"])
+def test_nothing_of_a_proxy_that_is_not_understood_is_shown(
+    field: str, url: str, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where somebody took proxy_file for the field of the URL, neither."""
+    given = yaml.safe_load(config.read_text())
+    del given["proxy"]
+    config.write_text(yaml.safe_dump({**given, field: url}))
+    bundle, shown = tmp_path / "bundle.tar.gz", ""
+    for arguments in (
+        ["config", "show", "--origin"],
+        ["config", "show", "--output", "json"],
+        ["run"],
+        ["preflight", "--output", "json"],
+        ["roster", "show"],
+        ["config", "show", "--set", url],
+    ):
+        ran = run(cli, [*arguments, "--config", config], capsys)
+        shown += ran.out + ran.err
+    assert run(cli, ["support-bundle", "--config", config, "--out", bundle], capsys).code == 0
+    with tarfile.open(bundle) as opened:
+        for member in opened:
+            content = opened.extractfile(member)
+            assert content is not None
+            shown += content.read().decode()
+    assert SECRET not in shown
+    assert "not shown" in shown
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("none", "none"),
+        ("http://proxy:3128", "http://proxy:3128"),
+        ("http://[::1]:3128", "http://[::1]:3128"),
+        (f"http://me:{SECRET}@p@proxy:3128/", "http://...@proxy:3128"),
+    ],
+)
+def test_what_is_known_of_a_proxy_is_shown(
+    url: str, shown: str, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), "proxy": url}))
+    data = run(cli, ["config", "show", "--config", config, "--output", "json"], capsys).data
+    assert data["proxy"]["value"] == shown
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts_name_the_program_and_what_it_reads(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     for command, variable in ((cli, "_SILO_AGENT_COMPLETE"), (aggregator, "_AGGREGATOR_COMPLETE")):

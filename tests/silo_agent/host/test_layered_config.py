@@ -87,7 +87,8 @@ def test_a_flags_value_may_have_an_equals_sign(tmp_path: Path) -> None:
     [
         ("nam: x", {}, [], "{file}: nam: unknown field"),
         ("{}", {}, ["nam=x"], "--set nam: unknown field"),
-        ("{}", {}, ["name"], "--set name: is not FIELD=VALUE"),
+        ("{}", {}, ["name"], "--set: what is given is not FIELD=VALUE"),
+        ("{}", {}, ["http://me:password=@host:1"], "--set: what is given is not FIELD=VALUE"),
         ("{}", {"SPARSILO_NUMBER": "x"}, [], "SPARSILO_NUMBER: must be a whole number"),
         ("{}", {"SPARSILO_NUMBER": "-1"}, [], "SPARSILO_NUMBER: must be a whole number"),
         ("{}", {"SPARSILO_IS_ON": "yes"}, [], "SPARSILO_IS_ON: must be true or false"),
