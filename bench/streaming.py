@@ -130,7 +130,7 @@ def take_part(silo: str, target: str, own: Certified, authority: bytes, folder: 
     transport = Transport(target, own, authority, SiloMetrics(CollectorRegistry()))
     offer = transport.next().round
     round_ = Round(decode_plan(offer.plan), offer.index, offer.input)
-    release = Release(round_.digest, "votes", bytes(32), round_.silos, round_.least_survivors)
+    release = Release.of(round_, bytes(32))
     session = DoubleMaskingSilo(round_, silo, signing_keys(SILOS)[silo], secrets.token_bytes)
     calls = one_round(session, lambda: SyntheticVotes(silo), release, StateStore(folder / f"{silo}.sqlite"), THREADS)
     answer = None

@@ -37,6 +37,11 @@ class PruningWork:
         own_ratio = next(member.sparsity_ratio for member in self.roster if member.silo == silo)
         return Sparsity(self._target(own_ratio or self.message.sparsity_ratio), PRUNERS[self.pruner].own_group)
 
+    def own_targets(self, silos: Sequence[str]) -> tuple[str, ...]:
+        """Return what each of the silos prunes to, a ratio or a pattern; nothing where all prune to the same."""
+        targets = tuple(str(self.silo_sparsity(silo).target) for silo in silos)
+        return targets if len({*targets}) > 1 else ()
+
     @property
     def allocation(self) -> Allocation:
         """How the ratio is spread over the blocks."""

@@ -12,6 +12,7 @@ from typing import Final
 from crypto.errors import ReleaseRefused
 from crypto.names import ReleaseKind
 from crypto.releases.release_spec import release_spec
+from crypto.secagg.round import Round
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,18 @@ class Release:
     """Whether a masked word may have left."""
     confirmed: tuple[str, ...] = ()
     """The survivors that a quorum signed (5.5.3); none where this silo did not see those signatures."""
+    ratios: tuple[str, ...] = ()
+    """What each of `silos` is asked to prune to; none where all are asked for the same."""
+
+    @classmethod
+    def of(cls, round_: Round, data: bytes) -> "Release":
+        """Return the release of a round of which nothing has left. `data` is the SHA-256 of the calibration file."""
+        plan = round_.plan
+        return cls(
+            *(round_.digest, plan.release_kind(round_.index), data, round_.silos, round_.least_survivors),
+            plan.block(round_.index),
+            ratios=plan.pruning.own_targets(round_.silos),
+        )
 
     @property
     def survivors(self) -> frozenset[str] | None:
@@ -41,6 +54,10 @@ class Release:
         if self.confirmed:
             return frozenset(self.confirmed)
         return frozenset(self.silos) if self.least_survivors == len(self.silos) else None
+
+    def asked_of(self, silos: frozenset[str]) -> dict[str, str]:
+        """Return what each of these silos is asked to prune to; nothing where all are asked for the same."""
+        return {silo: ratio for silo, ratio in zip(self.silos, self.ratios, strict=False) if silo in silos}
 
     def overlaps(self, other: "Release") -> bool:
         """Return whether both say the same kind of thing about the same text and weights in two rounds (2.5.7)."""
@@ -62,9 +79,11 @@ FORGOTTEN: Final = (
 
 
 def check_release(wanted: Release, releases: Sequence[Release]) -> None:
-    """Check that the sum of a release can be over the survivors of all earlier ones that it overlaps (2.5.10).
+    """Check that the sum of a release can be over the survivors of all earlier ones that it overlaps (2.5.10), and asks
+    all of them for another answer, or none (2.5.13).
 
-    Raises ReleaseRefused where an earlier one's survivors are not known, or cannot be this round's.
+    Raises ReleaseRefused where an earlier one's survivors are not known, or cannot be this round's; or where the
+    silos' sparsity ratios are others, and were or are not the same for all.
     """
     for earlier in _sent(wanted, releases):
         name, survivors = earlier.round.hex()[:16], earlier.survivors
@@ -79,6 +98,12 @@ def check_release(wanted: Release, releases: Sequence[Release]) -> None:
                 f"this round cannot be over the survivors of round {name}, which is of the same text: "
                 + ", ".join(sorted(survivors)),
                 hint="plan it over a roster that has them all, with a threshold and least survivors that they reach",
+            )
+        if earlier.asked_of(survivors) != wanted.asked_of(survivors):
+            raise ReleaseRefused(
+                f"some silos' sparsity ratios are not those of round {name}, which is of the same text",
+                hint="the difference of the sums would be of those silos alone. Where silos have ratios of their own, "
+                "plan again with the same",
             )
 
 

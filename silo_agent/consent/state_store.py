@@ -29,7 +29,8 @@ _RELEASES = """CREATE TABLE IF NOT EXISTS releases (
 ) STRICT"""
 _LEDGER = """CREATE TABLE releases (
     round BLOB PRIMARY KEY, kind TEXT NOT NULL, data BLOB NOT NULL, silos TEXT NOT NULL,
-    least_survivors INTEGER NOT NULL, block INTEGER, sent INTEGER NOT NULL, confirmed TEXT NOT NULL
+    least_survivors INTEGER NOT NULL, block INTEGER, sent INTEGER NOT NULL, confirmed TEXT NOT NULL,
+    ratios TEXT NOT NULL
 ) STRICT"""
 _OFFERS = """CREATE TABLE IF NOT EXISTS offers (
     plan BLOB PRIMARY KEY, encoded BLOB NOT NULL, first_offered TEXT NOT NULL, last_offered TEXT NOT NULL,
@@ -54,7 +55,7 @@ def _survivors_of_quorums(database: sqlite3.Connection) -> None:
     database.execute("ALTER TABLE releases RENAME TO released")
     database.execute(_LEDGER)
     database.execute(
-        "INSERT INTO releases SELECT round, kind, data, roster, 0, block, 1, survivors FROM released ORDER BY rowid"
+        "INSERT INTO releases SELECT round, kind, data, roster, 0, block, 1, survivors, '' FROM released ORDER BY rowid"
     )
     database.execute("DROP TABLE released")
 
@@ -114,11 +115,11 @@ class StateStore:
                 )
             check_release(wanted, _releases(database))
             database.execute(
-                "INSERT OR IGNORE INTO releases (round, kind, data, silos, least_survivors, block, sent, confirmed) "
-                "VALUES (?, ?, ?, ?, ?, ?, 0, '')",
+                "INSERT OR IGNORE INTO releases (round, kind, data, silos, least_survivors, block, sent, confirmed, "
+                "ratios) VALUES (?, ?, ?, ?, ?, ?, 0, '', ?)",
                 (
                     *(wanted.round, wanted.kind, wanted.data, ",".join(wanted.silos)),
-                    *(wanted.least_survivors, wanted.block),
+                    *(wanted.least_survivors, wanted.block, ",".join(wanted.ratios)),
                 ),
             )
 
@@ -233,11 +234,14 @@ def _iso(moment: datetime) -> str:
 
 def _releases(database: sqlite3.Connection) -> list[Release]:
     """Return the ledger, oldest release first. Names of silos have no comma, which separates them in a column."""
-    query = "SELECT round, kind, data, silos, least_survivors, block, sent, confirmed FROM releases ORDER BY rowid"
+    query = (
+        "SELECT round, kind, data, silos, least_survivors, block, sent, confirmed, ratios FROM releases ORDER BY rowid"
+    )
     return [
         Release(
             *(round_, kind, data, tuple(silos.split(","))),
             *(least_survivors, block, bool(sent), tuple(filter(None, confirmed.split(",")))),
+            tuple(filter(None, ratios.split(","))),
         )
-        for round_, kind, data, silos, least_survivors, block, sent, confirmed in database.execute(query)
+        for round_, kind, data, silos, least_survivors, block, sent, confirmed, ratios in database.execute(query)
     ]

@@ -52,14 +52,7 @@ class Agreement:
             self._metrics.decisions.labels(decision).inc()
         if decision is Decision.REJECTED:
             raise ReleaseRefused(f"plan {plan.digest.hex()[:16]} was rejected here")
-        return Release(
-            round_.digest,
-            plan.release_kind(round_.index),
-            self._data,
-            round_.silos,
-            round_.least_survivors,
-            plan.block(round_.index),
-        )
+        return Release.of(round_, self._data)
 
     def observe(self) -> None:
         """Show in the metrics which plans wait, and how much of the budget is spent."""

@@ -297,15 +297,8 @@ class Agent:
         self._stage, self.session = stage, stage.silos[silo]
         self.store = StateStore(folder / silo / "agent.sqlite")
         self.lanes = dict(stage.lanes[silo])
-        plan, values = stage.plan, SimpleNamespace(lanes=self._values)
-        self.release = Release(
-            stage.round.digest,
-            plan.release_kind(stage.round.index),
-            b"SHA-256 of always the same text!",
-            stage.round.silos,
-            stage.round.least_survivors,
-            plan.block(stage.round.index),
-        )
+        values = SimpleNamespace(lanes=self._values)
+        self.release = Release.of(stage.round, b"SHA-256 of always the same text!")
         self.calls: Generator[Call, Any, None] = one_round(self.session, lambda: values, self.release, self.store, 1)
         self.call = next(self.calls)
         """What it does next."""

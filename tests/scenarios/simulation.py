@@ -223,7 +223,7 @@ class Simulation:
             while (offer := await self._offer(silo)).HasField("round"):
                 assert decode_plan(offer.round.plan) == self.schedule.plan
                 round_ = self.round
-                release = Release(round_.digest, "votes", silo.encode(), round_.silos, round_.least_survivors)
+                release = Release.of(round_, silo.encode())
                 session = DoubleMaskingSilo(self.round, silo, self.keys[silo], self.chance.randbytes)
                 calls = one_round(session, partial(Values, self.lanes[silo]), release, store, 1)
                 answer = None

@@ -9,7 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crypto.errors import ReleaseRefused
+from crypto.plan_rules import checked_plan
+from crypto.secagg.round import Round
 from silo_agent.consent.ledger import Release, check_release, check_survivors
+from support.plans import plan_message
 
 SILOS = tuple(f"s{index}" for index in range(5))
 SETS = [group for size in range(1, 6) for group in combinations(SILOS, size)]
@@ -76,6 +79,30 @@ def test_only_the_same_survivors_are_signed(before: tuple[str, ...], now: tuple[
     assert is_signed(NEXT, now, replace(FIRST, confirmed=before)) is (before == now)
     assert is_signed(NEXT, now, replace(FIRST, confirmed=before, sent=False))
     assert is_signed(NEXT, now[::-1], replace(FIRST, confirmed=now))
+
+
+@pytest.mark.clause("2.5.13")
+@given(*[st.tuples(*[st.sampled_from(("0.5", "0.6", "2:4"))] * 4)] * 2)
+def test_ratios_change_for_all_survivors_or_for_none(before: tuple[str, ...], now: tuple[str, ...]) -> None:
+    """Of four silos, three survived."""
+    earlier, wanted = (
+        replace(release, silos=SILOS[:4], ratios=ratios if len({*ratios}) > 1 else ())
+        for release, ratios in ((FIRST, before), (NEXT, now))
+    )
+    is_same = before[:3] == now[:3] and (len({*before}) > 1) is (len({*now}) > 1)
+    assert is_allowed(wanted, earlier) is (is_same or len({*before}) == len({*now}) == 1)
+
+
+@pytest.mark.clause("2.5.13")
+def test_ratios_are_what_each_silo_is_asked_for_where_that_is_not_the_same() -> None:
+    message = plan_message(4)
+    assert Release.of(Round(checked_plan(message), 0), b"").ratios == ()
+    message.roster[1].sparsity_ratio = "0.5"
+    assert Release.of(Round(checked_plan(message), 0), b"").ratios == ()
+    message.roster[1].sparsity_ratio = "0.7"
+    assert Release.of(Round(checked_plan(message), 0), b"").ratios == ("0.5", "0.7", "0.5", "0.5")
+    message.pruning.sparsity_ratio = "0.7"
+    assert Release.of(Round(checked_plan(message), 0), b"").ratios == ()
 
 
 KEEP_MASKS = ["votes", "weights"]
