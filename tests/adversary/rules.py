@@ -1,0 +1,37 @@
+"""The rules that honest silos follow in the search: the product's own."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+
+from adversary.federation import Part, Rules
+from adversary.questions import names
+from crypto.encoding.fixed_point import encode_signed
+from silo_agent.consent.ledger import Release, check_release, check_survivors
+from silo_agent.consent.policy import Approval, Policy, check_policy
+
+
+def present_rules(colluders: int, honest: int) -> Rules:
+    """The product's rules, with its default policy but for how many colluders and honest survivors a silo asks for."""
+    policy = Policy(Approval.AUTO, None, colluders=colluders, least_honest_survivors=honest, least_survivors=honest)
+    return Rules(
+        covers=lambda question: check_policy(question.plan, policy),
+        may_take_part=lambda question, parts: check_release(row(Part(question)), rows(parts)),
+        may_sign=lambda question, survivors, parts: check_survivors(row(Part(question)), names(survivors), rows(parts)),
+        answers=lambda number: encode_signed(np.array([number]), 0, 16),
+        threshold=lambda question: question.round.threshold,
+    )
+
+
+def rows(parts: Iterable[Part]) -> list[Release]:
+    """The ledger of a silo that took part in these rounds and sent its words in each."""
+    return [row(part) for part in parts]
+
+
+@lru_cache(maxsize=1 << 16)
+def row(part: Part) -> Release:
+    """What the ledger has of one round in which words left."""
+    confirmed = names(part.signed) if part.confirmed else ()
+    return replace(Release.of(part.question.round, b"text"), sent=True, confirmed=confirmed)

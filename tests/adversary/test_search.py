@@ -1,0 +1,38 @@
+"""The adversary that searches finds nothing under the present rules, and a break under each that lacks something."""
+
+from itertools import islice
+
+import pytest
+
+from adversary.knowledge import isolated
+from adversary.relaxations import RELAXATIONS, Make, rules_before
+from adversary.search import broken, search
+
+ENOUGH = 60_000
+"""In so many sequences a break is found where there is one; mostly in a tenth of it."""
+
+
+def test_each_way_is_found_under_the_rules_before() -> None:
+    ways = set()
+    for found in filter(None, map(broken, islice(search(1, rules_before), ENOUGH))):
+        ways.add(found.way)
+        if len(ways) == 4:
+            return
+    pytest.fail(f"only {ways}")
+
+
+@pytest.mark.parametrize("make", RELAXATIONS.values(), ids=RELAXATIONS)
+def test_a_break_is_found_where_one_rule_is_left_out(make: Make) -> None:
+    assert any(map(broken, islice(search(1, make), ENOUGH)))
+
+
+def test_what_sums_tell_of_few() -> None:
+    def added(*silos: int, question: str = "") -> frozenset[tuple[int, int, str]]:
+        return frozenset((silo, 0, question) for silo in silos)
+
+    assert isolated(frozenset({added(0, 1, 2, 3, 4)}), 3) == set()
+    assert isolated(frozenset({added(0, 1, 2, 3, 4), added(0, 1, 2), added(0, 3, 4)}), 3) == {0}
+    assert isolated(frozenset({added(0, 1, 2, 3), added(0, 1, 4, 5), added(2, 3, 4, 5)}), 3) == {0, 1}
+    assert isolated(frozenset({added(0, 1, 2, 3, 4), added(0, 1, 2, 3, 5)}), 3) == {4, 5}
+    assert isolated(frozenset({added(0, 1, 2, 3, 4), added(0, 1, 2, 3, 5)}), 2) == set()
+    assert isolated(frozenset({added(0, 1, 2), added(0, 1, 2, question="another")}), 3) == set()
