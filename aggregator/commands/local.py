@@ -67,6 +67,11 @@ def _plan_options(command: _Command) -> _Command:
     help="Keep masks or pruned weights to evaluate beside the others.",
 )
 @click.option(
+    "--prompts",
+    type=FILE,
+    help="A text file with a prompt a line: the report shows how the model goes on, before and after.",
+)
+@click.option(
     "--save-counts", is_flag=True, help="Also write keep_counts.safetensors: how many silos kept each weight."
 )
 @click.option(
@@ -124,12 +129,31 @@ def _local(options: Mapping[str, Any]) -> tuple["Report", Path]:
         out=options["out"],
         asked=asked,
         backend=Backend(options["backend"]),
-        wanted=Wanted(options["evaluate"], options["save_counts"], options["save_transcript"], candidates),
+        wanted=Wanted(
+            options["evaluate"],
+            options["save_counts"],
+            options["save_transcript"],
+            candidates,
+            _prompts(options["prompts"]),
+        ),
         device=options["device"],
         suite=Suite[options["suite"].upper()],
     )
     with ProgressBars() as progress:
         return run_local(settings, progress), settings.out / "model"
+
+
+def _prompts(file: Path | None) -> tuple[str, ...]:
+    """Return the lines of a file of prompts. Raises ConfigError naming it."""
+    if file is None:
+        return ()
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--prompts: {file}: {error}", hint="name a text file with a prompt a line") from None
+    if not any(line.strip() for line in lines):
+        raise ConfigError(f"--prompts: {file}: has no prompt", hint="write a prompt a line")
+    return tuple(line for line in lines if line.strip())
 
 
 def _asked(options: Mapping[str, Any]) -> PlanOptions:

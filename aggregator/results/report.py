@@ -53,6 +53,15 @@ class Perplexity:
 
 
 @dataclass(frozen=True)
+class Behaviour:
+    """How the dense and the sparse model go on from a prompt that the user gave."""
+
+    prompt: str
+    dense: str
+    sparse: str
+
+
+@dataclass(frozen=True)
 class BytesOnDisk:
     """Bytes of the weight files."""
 
@@ -93,11 +102,15 @@ class Report:
     perplexity: Perplexity | None
     """None where no evaluation was asked for."""
     bytes_on_disk: BytesOnDisk
+    behaviour: tuple[Behaviour, ...] = ()
+    """A pair for each prompt; none where none was given."""
 
     @property
     def document(self) -> dict[str, Any]:
-        """The content of `report.json`, as json.dumps takes it; it has no perplexity that is None."""
+        """The content of `report.json`, as json.dumps takes it; what was not asked for is left out."""
         document = asdict(self)
+        if not self.behaviour:
+            del document["behaviour"]
         if self.perplexity is None:
             del document["perplexity"]
         elif self.perplexity.alone_mean is None:
@@ -132,6 +145,7 @@ def make_report(
     keep_counts: Mapping[str, Sequence[int]],
     perplexity: Perplexity | None,
     bytes_on_disk: BytesOnDisk,
+    behaviour: Sequence[Behaviour] = (),
 ) -> Report:
     """Return the report of a run whose rounds are closed. `achieved` is the fraction of zeros written, by tensor."""
     sizes = {tensor.name: tensor.shape[0] * tensor.shape[1] for tensor in plan.prunable}
@@ -164,6 +178,7 @@ def make_report(
         plan_digest=plan.digest.hex(),
         perplexity=perplexity,
         bytes_on_disk=bytes_on_disk,
+        behaviour=tuple(behaviour),
     )
 
 

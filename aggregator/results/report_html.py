@@ -6,7 +6,7 @@ from typing import Final
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from aggregator.results.agreement import agreement
-from aggregator.results.report import BytesOnDisk, Perplexity, Report
+from aggregator.results.report import Behaviour, BytesOnDisk, Perplexity, Report
 from aggregator.results.report_pictures import (
     draw_agreement,
     draw_keep_counts,
@@ -85,6 +85,8 @@ def _page(report: Report, model: str) -> Element:
     _heading(main, report, model)
     if report.perplexity is not None:
         _perplexity(main, report.perplexity)
+    if report.behaviour:
+        _behaviour(main, report.behaviour)
     _sparsity(main, report.sparsity_ratio.per_tensor)
     # with fewer than two silos there is nobody to agree with
     if keep_counts := {name: counts for name, counts in report.keep_counts.items() if len(counts) > 2}:
@@ -104,6 +106,21 @@ def _section(main: Element, title: str, text: str) -> Element:
     add(section, "h2", title)
     add(section, "p", text)
     return section
+
+
+def _behaviour(main: Element, behaviours: Sequence[Behaviour]) -> None:
+    section = _section(
+        main,
+        "Behaviour",
+        "How both models go on from the prompts that were given. A model can be made so that it misbehaves only once "
+        "it is pruned: read what the sparse one says.",
+    )
+    for behaviour in behaviours:
+        listed = add(section, "dl")
+        texts = {"prompt": behaviour.prompt, "dense": behaviour.dense, "sparse": behaviour.sparse}
+        for name, text in texts.items():
+            add(listed, "dt", name)
+            add(listed, "dd", text)
 
 
 def _heading(main: Element, report: Report, model: str) -> None:

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from aggregator.results.report import Perplexity, Report
+from aggregator.results.report import Behaviour, Perplexity, Report
 
 
 def print_report(report: Report, model: str, console: Console) -> None:
@@ -23,6 +23,8 @@ def print_report(report: Report, model: str, console: Console) -> None:
         f"Sparse model: {escape(model)}: {ratio.achieved:.4%} of {report.weights:,} prunable weights are zero, "
         f"{ratio.asked} was asked"
     )
+    for behaviour in report.behaviour:
+        console.print(_behaviour(behaviour))
     console.print(report.seen)
 
 
@@ -32,6 +34,13 @@ def _silos(report: Report) -> Table:
         traffic = report.bytes[silo]
         fate = f"dropped in {report.dropped[silo]}" if silo in report.dropped else "survived"
         table.add_row(silo, f"{traffic.up:,}", f"{traffic.down:,}", fate)
+    return table
+
+
+def _behaviour(behaviour: Behaviour) -> Table:
+    table = Table("model", "goes on", title=escape(behaviour.prompt))
+    table.add_row("dense", escape(behaviour.dense))
+    table.add_row("sparse", escape(behaviour.sparse))
     return table
 
 

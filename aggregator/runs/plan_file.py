@@ -18,6 +18,8 @@ class PlanFile(PlanOptions):
     """Held-out sequences a silo; 0 evaluates nothing. An evaluation is a plan of its own, of which silos are asked."""
     save_counts: bool = False
     save_transcript: bool = True
+    prompts: tuple[str, ...] = ()
+    """Texts from which the report shows how the dense and the sparse model go on."""
 
     @classmethod
     def read(cls, file: Path) -> "PlanFile":
@@ -39,4 +41,4 @@ class PlanFile(PlanOptions):
 
     def wanted(self) -> Wanted:
         """Return what the run leaves behind."""
-        return Wanted(self.evaluate, self.save_counts, self.save_transcript)
+        return Wanted(self.evaluate, self.save_counts, self.save_transcript, prompts=self.prompts)

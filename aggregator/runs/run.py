@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import torch
+
 from aggregator.results.pruned_tensors import PrunedTensors
-from aggregator.results.report import BytesOnDisk, Perplexity, Report, make_report
+from aggregator.results.report import Behaviour, BytesOnDisk, Perplexity, Report, make_report
 from aggregator.results.report_html import write_report_html
 from aggregator.results.sparse_checkpoint import write_sparse_model
 from aggregator.rounds.closed_round import ClosedRound
@@ -22,6 +24,7 @@ from crypto.plan import Plan
 from crypto.roster import roster_file
 from silo_agent.host.whole_file import write_whole
 from silo_agent.model.bitmask_container import stored_bytes
+from silo_agent.model.continuation import continuations
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.releases.silo_side import expanded_tensors
 from silo_agent.rounds.opened_rounds import Start
@@ -42,6 +45,8 @@ class Wanted:
     save_transcript: bool = False
     candidates: Mapping[str, Path] = field(default_factory=dict)
     """Keep masks or pruned weights to evaluate beside the others."""
+    prompts: tuple[str, ...] = ()
+    """Texts from which the report shows how the dense and the sparse model go on."""
 
 
 class PruningRun:
@@ -89,6 +94,7 @@ class PruningRun:
             *(self.plan, self.closed, achieved, traffic, self._pruned.keep_counts),
             await self._perplexity(),
             self._bytes_on_disk(result / "model", achieved),
+            await asyncio.to_thread(self._behaviour, result / "model"),
         )
         write_whole(result / "report.json", f"{json.dumps(report.document, indent=2)}\n".encode())
         write_report_html(report, self._weights.folder.name, result / "report.html")
@@ -139,6 +145,21 @@ class PruningRun:
         alone = {} if self.plan.pruning.cohort_floor else self._own_pruned()
         candidates = Candidates(self._pruned.file, alone, self._wanted.candidates)
         return await evaluate(candidates, self._wanted.evaluate, self._planner, self._driver, self._folder)
+
+    def _behaviour(self, model: Path) -> list[Behaviour]:
+        """Have both models go on from the prompts that were given, on the CPU."""
+        if not self._wanted.prompts:
+            return []
+        dense, sparse = (
+            continuations(
+                weights,
+                self._wanted.prompts,
+                device=torch.device("cpu"),
+                progress=lambda done, total: self._watch("continuing prompts", done, total),
+            )
+            for weights in (self._weights, DenseWeights.open(model))
+        )
+        return [Behaviour(*texts) for texts in zip(self._wanted.prompts, dense, sparse, strict=True)]
 
     def _save_transcripts(self, result: Path) -> None:
         """Save every round as `silo-agent verify` reads it, with the roster that signed."""

@@ -117,6 +117,10 @@ def _typed(where: str, kind: Any, value: object, folder: Path) -> object:
             raise ConfigError(f"{where}: must hold `silo: number` lines")
         [_, kind_of_item] = get_args(kind)
         return {str(name): _typed(f"{where}: {name}", kind_of_item, item, folder) for name, item in value.items()}
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise ConfigError(f"{where}: must be a list")
+        return tuple(_typed(f"{where}: {number}", get_args(kind)[0], item, folder) for number, item in enumerate(value))
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{where}: must be a text")
     return _text(where, kind, value, folder)

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from crypto.errors import ModelError
 from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.model.streamed_model import streamed_model
 
 SEED: Final = 0
 """The seed of `--calibration self`."""
@@ -34,13 +35,12 @@ def self_sequences(
 
     A record begins with the tokenizer's begin token, or with a random token where it has none. It ends with the
     end-of-text token, which is left out, or at L tokens. Records are joined and cut as those of a file are.
-    Every token needs the whole model. On the CPU each block is read for its turn and computes in float32; on another
-    device the whole model lies there, in the stored dtype. Beside it are the keys and values of TOKENS_AT_ONCE.
+    Every token needs the whole model (`streamed_model`). Beside it are the keys and values of TOKENS_AT_ONCE.
     `progress` is called with (tokens written, tokens).
     Raises ModelError: no usable tokenizer, NaN or infinity in the logits, or a kind of model that keeps no keys and
     values to go on from.
     """
-    model = _load(weights, device)
+    model = streamed_model(weights, device)
     generator = torch.Generator().manual_seed(seed)
     at_once = min(samples, max(1, TOKENS_AT_ONCE // sequence_length))
     text: list[int] = []
@@ -54,25 +54,6 @@ def self_sequences(
         for record in _write_records(weights, model, draws, device, written):
             text += record
     return torch.tensor(text[:wanted]).view(samples, sequence_length)
-
-
-def _load(weights: DenseWeights, device: torch.device) -> Any:
-    model = weights.skeleton()
-    if device.type != "cpu":  # to bring a block there for each token would take far longer than its work
-        weights.load(model, "", device, weights.dtype(weights.prunable[0]))
-        return model
-    slots = model.get_submodule(weights.blocks[0].prefix.rpartition(".")[0])
-    blocks = list(slots)
-    for block in weights.blocks:
-        slots[block.index] = nn.Identity()
-    weights.load(model, "", device, torch.float32)
-    for block, module in zip(weights.blocks, blocks, strict=True):
-        slots[block.index] = module
-        module.register_forward_pre_hook(
-            lambda module, _, prefix=block.prefix: weights.load(module, prefix, device, torch.float32)
-        )
-        module.register_forward_hook(lambda module, *_: weights.release(module))
-    return model
 
 
 @torch.no_grad()

@@ -137,6 +137,7 @@ OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
         ("--evaluate", 1, "--candidate", f"x={__file__}"),
         "holds no keep masks or weights",
     ),
+    "a file of prompts that is not there": (("--prompts", "nowhere.txt"), "nowhere.txt"),
     "a device that does not exist": (("--device", "quantum"), "device"),
 }
 

@@ -104,7 +104,9 @@ def test_the_report_says_what_happened(tmp_path: Path, capsys: pytest.CaptureFix
     model, files = tiny_llama(tmp_path / "dense"), silos(tmp_path, 3)
     baseline = tmp_path / "baseline.safetensors"
     assert prune(model, files[0], baseline, capsys, *SHAPE).code == 0
-    asked = ("--evaluate", 3, "--candidate", f"baseline={baseline}")
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("what is\n\nwho was\n")
+    asked = ("--evaluate", 3, "--candidate", f"baseline={baseline}", "--prompts", prompts)
     ran = local(model, files, tmp_path / "out", capsys, *SHAPE, *asked)
     assert ran.code == 0
     report = ran.data
@@ -117,6 +119,8 @@ def test_the_report_says_what_happened(tmp_path: Path, capsys: pytest.CaptureFix
     weights = sum(t.numel() for n, t in load_file(model / "model.safetensors").items() if n.endswith("proj.weight"))
     for traffic in report["bytes"].values():
         assert weights * 2 / 8 < traffic["up"] < weights + 40_000  # lanes of two bits, and the keys
+    assert [behaviour["prompt"] for behaviour in report["behaviour"]] == ["what is", "who was"]
+    assert all(behaviour["dense"] != behaviour["sparse"] for behaviour in report["behaviour"])
     perplexity = report["perplexity"]
     # The first silo's own keep mask is the baseline: one file under two names has one perplexity.
     assert perplexity["candidates"]["baseline"] == perplexity["alone"]["ward-0"]

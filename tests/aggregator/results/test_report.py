@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.results.report import BytesOnDisk, Perplexity, Report, ReportedRound, SparsityRatio, make_report
+from aggregator.results.report import (
+    Behaviour,
+    BytesOnDisk,
+    Perplexity,
+    Report,
+    ReportedRound,
+    SparsityRatio,
+    make_report,
+)
 from aggregator.rounds.closed_round import ClosedRound
 from aggregator.rounds.traffic import Traffic
 from crypto.backends.double_masking.phases import TABLE
@@ -196,6 +204,9 @@ def test_the_whole_document() -> None:
     without = json.loads(DOCUMENT)
     del without["perplexity"]
     assert json.dumps(replace(made, perplexity=None).document) == json.dumps(without)
+    behaviour = (Behaviour("Say", "so", "such"),)
+    shown = replace(made, behaviour=behaviour).document["behaviour"]
+    assert shown == ({"prompt": "Say", "dense": "so", "sparse": "such"},)
     nobody = Perplexity(dense=10.0, alone={}, alone_mean=None, federated=12.0, candidates={})
     document = replace(made, perplexity=nobody).document
     assert document["perplexity"] == {"dense": 10.0, "alone": {}, "federated": 12.0, "candidates": {}}

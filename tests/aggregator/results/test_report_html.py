@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from aggregator.results.report import Perplexity, SparsityRatio
+from aggregator.results.report import Behaviour, Perplexity, SparsityRatio
 from aggregator.results.report_html import write_report_html
 from aggregator.rounds.traffic import Traffic
 from crypto.errors import OutputError
@@ -144,14 +144,16 @@ def test_text_is_escaped_everywhere(tmp_path: Path) -> None:
         "pattern": evil,
         "bytes": {evil: Traffic(1, 1)},
         "perplexity": Perplexity(10.0, {evil: 20.0}, 20.0, 15.0, {evil: 3.0}),
+        "behaviour": (Behaviour(evil, evil, evil),),
         "sparsity_ratio": SparsityRatio("0.5", 0.5, {f"layers.0.{evil}.weight": 0.5}),
     }
     html = page(tmp_path, model=evil, **changes)
     tags = Tags(html)
     assert "<script" not in html
     assert "script" not in tags.tags
-    # title, lede and its pattern, the setting, the silo, two bars, two labels' tooltips, the heat map's label
-    assert tags.text.count(evil) >= 6
+    # title, lede and its pattern, the setting, the silo, three texts of a behaviour, two bars, two labels'
+    # tooltips, the heat map's label
+    assert tags.text.count(evil) >= 9
     assert pictures(html)
 
 

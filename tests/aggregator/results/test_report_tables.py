@@ -4,7 +4,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from aggregator.results.report import Perplexity, Report
+from aggregator.results.report import Behaviour, Perplexity, Report
 from aggregator.results.report_tables import print_report
 from crypto.names import Phase
 from support.reports import report
@@ -39,8 +39,10 @@ def test_the_tables() -> None:
 def test_names_with_brackets_are_printed_as_they_are() -> None:
     """Such as rich's own markup."""
     perplexity = Perplexity(10.0, {}, None, 15.0, {"theirs [red]": 99.5})
-    text = printed(report(perplexity=perplexity), "out[bold]/x[/]/model")
-    assert "theirs [red]" in text
+    behaviour = (Behaviour("a [b]", "c [d]", "e [f]"),)
+    text = printed(report(perplexity=perplexity, behaviour=behaviour), "out[bold]/x[/]/model")
+    for name in ("theirs [red]", "a [b]", "c [d]", "e [f]"):
+        assert name in text
     assert "out[bold]/x[/]/model" in text
 
 

@@ -32,12 +32,13 @@ def test_fields_are_locals_options_with_their_defaults(tmp_path: Path) -> None:
     plan = read(tmp_path)
     of_deployments = ("colluders", "phase_seconds", "preparation_seconds")  # a rehearsal asks nobody, trusts itself
     for name in (field.name for field in fields(PlanFile)):
-        if name not in (*of_deployments, "save_transcript"):
+        if name not in (*of_deployments, "save_transcript", "prompts"):
             value = getattr(plan, name)
             assert given[name] == (() if value == {} else value), name
     assert not {*of_deployments} & {*given}
     assert (plan.phase_seconds, plan.preparation_seconds, given["phase_timeout"]) == (600, 86_400, 60)
     assert plan.save_transcript and not given["save_transcript"]
+    assert (plan.prompts, given["prompts"]) == ((), None)  # the command line names a file of them
 
 
 @pytest.mark.parametrize("ratio", [0.7, "0.7", "0.70"])

@@ -174,6 +174,6 @@ def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 def test_a_model_that_keeps_no_keys_and_values_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = DenseWeights.open(tiny_llama(tmp_path / "model"))
     stateless = SimpleNamespace(logits=torch.zeros(1, 1, VOCABULARY))
-    monkeypatch.setattr(self_text, "_load", lambda *_: lambda **_: stateless)
+    monkeypatch.setattr(self_text, "streamed_model", lambda *_: lambda **_: stateless)
     with pytest.raises(ModelError, match="it keeps no keys and values"):
         sequences(weights, 1, 4)
