@@ -66,7 +66,7 @@ class PlanError(InputError):
 
 
 class ReleaseRefused(InputError):
-    """This silo's ledger does not allow the release: it was made before, or another differs from it by one silo."""
+    """This silo does not release: its ledger, its policy or a person says no, or it spoke in the round before."""
 
     code = "release_refused"
 

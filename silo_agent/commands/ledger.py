@@ -1,14 +1,17 @@
-"""`silo-agent ledger`: what this silo has released."""
+"""`silo-agent ledger`: what this silo has released, and of which rounds it accuses the aggregator."""
 
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from crypto.errors import ConfigError
 from silo_agent.host.terminal import config_options, failing_as, output_option, print_envelope, print_fields, user
+
+if TYPE_CHECKING:  # --help need not wait for it
+    from silo_agent.consent.ledger import Release
 
 
 @click.command()
@@ -16,52 +19,72 @@ from silo_agent.host.terminal import config_options, failing_as, output_option, 
 @click.option(
     "--forget", metavar="ROUND", help="Remove the release of this round, 64 hex digits; says what that risks."
 )
+@click.option("--dismiss", metavar="ROUND", help="Take back the accusation of this round, 64 hex digits.")
 @output_option
-def ledger(config: Path, settings: tuple[str, ...], forget: str | None, output: str) -> None:
-    """Show what this silo has released.
+def ledger(config: Path, settings: tuple[str, ...], forget: str | None, dismiss: str | None, output: str) -> None:
+    """Show what this silo has released, and of which rounds it accuses the aggregator.
 
-    Its agent holds every further round against that. Sums of the same text over different silos can be combined until
-    one silo's part is left, so all of them are over the same silos or are refused.
+    Its agent holds every further round against the releases. Sums of the same text over different silos can be combined
+    until one silo's part is left, so all of them are over the same silos or are refused.
+
+    The accusations are rounds that ended although this silo had signed what they opened, as a round with a forged sum
+    would. A round that is under way may be among them. With as many as the policy says the agent refuses every plan.
 
     \b
     Example:
       silo-agent ledger --config agent.yaml
     """
     from silo_agent.config import AgentConfig
+    from silo_agent.consent.accusations import Accusations
     from silo_agent.consent.audit_log import AuditLog
     from silo_agent.consent.ledger import FORGOTTEN
     from silo_agent.consent.state_store import STATE_FILE, StateStore
 
     with failing_as(output):
         agent = AgentConfig.read(config, os.environ, settings)
-        store = StateStore(agent.state / STATE_FILE)
-        if forget is not None:
-            store.forget(_digest(forget))
-            AuditLog(agent.state).append("ledger_forgotten", user(), datetime.now(UTC), round=forget)
-        released = store.releases()
-    releases: list[dict[str, Any]] = [
-        {
-            "round": release.round.hex(),
-            "kind": release.kind,
-            "data": release.data.hex(),
-            "block": release.block,
-            "silos": list(release.silos),
-            "sent": release.sent,
-            "survivors": None if release.survivors is None else sorted(release.survivors),
-        }
-        for release in released
-    ]
+        store, accusations = StateStore(agent.state / STATE_FILE), Accusations(agent.state)
+        for option, round_, change, event in (
+            ("--forget", forget, store.forget, "ledger_forgotten"),
+            ("--dismiss", dismiss, accusations.dismiss, "accusation_dismissed"),
+        ):
+            if round_ is not None:
+                change(_digest(option, round_))
+                AuditLog(agent.state).append(event, user(), datetime.now(UTC), round=round_)
+        released, accused = store.releases(), accusations.standing()
+    releases = [_fields(release) for release in released]
+    evidence = {round_.hex(): accusations.evidence(round_) for round_ in accused}
+    standing = [{"round": name, "evidence": str(file) if file.exists() else None} for name, file in evidence.items()]
     forgotten = {"forgotten": forget, "risk": FORGOTTEN} if forget else {}
     if output == "json":
-        print_envelope("done", data={"releases": releases, **forgotten})
+        print_envelope("done", data={"releases": releases, "accusations": standing, **forgotten})
         return
     if forget:
         click.echo(f"{forget}: forgotten. {FORGOTTEN}")
+    if dismiss:
+        click.echo(f"{dismiss}: dismissed")
+    if forget or dismiss:
         return
     for release in releases:
         print_fields({**release, **_in_words(release)})
         click.echo()
     click.echo(f"releases: {len(releases)}")
+    for accusation in standing:
+        click.echo()
+        print_fields({**accusation, "evidence": accusation["evidence"] or "none: the agent was ended"})
+    click.echo(f"accusations: {len(standing)}")
+
+
+def _fields(release: "Release") -> dict[str, Any]:
+    """Return a release as the JSON document has it."""
+    return {
+        "round": release.round.hex(),
+        "kind": release.kind,
+        "data": release.data.hex(),
+        "block": release.block,
+        "silos": list(release.silos),
+        "sent": release.sent,
+        "survivors": None if release.survivors is None else sorted(release.survivors),
+    }
 
 
 def _in_words(release: dict[str, Any]) -> dict[str, object]:
@@ -75,8 +98,8 @@ def _in_words(release: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def _digest(text: str) -> bytes:
+def _digest(option: str, text: str) -> bytes:
     try:
         return bytes.fromhex(text)
     except ValueError:
-        raise ConfigError(f"--forget: {text!r} is not a round digest in hex", hint="as this command lists it") from None
+        raise ConfigError(f"{option}: {text!r} is not a round digest in hex", hint="as this command lists it") from None

@@ -33,6 +33,7 @@ BOUNDS: Final = {
     "colluders": range(MOST_SILOS - 2),
     "least_samples": range(1, 1 << 31),
     "least_sequence_length": range(2, 1 << 31),
+    "accusations": range(1, 1 << 31),
     "releases": range(1, 1 << 31),
 }
 """What each field that is a number can be. A number that no plan could meet is a mistake in the file."""
@@ -104,6 +105,8 @@ class Policy:
     """The fewest calibration sequences that a plan may use."""
     least_sequence_length: int = 2
     """The fewest tokens that a calibration sequence may have."""
+    accusations: int = 3
+    """At how many standing accusations of the aggregator this silo takes part in nothing any more (14.6.2)."""
     releases: int = 100
     """In how many rounds the same text may leave in masked words."""
     epsilon: float | None = None
@@ -284,6 +287,15 @@ def check_policy(plan: Plan, policy: Policy) -> None:
         raise PlanError(
             f"the plan adds no noise, and this silo's privacy budget is epsilon {policy.epsilon:g}",
             hint="this version has no differential privacy: epsilon in the policy can only be unlimited",
+        )
+
+
+def check_accusations(policy: Policy, standing: int) -> None:
+    """Raise ReleaseRefused where so many accusations of the aggregator stand that this silo works with it no more."""
+    if standing >= policy.accusations:
+        raise ReleaseRefused(
+            f"{standing} rounds ended after this silo had signed what they opened, as a round with a forged sum would",
+            hint="silo-agent ledger lists them, and --dismiss takes one back; accusations in the policy is the limit",
         )
 
 

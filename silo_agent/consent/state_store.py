@@ -50,17 +50,22 @@ def _first_tables(database: sqlite3.Connection) -> None:
         database.execute("ALTER TABLE releases ADD COLUMN block INTEGER")
 
 
-def _survivors_of_quorums(database: sqlite3.Connection) -> None:
-    """Make the ledger of version 2. Of what an earlier version recorded words had left, and survivors were signed."""
+def _known_survivors_and_settled_rounds(database: sqlite3.Connection) -> None:
+    """Make the tables of version 2. Words had left of every release that version 1 has, and survivors were signed.
+
+    Nobody is accused of its rounds: it did not record which of them came to DONE.
+    """
     database.execute("ALTER TABLE releases RENAME TO released")
     database.execute(_LEDGER)
     database.execute(
         "INSERT INTO releases SELECT round, kind, data, roster, 0, block, 1, survivors, '' FROM released ORDER BY rowid"
     )
     database.execute("DROP TABLE released")
+    database.execute("CREATE TABLE settled (round BLOB PRIMARY KEY) STRICT")
+    database.execute("INSERT INTO settled SELECT DISTINCT round FROM said")
 
 
-_STEPS: Final = (_first_tables, _survivors_of_quorums)
+_STEPS: Final = (_first_tables, _known_survivors_and_settled_rounds)
 
 
 class Decision(StrEnum):

@@ -72,6 +72,9 @@ class SiloMetrics(RoundMetrics):
         self.pending_plans = Gauge("sparsilo_silo_pending_plans", "Plans that wait for approval.", registry=registry)
         self.decisions = Counter("sparsilo_silo_decisions", "Plans decided on.", ["decision"], registry=registry)
         from_zero(self.decisions, ("approved",), ("rejected",), ("refused",))
+        self.accusations = Gauge(
+            "sparsilo_silo_accusations", "Rounds of which the aggregator stands accused.", registry=registry
+        )
         self.budget_spent = Gauge(
             "sparsilo_silo_budget_spent_ratio", "Spent part of the policy's budget.", ["budget"], registry=registry
         )

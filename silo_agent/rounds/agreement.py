@@ -10,9 +10,10 @@ from crypto.errors import ConfigError, ReleaseRefused, SparsiloError
 from crypto.plan import Plan
 from crypto.secagg.round import Round
 from silo_agent.config import AgentConfig
+from silo_agent.consent.accusations import Accusations
 from silo_agent.consent.audit_log import AuditLog
 from silo_agent.consent.ledger import Release
-from silo_agent.consent.policy import Approval, Policy, check_budget, check_policy
+from silo_agent.consent.policy import Approval, Policy, check_accusations, check_budget, check_policy
 from silo_agent.consent.state_store import Decision, StateStore
 from silo_agent.host.metrics import SiloMetrics
 from silo_agent.model.calibration import data_digest
@@ -30,7 +31,7 @@ class Agreement:
         self, config: AgentConfig, weights: DenseWeights, store: StateStore, audit: AuditLog, metrics: SiloMetrics
     ) -> None:
         self._config, self._weights, self._store = config, weights, store
-        self._audit, self._metrics = audit, metrics
+        self._accusations, self._audit, self._metrics = Accusations(config.state), audit, metrics
         self._counted = b""  # the last plan whose decision is in the metrics
 
     def release(self, round_: Round, roster: Mapping[str, bytes]) -> Release | None:
@@ -55,18 +56,20 @@ class Agreement:
         return Release.of(round_, self._data)
 
     def observe(self) -> None:
-        """Show in the metrics which plans wait, and how much of the budget is spent."""
+        """Show in the metrics which plans wait, of how many rounds the aggregator is accused, and what is spent."""
         self._metrics.pending_plans.set(self._store.undecided(datetime.now(UTC) - STILL_OFFERED))
+        self._metrics.accusations.set(len(self._accusations.standing()))
         with suppress(ConfigError):  # a policy that cannot be read refuses the next plan, and says so then
-            spent = self._released() / Policy.read(self._config.policy).releases
+            spent = self._charged() / Policy.read(self._config.policy).releases
             self._metrics.budget_spent.labels("releases").set(spent)
 
     def _check(self, round_: Round, policy: Policy, roster: Mapping[str, bytes]) -> None:
         plan = round_.plan
         try:
+            check_accusations(policy, len(self._accusations.standing()))
             check_policy(plan, policy)
             check_plan(plan, self._config, roster, self._weights, self._digests)
-            check_budget(policy, self._released(), len(plan.message.rounds) - round_.index)
+            check_budget(policy, self._charged(but=round_.digest), len(plan.message.rounds) - round_.index)
         except SparsiloError as error:
             self._note("refused", "policy", plan=plan.digest.hex(), round=round_.index, reason=str(error))
             self._metrics.decisions.labels("refused").inc()
@@ -80,9 +83,10 @@ class Agreement:
             self._store.decide(plan.digest, decision, "policy", now)
         return decision
 
-    def _released(self) -> int:
-        """Count the rounds in which the present text left in masked words."""
-        return sum(release.data == self._data for release in self._store.releases())
+    def _charged(self, but: bytes = b"") -> int:
+        """Count the rounds, but one, in which the present text was to be released (14.4.1)."""
+        releases = self._store.releases()
+        return sum(release.data == self._data and release.round != but for release in releases)
 
     @cached_property
     def _digests(self) -> dict[str, bytes]:

@@ -30,6 +30,7 @@ from crypto.plan import Plan
 from crypto.secagg.round import Round
 from crypto.secagg.session import SiloSession
 from silo_agent.config import AgentConfig
+from silo_agent.consent.accusations import Accusations
 from silo_agent.consent.audit_log import AuditLog
 from silo_agent.consent.ledger import Release
 from silo_agent.consent.state_store import STATE_FILE, StateStore
@@ -80,6 +81,7 @@ class Agent:
         _ = self._weights.tokenizer
         self._device = named_device(config.device)
         self._store, self._audit = StateStore(config.state / STATE_FILE), AuditLog(config.state)
+        self._accusations = Accusations(config.state)
         self._agreement = Agreement(config, self._weights, self._store, self._audit, metrics)
         self._run: RunOfPlan | None = None
 
@@ -199,13 +201,25 @@ class Agent:
         return self._run
 
     def _go_through(self, session: SiloSession, call: Call, calls: Generator[Call, Any, None]) -> None:
-        with suppress(StopIteration):
+        try:
             while True:
                 if self._metrics.enter(session.phase):
                     _log.info("%s round: phase %s", session.round.plan.release_kind(session.round.index), session.phase)
                 if isinstance(call, Upload):
                     self._note_release(session.round)
                 call = calls.send(self._transport.perform(call))
+        except StopIteration:
+            self._accusations.settle(session.round.digest)
+        except SparsiloError as error:
+            self._accuse(session, error)
+            raise
+
+    def _accuse(self, session: SiloSession, error: SparsiloError) -> None:
+        """Keep what there is of a round that ended, where this silo signed what it opened (14.6.1)."""
+        round_ = session.round.digest
+        if round_ in self._accusations.standing():
+            write_whole(self._accusations.evidence(round_), encode(session.transcript))
+            self._note("accusation", round=round_.hex(), reason=error.code)
 
     def _note_release(self, round_: Round) -> None:
         """Note in the audit log, before the first word leaves, what will."""

@@ -143,15 +143,20 @@ def watched(
     approached: Any, plan: plan_pb2.Plan, monkeypatch: pytest.MonkeyPatch, files: Mapping[bytes, Path] | None = None
 ) -> Surrounded:
     """All that is seen of an agent from its start until it is told that all is over."""
-    from prometheus_client import CollectorRegistry
-
-    from silo_agent.host.metrics import SiloMetrics
-
     folder = approached.config.state.parent / "outside"
     folder.mkdir(exist_ok=True)
     around: Any = Surrounded(plan, folder, files)
     monkeypatch.setattr(round_driver, "sleep", around.sleep)
     monkeypatch.setattr(round_driver, "monotonic", lambda: around.now)
-    metrics = SiloMetrics(CollectorRegistry())
-    round_driver.Agent(approached.config, around, metrics, lambda *_: None, lambda: None).run()
+    driven(approached.config, around)
     return around
+
+
+def driven(config: Any, around: Any) -> None:
+    """The agent as it is started, until it ends."""
+    from prometheus_client import CollectorRegistry
+
+    from silo_agent.host.metrics import SiloMetrics
+
+    metrics, nothing = SiloMetrics(CollectorRegistry()), lambda *_: None
+    round_driver.Agent(config, around, metrics, nothing, nothing, nothing).run()

@@ -124,6 +124,7 @@ SILO_WRONG: list[tuple[str, object]] = [
     ("policy.colluders", 198),
     ("policy.least_samples", 0),
     ("policy.least_sequence_length", 1),
+    ("policy.accusations", 0),
     ("policy.budget.releases", 0),
     ("policy.budget.epsilon", 0),
     ("policy.budget.epsilon", -1),

@@ -109,8 +109,15 @@ def silo() -> model.Dashboard:
             (f"min(sparsilo_silo_{name}%)", ""),
             steps=((None, BAD), (1, GOOD)),
             words={"0": "no", "1": "yes"},
-            width=3,
+            width=2,
         )
+    board.number(
+        "Accusations",
+        "Rounds that ended after this silo had signed what they opened. Too many stop it.",
+        ("max(sparsilo_silo_accusations%)", ""),
+        steps=((None, GOOD), (1, WARN)),
+        width=3,
+    )
     board.number(
         "Plans that wait",
         "Plans that nobody has approved or rejected yet.",
@@ -122,7 +129,7 @@ def silo() -> model.Dashboard:
         "Budget spent",
         "Part of the policy's budget that is spent; no plan is accepted beyond all of it.",
         ("max by (budget) (sparsilo_silo_budget_spent_ratio%)", "{{budget}}"),
-        width=4,
+        width=3,
     )
     ages(board, role, 4)
     version(board, role, 3)

@@ -9,6 +9,7 @@ import yaml
 from crypto.errors import ReleaseRefused
 from crypto.names import Phase
 from silo_agent.cli import cli
+from silo_agent.consent.accusations import Accusations
 from silo_agent.consent.ledger import Release
 from silo_agent.consent.state_store import STATE_FILE, StateStore
 from support.commands import Ran, run
@@ -50,7 +51,7 @@ def test_releases_are_listed(store: StateStore, tmp_path: Path, capsys: pytest.C
         "survivors": list(COHORT[:3]),
     }
     second = {**first, "round": "04" * 32, "kind": "evaluation", "block": 7, "sent": False, "survivors": None}
-    assert ran.data == {"releases": [first, second]}
+    assert ran.data == {"releases": [first, second], "accusations": []}
 
 
 def test_releases_are_listed_for_a_person(
@@ -58,14 +59,14 @@ def test_releases_are_listed_for_a_person(
 ) -> None:
     ran = ledger(tmp_path, capsys)
     assert ran.code == 0
-    first, second, count, _ = (block.split("\n") for block in (*ran.out.split("\n\n"), ""))
+    first, second, counts = (block.split("\n") for block in ran.out.split("\n\n"))
     fields = [dict(line.split(maxsplit=1) for line in block) for block in (first, second)]
     assert [field["round"] for field in fields] == ["01" * 32, "04" * 32]
     assert [field["block"] for field in fields] == ["all", "7"]
     assert [field["silos"] for field in fields] == ["4 silos", "4 silos"]
     assert [field["sent"] for field in fields] == ["yes", "no"]
     assert [field["survivors"] for field in fields] == ["ward-1, ward-2, ward-3", "unknown to this silo"]
-    assert count[0] == "releases: 2"
+    assert counts == ["releases: 2", "accusations: 0", ""]
 
 
 def test_a_forgotten_release_is_said_to_be_a_risk_and_no_longer_refuses(
@@ -105,4 +106,40 @@ def test_what_is_not_in_the_ledger_cannot_be_forgotten(
 
 
 def test_an_agent_that_released_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert ledger(tmp_path, capsys).out == "releases: 0\n"
+    assert ledger(tmp_path, capsys).out == "releases: 0\naccusations: 0\n"
+
+
+@pytest.fixture
+def accused(store: StateStore, tmp_path: Path) -> Accusations:
+    """The aggregator is accused of FIRST, of which there is evidence, and of SECOND, of which there is none."""
+    for release in (FIRST, SECOND):
+        store.say(release.round, Phase.OPENING, b"signature")
+    accusations = Accusations(tmp_path / "state")
+    accusations.evidence(FIRST.round).write_bytes(b"transcript")
+    return accusations
+
+
+@pytest.mark.clause("14.6.2")
+def test_accusations_are_listed(accused: Accusations, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "state" / f"{'01' * 32}.accusation"
+    assert ledger(tmp_path, capsys, "--output", "json").data["accusations"] == [
+        {"round": "01" * 32, "evidence": str(file)},
+        {"round": "04" * 32, "evidence": None},
+    ]
+    lines = ledger(tmp_path, capsys).out.splitlines()
+    assert f"evidence  {file}" in lines
+    assert "evidence  none: the agent was ended" in lines
+    assert lines[-1] == "accusations: 2"
+
+
+@pytest.mark.clause("14.6.2")
+def test_an_accusation_is_taken_back_by_hand(
+    accused: Accusations, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ledger(tmp_path, capsys, "--dismiss", "01" * 32).out == f"{'01' * 32}: dismissed\n"
+    assert accused.standing() == [SECOND.round]
+    [line] = (tmp_path / "state" / "audit.jsonl").read_text().splitlines()
+    assert '"event":"accusation_dismissed"' in line
+    again = ledger(tmp_path, capsys, "--dismiss", "01" * 32)
+    assert (again.code, f"accuses nobody of round {'01' * 32}" in again.err) == (4, True)
+    assert "--dismiss: 'x' is not a round digest" in ledger(tmp_path, capsys, "--dismiss", "x").err

@@ -27,6 +27,7 @@ from silo_agent.consent.policy import (
     Approval,
     Hours,
     Policy,
+    check_accusations,
     check_budget,
     check_policy,
     model_digest,
@@ -406,6 +407,15 @@ def test_rounds_to_come_must_be_left_in_the_budget() -> None:
             check_budget(policy, made, wanted)
 
 
+@pytest.mark.clause("14.6.2")
+def test_so_many_accusations_refuse_every_plan() -> None:
+    check_accusations(POLICY, 2)
+    for standing in (3, 4):
+        with pytest.raises(ReleaseRefused, match=f"^{standing} rounds ended after this silo had signed"):
+            check_accusations(POLICY, standing)
+    check_accusations(replace(POLICY, accusations=5), 4)
+
+
 # policy.yaml.
 
 WHOLE: dict[str, Any] = {
@@ -417,6 +427,7 @@ WHOLE: dict[str, Any] = {
     "colluders": 1,
     "least_samples": 8,
     "least_sequence_length": 64,
+    "accusations": 5,
     "budget": {"releases": 7, "epsilon": 0.5, "delta": 0.00001},
     "approval": "auto",
     "hours": {"days": ["mon", "fri"], "from": "22:30", "to": "06:00", "timezone": "Europe/Berlin"},
@@ -439,6 +450,7 @@ def test_a_policy_with_every_field(tmp_path: Path) -> None:
         colluders=1,
         least_samples=8,
         least_sequence_length=64,
+        accusations=5,
         releases=7,
         epsilon=0.5,
         delta=0.00001,
@@ -450,7 +462,7 @@ def test_what_a_policy_does_not_say(tmp_path: Path) -> None:
     """The defaults of docs/formats.md, section 12."""
     found = read(tmp_path, {"models": "any", "approval": "manual"})
     kinds = frozenset(map(ReleaseKind, ("votes", "weights", "scales", "outliers", "sampling", "evaluation")))
-    assert found == Policy(Approval.MANUAL, None, kinds, 3, 3, 3, 0, 1, 2, 100, None, None, None)
+    assert found == Policy(Approval.MANUAL, None, kinds, 3, 3, 3, 0, 1, 2, 3, 100, None, None, None)
     assert read(tmp_path, {"models": "any", "approval": "manual", "budget": {"epsilon": "unlimited"}}) == found
 
 
@@ -467,6 +479,7 @@ WRONG: list[tuple[str, list[object]]] = [
     ("colluders", [-1, 198, 0.0, False, "0"]),
     ("least_samples", [0, 2**31, 1.0]),
     ("least_sequence_length", [1, 2**31, "2"]),
+    ("accusations", [0, 2**31, "3"]),
     ("approval", ["yes", True, None, ["manual"]]),
     ("budget", [None, 5, []]),
     ("hours", [None, "always", []]),

@@ -18,6 +18,7 @@ import pytest
 from crypto.errors import InputError, ReleaseRefused
 from crypto.names import Phase, ReleaseKind
 from silo_agent.consent import state_store
+from silo_agent.consent.accusations import Accusations
 from silo_agent.consent.ledger import Release, check_release
 from silo_agent.consent.state_store import Decision, OfferedPlan, StateStore
 
@@ -154,6 +155,7 @@ INSERT INTO releases VALUES
     (CAST('22222222222222222222222222222222' AS BLOB), CAST('r' AS BLOB), 'evaluation',
      CAST('dddddddddddddddddddddddddddddddd' AS BLOB), 'a,b,c,d', '', 0, 3);
 INSERT INTO said VALUES (CAST('11111111111111111111111111111111' AS BLOB), 'keys', CAST('said' AS BLOB));
+INSERT INTO said VALUES (CAST('11111111111111111111111111111111' AS BLOB), 'opening', CAST('said' AS BLOB));
 INSERT INTO audit_head VALUES (1, 7, 'hash');
 PRAGMA user_version = 1;
 """
@@ -182,6 +184,15 @@ def test_a_ledger_of_version_1_still_counts(file: Path) -> None:
     assert store.audit_head() == (7, "hash")
     with pytest.raises(ReleaseRefused, match="already took part"):
         store.begin(FIRST)
+
+
+@pytest.mark.clause("14.6.1")
+def test_no_round_of_version_1_accuses_anybody(file: Path) -> None:
+    """It did not record which rounds came to DONE."""
+    write(file, VERSION_1)
+    assert Accusations(file.parent).standing() == []
+    StateStore(file).say(NEXT.round, Phase.OPENING, b"signature")
+    assert Accusations(file.parent).standing() == [NEXT.round]
 
 
 def test_a_store_from_before_there_were_versions_or_blocks_is_taken_as_it_is(file: Path) -> None:
