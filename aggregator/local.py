@@ -41,8 +41,22 @@ from silo_agent.pruning.pruned_files import pruned_files
 
 LIFETIME: Final = timedelta(days=7)
 """How long the authority of one run, and the certificates that it issues, are in force."""
-MOST_RELEASES: Final = 1_000_000
-"""How often the text of a run on one machine may be used: as good as always."""
+UNBOUNDED: Final = 1_000_000_000
+"""How much of anything a run on one machine may ask for, and how often: as good as whatever it likes."""
+WIDEST: Final = {
+    "least_sparsity_ratio": 0,
+    "most_sparsity_ratio": 1,
+    "least_sparsity_ratio_of_others": 0,
+    "most_sparsity_ratio_of_others": 1,
+    "least_samples": 1,
+    "most_samples": UNBOUNDED,
+    "least_sequence_length": 2,
+    "most_sequence_length": UNBOUNDED,
+    "least_held_out_sequences": 1,
+    "most_held_out_sequences": UNBOUNDED,
+    "most_rounds": UNBOUNDED,
+}
+"""Bounds of a rehearsal's policy: whoever asks is whoever agrees."""
 
 _log = logging.getLogger(__name__)
 
@@ -190,7 +204,8 @@ class Federation:
             "models": "any",
             "approval": "auto",
             "release_kinds": sorted(kind.value for kind in asked | {ReleaseKind.EVALUATION}),
-            "budget": {"releases": MOST_RELEASES},
+            "budget": {"releases": UNBOUNDED},
+            **WIDEST,
         }
         if self._settings.asked.threshold == 2:
             policy |= {"least_survivors": 2, "least_honest_survivors": 2}

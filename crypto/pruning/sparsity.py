@@ -66,6 +66,11 @@ class Sparsity:
     group: ComparisonGroup
     """Of a ratio. A pattern's groups are its own: the rows' runs of m inputs."""
 
+    @property
+    def ratio(self) -> Decimal:
+        """The share of weights that is zeroed, before it is rounded to whole weights."""
+        return self.target if isinstance(self.target, Decimal) else 1 - Decimal(self.target.kept) / self.target.of
+
     def groups(self, shape: Sequence[int]) -> tuple[int, int]:
         """Return how many comparison groups a [d_out, d_in] weight has, and how many weights each.
 

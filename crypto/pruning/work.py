@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from crypto.names import Allocation, ComparisonGroup, Pruner, Schedule
+from crypto.pruning.owl import MOST, SPREAD
 from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Pattern, Sparsity, parse_ratio
 from sparsilo.v1 import plan_pb2
@@ -41,6 +42,16 @@ class PruningWork:
         """Return what each of the silos prunes to, a ratio or a pattern; nothing where all prune to the same."""
         targets = tuple(str(self.silo_sparsity(silo).target) for silo in silos)
         return targets if len({*targets}) > 1 else ()
+
+    def ratio_range(self, silo: str) -> tuple[Decimal, Decimal]:
+        """Return the least and the largest share of weights that a silo's own keep masks zero in any block.
+
+        They differ with OWL, which moves a block's ratio by less than twice its spread, whatever the silos' text says.
+        """
+        ratio = self.silo_sparsity(silo).ratio
+        if self.allocation is Allocation.UNIFORM:
+            return ratio, ratio
+        return max(ratio - 2 * SPREAD, Decimal(0)), min(ratio + 2 * SPREAD, MOST)
 
     @property
     def allocation(self) -> Allocation:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime, time, timedelta
+from decimal import Decimal
 from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
@@ -15,8 +16,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from crypto.errors import ConfigError, PlanError, ReleaseRefused
 from crypto.names import ReleaseKind
-from crypto.plan import MOST_SILOS, Plan
-from crypto.secagg.round import least_survivors, threshold
+from crypto.plan import Plan
+from silo_agent.consent.bounds import BOUNDS, Number, is_most, spelled
 from silo_agent.host.layered_config import read_mapping
 from sparsilo.v1 import plan_pb2
 
@@ -26,17 +27,8 @@ if TYPE_CHECKING:  # a command that shows a plan need not wait for torch
 ANY: Final = "any"
 UNLIMITED: Final = "unlimited"
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-BOUNDS: Final = {
-    "least_survivors": range(2, MOST_SILOS + 1),
-    "least_cohort": range(2, MOST_SILOS + 1),
-    "least_honest_survivors": range(2, MOST_SILOS + 1),
-    "colluders": range(MOST_SILOS - 2),
-    "least_samples": range(1, 1 << 31),
-    "least_sequence_length": range(2, 1 << 31),
-    "accusations": range(1, 1 << 31),
-    "releases": range(1, 1 << 31),
-}
-"""What each field that is a number can be. A number that no plan could meet is a mistake in the file."""
+COUNTS: Final = range(1, 1 << 31)
+"""What a budget of releases, and a number of accusations, can be."""
 
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
 _TIME: Final = re.compile("([01][0-9]|2[0-3]):[0-5][0-9]")
@@ -101,10 +93,32 @@ class Policy:
     """The fewest survivors, beyond the plan's colluders, that a sum may hide this silo among, itself included."""
     colluders: int = 0
     """How many dishonest silos a plan must withstand at least, beside the aggregator."""
-    least_samples: int = 1
+    least_sparsity_ratio: Decimal = Decimal("0.1")
+    """The least share of weights that a plan may have this silo prune."""
+    most_sparsity_ratio: Decimal = Decimal("0.9")
+    """The largest such share."""
+    least_sparsity_ratio_of_others: Decimal = Decimal("0.1")
+    """The least share of weights that a plan may have any other silo prune: what one that keeps all contributes is
+    known to whoever made the plan, and hides nobody.
+    """
+    most_sparsity_ratio_of_others: Decimal = Decimal("0.9")
+    """The largest such share: what one that keeps nothing contributes is known too."""
+    least_samples: int = 16
     """The fewest calibration sequences that a plan may use."""
-    least_sequence_length: int = 2
-    """The fewest tokens that a calibration sequence may have."""
+    most_samples: int = 100_000
+    """The most of them."""
+    least_sequence_length: int = 32
+    """The fewest tokens that a sequence may have."""
+    most_sequence_length: int = 32_768
+    """The most of them."""
+    least_held_out_sequences: int = 16
+    """The fewest sequences that an evaluation may be over."""
+    most_held_out_sequences: int = 100_000
+    """The most of them."""
+    most_evaluations: int = 1
+    """The most evaluation rounds that a plan may have."""
+    most_rounds: int = 100
+    """The most rounds that a plan may have."""
     accusations: int = 3
     """At how many standing accusations of the aggregator this silo takes part in nothing any more (14.6.2)."""
     releases: int = 100
@@ -131,7 +145,8 @@ class Policy:
         values: dict[str, Any] = {
             "approval": _choice(file, "approval", given.pop("approval"), {str(choice): choice for choice in Approval}),
             "models": _models(file, given.pop("models")),
-            "releases": _number(f"{file}: budget", "releases", budget.get("releases", cls.releases)),
+            "releases": _count(f"{file}: budget", "releases", budget.get("releases", cls.releases)),
+            "accusations": _count(file, "accusations", given.pop("accusations", cls.accusations)),
             "epsilon": _epsilon(file, budget.get("epsilon", UNLIMITED)),
             "delta": _delta(file, budget.get("delta")),
         }
@@ -139,8 +154,13 @@ class Policy:
             values["release_kinds"] = _kinds(file, given.pop("release_kinds"))
         if "hours" in given:
             values["hours"] = _hours(file, given.pop("hours"))
-        values |= {name: _number(file, name, value) for name, value in given.items()}
-        return cls(**values)
+        values |= {name: _bound(file, name, value) for name, value in given.items()}
+        policy = cls(**values)
+        for name in filter(is_most, BOUNDS):
+            least_name, most = name.replace("most_", "least_", 1), getattr(policy, name)
+            least = getattr(policy, least_name, most)
+            _require(least <= most, f"{file}: {name}: {most} is below {least_name}, which is {least}")
+        return policy
 
 
 def _require(is_so: bool, problem: str, hint: str = "") -> None:
@@ -154,11 +174,11 @@ def _mapping(file: Path, name: str, value: object) -> Mapping[str, object]:
     return value
 
 
-def _number(where: Path | str, name: str, value: object) -> int:
-    bounds = BOUNDS[name]
-    if type(value) is not int or value not in bounds:  # a truth value is an int to Python
-        raise ConfigError(f"{where}: {name}: must be a whole number, from {bounds.start} to {bounds.stop - 1}")
-    return value
+def _bound(file: Path, name: str, value: object) -> Number:
+    number = BOUNDS[name].read(value)
+    if number is None:
+        raise ConfigError(f"{file}: {name}: must be {BOUNDS[name].says}")
+    return number
 
 
 def _choice(file: Path, name: str, value: object, choices: Mapping[str, Any]) -> Any:
@@ -180,6 +200,12 @@ def _kinds(file: Path, value: object) -> frozenset[ReleaseKind]:
         raise ConfigError(f"{file}: release_kinds: must list release kinds")
     known = {str(kind): kind for kind in ReleaseKind}
     return frozenset(_choice(file, "release_kinds", name, known) for name in value)
+
+
+def _count(where: Path | str, name: str, value: object) -> int:
+    if type(value) is not int or value not in COUNTS:  # a truth value is an int to Python
+        raise ConfigError(f"{where}: {name}: must be a whole number, from {COUNTS.start} to {COUNTS.stop - 1}")
+    return value
 
 
 def _epsilon(file: Path, value: object) -> float | None:
@@ -243,46 +269,29 @@ def trusted_digest(weights: "DenseWeights") -> bytes:
     return model_digest(weights.digest(), weights.file_digests)
 
 
-def check_policy(plan: Plan, policy: Policy) -> None:
-    """Check that this silo's policy covers the plan (2.3.4, 2.3.7). Raises PlanError saying what it does not cover."""
-    message = plan.message
-    digest = planned_digest(message).hex()
+def check_policy(plan: Plan, policy: Policy, silo: str) -> None:
+    """Check that the policy of `silo` covers the plan, on which no text has a say (2.3.4, 2.3.7, 14.1.1).
+
+    Raises PlanError naming the field of the plan, its value, and the policy's field that does not cover it.
+    """
+    digest = planned_digest(plan.message).hex()
     if policy.models is not None and digest not in policy.models:
         raise PlanError(f"the plan's model {digest} is not one that this silo trusts", hint="models in the policy")
-    for index in range(len(message.rounds)):
+    for index in range(len(plan.message.rounds)):
         if plan.release_kind(index) not in policy.release_kinds:
             raise PlanError(
                 f"the plan has a round of {plan.release_kind(index)}, which this silo does not release",
                 hint="release_kinds in the policy",
             )
-    if message.colluders < policy.colluders:
-        raise PlanError(
-            f"the plan withstands {message.colluders} colluders and this silo asks for {policy.colluders}",
-            hint="colluders in the policy",
-        )
-    survivors = least_survivors(plan, plan.pruning.cohort_floor)
-    honest = threshold(plan, plan.pruning.cohort_floor) - message.colluders
-    for what, planned, least, name in (
-        ("has a threshold of {} honest silos", honest, policy.least_honest_survivors, "least_honest_survivors"),
-        ("opens sums over {} survivors", survivors, policy.least_survivors, "least_survivors"),
-        (
-            "is over a cohort of {} silos",
-            plan.pruning.cohort_floor or len(plan.silos),
-            policy.least_cohort,
-            "least_cohort",
-        ),
-        ("uses {} samples", message.pruning.samples, policy.least_samples, "least_samples"),
-        (
-            "uses sequences of {} tokens",
-            message.pruning.sequence_length,
-            policy.least_sequence_length,
-            "least_sequence_length",
-        ),
-    ):
-        if planned < least:
-            raise PlanError(
-                f"the plan {what.format(planned)} and this silo asks for {least}", hint=f"{name} in the policy"
-            )
+    for name, bound in BOUNDS.items():
+        limit: Number = getattr(policy, name)
+        for what, asked in bound.asked(plan, silo).items():
+            if asked > limit if is_most(name) else asked < limit:
+                verb = "allows" if is_most(name) else "asks for"
+                raise PlanError(
+                    f"plan: {what}: {spelled(asked)} where this silo {verb} {spelled(limit)}",
+                    hint=f"{name} in the policy",
+                )
     if policy.epsilon is not None:
         raise PlanError(
             f"the plan adds no noise, and this silo's privacy budget is epsilon {policy.epsilon:g}",

@@ -67,7 +67,7 @@ class Agreement:
         plan = round_.plan
         try:
             check_accusations(policy, len(self._accusations.standing()))
-            check_policy(plan, policy)
+            check_policy(plan, policy, self._config.silo)
             check_plan(plan, self._config, roster, self._weights, self._digests)
             check_budget(policy, self._charged(but=round_.digest), len(plan.message.rounds) - round_.index)
         except SparsiloError as error:

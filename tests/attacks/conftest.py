@@ -17,6 +17,7 @@ from crypto.identity import Authority, Certified
 from crypto.names import Suite
 from sparsilo.v1 import plan_pb2, round_pb2, words_pb2
 from support.plans import llama_tensors, model_files, plan_message, signing_keys
+from support.small_plans import SMALL_PLANS
 
 
 class Approached:
@@ -37,7 +38,7 @@ class Approached:
             *("silo-002", "localhost:1", model, text, state, key, roster, none, none, none, folder / "policy.yaml"),
             suite=suite,
         )
-        (folder / "policy.yaml").write_text(json.dumps({"models": "any", "approval": "auto", **policy}))
+        (folder / "policy.yaml").write_text(json.dumps({"models": "any", "approval": "auto", **SMALL_PLANS, **policy}))
         weights = DenseWeights.open(model)
         self.agreed = plan_message(5, threshold=3, suite=suite)
         """A plan that it accepts."""

@@ -25,7 +25,7 @@ def test_two_survivors_of_three(approach: Callable[..., Any]) -> None:
     silo.agreed.threshold = silo.agreed.least_survivors = 2
     silo.refuses(silo.agreed, PlanError, "threshold: 2", "two_honest_survivors")
     silo.agreed.two_honest_survivors = True
-    silo.refuses(silo.agreed, PlanError, "2 honest silos", "asks for 3")
+    silo.refuses(silo.agreed, PlanError, "honest silos of a threshold: 2 where this silo asks for 3")
 
 
 def test_what_it_would_tell() -> None:

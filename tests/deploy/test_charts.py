@@ -4,6 +4,7 @@ import re
 import shlex
 import urllib.request
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,9 @@ SILO_WRONG: list[tuple[str, object]] = [
     ("policy.colluders", 198),
     ("policy.least_samples", 0),
     ("policy.least_sequence_length", 1),
+    ("policy.most_sparsity_ratio", 1.1),
+    ("policy.least_sparsity_ratio_of_others", -0.1),
+    ("policy.most_rounds", 0),
     ("policy.accusations", 0),
     ("policy.budget.releases", 0),
     ("policy.budget.epsilon", 0),
@@ -317,6 +321,7 @@ def test_policy_says_what_the_values_say(scenario: str, tmp_path: Path) -> None:
 
 @silo_scenarios
 def test_the_agent_reads_its_policy(scenario: str, tmp_path: Path) -> None:
+    from silo_agent.consent.bounds import BOUNDS
     from silo_agent.consent.policy import Policy
 
     found = scenario_manifests("silo-agent", scenario)
@@ -328,8 +333,8 @@ def test_the_agent_reads_its_policy(scenario: str, tmp_path: Path) -> None:
     assert (policy.approval, policy.releases, policy.delta) == (wanted["approval"], budget["releases"], budget["delta"])
     assert policy.epsilon == (None if budget["epsilon"] == "unlimited" else budget["epsilon"])
     assert (policy.hours is None) == (wanted["hours"] == {})
-    for field in ("least_survivors", "least_cohort", "least_honest_survivors", "colluders", "least_samples"):
-        assert getattr(policy, field) == wanted[field]
+    for field in BOUNDS:
+        assert getattr(policy, field) == (Decimal(str(wanted[field])) if "ratio" in field else wanted[field])
 
 
 @pytest.mark.parametrize("scenario", [name for chart, name in SCENARIOS if chart == "aggregator"])

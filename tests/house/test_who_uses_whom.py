@@ -33,7 +33,7 @@ USES: Uses = {
     },
     "silo_agent.config": {"crypto": "names", "silo_agent": "host"},
     "silo_agent.consent": {
-        "crypto": "backends errors names plan plan_options releases secagg",
+        "crypto": "backends errors names plan plan_options pruning releases secagg",
         "silo_agent": "host model",
     },
     "silo_agent.host": {"crypto": "errors names plan_options primitives pruning"},

@@ -18,6 +18,7 @@ from images.containers import USER, Container, Ran, given_away, until_answers
 from images.image_builds import build
 from images.network import METRICS, Network, network
 from support.models import tiny_llama, write_text
+from support.small_plans import SMALL_PLANS
 
 SILOS = ("hospital-a", "hospital-b", "hospital-c")
 PROXIED, MANUAL = "hospital-a", "hospital-b"
@@ -105,7 +106,7 @@ class Federation:
         )
         policy = self.state(silo) / "identity" / "policy.yaml"
         given = yaml.safe_load(policy.read_text())
-        policy.write_text(yaml.safe_dump(given | {"approval": "manual" if silo == MANUAL else "auto"}))
+        policy.write_text(yaml.safe_dump({**given, **SMALL_PLANS, "approval": "manual" if silo == MANUAL else "auto"}))
 
     def start_agent(self, silo: str) -> None:
         """Until it answers; it is not ready before a roster is pinned."""

@@ -24,6 +24,7 @@ from monitoring.prometheus_server import DASHBOARDS, Prometheus, prometheus, unt
 from silo_agent.cli import cli as silo_agent
 from support.commands import run
 from support.models import tiny_llama, write_text
+from support.small_plans import SMALL_PLANS
 
 SILOS = ("ward-a", "ward-b", "ward-c")
 SECONDS = 300
@@ -91,6 +92,7 @@ def test_a_silo_is_killed_and_budgets_are_spent(tmp_path: Path, capsys: pytest.C
             done(silo_agent, "enroll", *known, "--out", agent.parent, "--model", model, "--calibration", text)
             policy = yaml.safe_load((agent.parent / "policy.yaml").read_text())
             policy |= {"approval": "auto", "least_survivors": 2, "least_honest_survivors": 2, "budget": {"releases": 1}}
+            policy |= SMALL_PLANS
             (agent.parent / "policy.yaml").write_text(yaml.safe_dump(policy))
         running = [stack.enter_context(served("silo_agent.cli", "run", agent)) for agent in agents]
         endpoints = {silo: [each.endpoint()] for silo, each in zip(SILOS, running, strict=True)}

@@ -18,6 +18,7 @@ from aggregator.cli import cli as aggregator
 from silo_agent.cli import cli as silo_agent
 from support.commands import Ran, run
 from support.models import tiny_llama, write_text
+from support.small_plans import SMALL_PLANS
 
 PATIENCE = 300.0
 PLAN: Mapping[str, object] = {"samples": 4, "sequence_length": 32, "phase_seconds": 60, "preparation_seconds": 60}
@@ -144,7 +145,7 @@ class Deployment:
         """All silos enrol, pin, and start their agents."""
         for silo in self.silos:
             self.enroll(silo, **settings)
-            self.policy(silo, approval=approval)
+            self.policy(silo, approval=approval, **SMALL_PLANS)
         self.pin()
         for silo in self.silos:
             self.start(silo)

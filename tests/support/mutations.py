@@ -13,7 +13,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from support import mutations_of_identity, mutations_of_the_audit
+from support import mutations_of_consent, mutations_of_identity, mutations_of_the_audit
 from support.mutation import BOUND, CHECK, INDEX, ORDER, SIGN, TIE, Mutation
 
 ROOT = Path(__file__).parents[2]
@@ -285,13 +285,6 @@ MUTATIONS = (
         "tests/silo_agent/rounds/test_one_round.py",
     ),
     Mutation(
-        BOUND,
-        "silo_agent/consent/policy.py",
-        "if message.colluders < policy.colluders:",
-        "if message.colluders < policy.colluders - 1:",
-        "tests/silo_agent/consent/test_policy.py",
-    ),
-    Mutation(
         ORDER,
         "aggregator/rounds/journal.py",
         "FROM events ORDER BY rowid",
@@ -517,6 +510,7 @@ MUTATIONS = (
     ),
     *mutations_of_identity.MUTATIONS,
     *mutations_of_the_audit.MUTATIONS,
+    *mutations_of_consent.MUTATIONS,
 )
 
 
