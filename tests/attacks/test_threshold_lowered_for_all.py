@@ -19,9 +19,12 @@ def test_a_plan_in_which_two_quorums_need_not_share_an_honest_silo(approach: Cal
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"threshold": 3, "least_survivors": 4, "colluders": 0}, "withstands 0 colluders"),
-        ({"threshold": 4, "least_survivors": 4, "colluders": 1}, "threshold of 3 honest"),
-        ({"threshold": 4, "least_survivors": 4, "colluders": 2, "two_honest_survivors": True}, "threshold of 2 honest"),
+        ({"threshold": 3, "least_survivors": 4, "colluders": 0}, "colluders: 0 where"),
+        ({"threshold": 4, "least_survivors": 4, "colluders": 1}, "of a threshold: 3 where"),
+        (
+            {"threshold": 4, "least_survivors": 4, "colluders": 2, "two_honest_survivors": True},
+            "of a threshold: 2 where",
+        ),
     ],
 )
 def test_a_sound_plan_with_less_than_this_silo_asks_for(

@@ -264,7 +264,7 @@ def test_the_threat_model_still_says_what_these_words_are_taken_from() -> None:
         "with `weights` also the summed differences of kept weights, and how many silos' largest difference lies in "
         "which power of two; with `owl` the summed outliers a block; in an evaluation the summed negative "
         "log-likelihoods and token counts; who took part, when, and how much was sent",
-        "as an auditor, the sums of the chunks it was drawn for, about 2 / k of them with k signers",
+        "as an auditor, the sums of the chunks it was drawn for, about a / k of them with k signers",
         "all sums of earlier rounds that a round starts from",
         "who talks when, and how much",
         "Text, tokens, activations and scores never leave a silo",
