@@ -11,13 +11,15 @@ from adversary.questions import names
 from crypto.encoding.fixed_point import encode_signed
 from silo_agent.consent.ledger import Release, check_release, check_survivors
 from silo_agent.consent.policy import Approval, Policy, check_policy
+from support.small_plans import SMALL_PLANS
 
 
 def present_rules(colluders: int, honest: int) -> Rules:
     """The product's rules, with its default policy but for how many colluders and honest survivors a silo asks for."""
-    policy = Policy(Approval.AUTO, None, colluders=colluders, least_honest_survivors=honest, least_survivors=honest)
+    asked = {"colluders": colluders, "least_honest_survivors": honest, "least_survivors": honest}
+    policy = Policy(Approval.AUTO, None, **SMALL_PLANS, **asked)
     return Rules(
-        covers=lambda question: check_policy(question.plan, policy),
+        covers=lambda question: check_policy(question.plan, policy, question.plan.silos[0]),  # the same for all
         may_take_part=lambda question, parts: check_release(row(Part(question)), rows(parts)),
         may_sign=lambda question, survivors, parts: check_survivors(row(Part(question)), names(survivors), rows(parts)),
         answers=lambda number: encode_signed(np.array([number]), 0, 16),
