@@ -184,4 +184,4 @@ def test_a_silo_has_only_so_many_calls_under_way() -> None:
         await stream.aclose()
         assert await gate.callers.answered(b"1", wait, caller) == b"2"
 
-    asyncio.run(work())
+    asyncio.run(asyncio.wait_for(work(), 20))
