@@ -18,9 +18,10 @@ pytestmark = pytest.mark.clause("2.5.13")
 VOTES = "votes blocks.0.weight"
 
 
-def asked(ratio: str, of_the_others: str = "0.5") -> Stage:
+def asked(ratio: str, of_the_others: str = "0.5", samples: int = 4) -> Stage:
     """Five silos with ratios of their own; FOUR's is `ratio`, and its keep mask follows from it."""
     message = plan_message(5, threshold=3)
+    message.pruning.samples = samples
     for member in message.roster:
         member.sparsity_ratio = ratio if member.silo == FOUR else of_the_others
     stage = Stage(round_=Round(checked_plan(message), 0))
@@ -39,6 +40,11 @@ def test_no_honest_silo_computes_for_the_second_round(tmp_path: Path) -> None:
 def test_all_silos_may_be_asked_for_another_ratio_together(tmp_path: Path) -> None:
     agents(asked("0.5"), tmp_path, *SILOS).finish()
     agents(asked("0.6", "0.6"), tmp_path, *SILOS).finish()
+
+
+def test_silos_may_be_asked_again_with_the_ratios_that_they_had(tmp_path: Path) -> None:
+    agents(asked("0.6"), tmp_path, *SILOS).finish()
+    agents(asked("0.6", samples=5), tmp_path, *SILOS).finish()
 
 
 def test_without_a_ledger_the_difference_is_what_one_silo_changed() -> None:

@@ -13,7 +13,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from support import mutations_of_consent, mutations_of_identity, mutations_of_the_audit
+from support import mutations_of_combinations, mutations_of_consent, mutations_of_identity, mutations_of_the_audit
 from support.mutation import BOUND, CHECK, INDEX, ORDER, SIGN, TIE, Mutation
 
 ROOT = Path(__file__).parents[2]
@@ -508,6 +508,7 @@ MUTATIONS = (
 """,
         "tests/silo_agent/host/test_layered_config.py::test_the_strongest_layer_that_has_a_field_wins",
     ),
+    *mutations_of_combinations.MUTATIONS,
     *mutations_of_identity.MUTATIONS,
     *mutations_of_the_audit.MUTATIONS,
     *mutations_of_consent.MUTATIONS,
