@@ -293,12 +293,14 @@ def assert_turned_away(stage: Stage, silo: str, message: bytes, error: type[Prot
 class Agent:
     """Takes a session's place on the stage: the session is driven by `one_round`, and what must be on disk is."""
 
-    def __init__(self, stage: Stage, silo: str, folder: Path) -> None:
+    def __init__(
+        self, stage: Stage, silo: str, folder: Path, text: bytes = b"SHA-256 of always the same text!"
+    ) -> None:
         self._stage, self.session = stage, stage.silos[silo]
         self.store = StateStore(folder / silo / "agent.sqlite")
         self.lanes = dict(stage.lanes[silo])
         values = SimpleNamespace(lanes=self._values)
-        self.release = Release.of(stage.round, b"SHA-256 of always the same text!")
+        self.release = Release.of(stage.round, text)
         self.calls: Generator[Call, Any, None] = one_round(self.session, lambda: values, self.release, self.store, 1)
         self.call = next(self.calls)
         """What it does next."""
