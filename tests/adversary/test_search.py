@@ -8,8 +8,22 @@ from adversary.knowledge import isolated
 from adversary.relaxations import RELAXATIONS, Make, rules_before
 from adversary.search import broken, search
 
+BLOCK, BLOCKS = 10_000, 100
+"""CI searches the first block; `make adversary` all."""
+
 ENOUGH = 60_000
 """In so many sequences a break is found where there is one; mostly in a tenth of it."""
+
+
+@pytest.mark.parametrize(
+    "block", [pytest.param(block, marks=[pytest.mark.minutes] if block else []) for block in range(BLOCKS)]
+)
+def test_a_block_of_sequences_gives_nothing(block: int) -> None:
+    combinable = 0
+    for federation in islice(search(block), BLOCK):
+        assert broken(federation) is None, broken(federation)
+        combinable += len(federation.opened) > 1
+    assert combinable > BLOCK / 50  # the rules leave something to look at
 
 
 def test_each_way_is_found_under_the_rules_before() -> None:
