@@ -68,7 +68,9 @@ def tokenised(file: Path, number: int, record: str, tokenizer: Any) -> list[int]
     """Return the token ids of a file's record, the first of which has number 1. Raises CalibrationError naming both."""
     try:
         ids: list[int] = tokenizer(record, verbose=False)["input_ids"]  # verbose would warn about every long record
-    except Exception as error:  # noqa: BLE001 - the library raises Exception itself; its words may be the record's
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - a panic of the library is no Exception; its words may be the text's
         raise CalibrationError(
             f"{file}: record {number}: the tokenizer fails on it: {type(error).__name__}",
             hint="copy the model's tokenizer files again",

@@ -153,4 +153,11 @@ MUTATIONS = (
         'raise ConfigError(f"{file}: cannot be read")',
         "tests/silo_agent/commands/test_config_commands.py",
     ),
+    Mutation(
+        CHECK,
+        "silo_agent/model/calibration.py",
+        "    except BaseException as error:",
+        "    except Exception as error:",
+        "tests/silo_agent/model/test_calibration.py::test_a_rule_that_panics_on_a_record_is_no_other_failure",
+    ),
 )

@@ -1,5 +1,6 @@
 """Calibration files to sequences, against a reader that tokenises everything first."""
 
+import copy
 import io
 import json
 import logging
@@ -11,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from crypto.errors import CalibrationError, ConfigError
@@ -154,6 +155,20 @@ def test_a_record_that_the_tokenizer_fails_on_is_named_or_left_out(
     file.write_text(json.dumps({"text": "secret"}))
     assert read_sequences(file, **asked, fill=True)[0].tolist() == [[0, 0], [0, 0]]
     assert "secret" not in str(raised.value) + caplog.text
+
+
+@pytest.mark.clause("14.2.2")
+def test_a_rule_that_panics_on_a_record_is_no_other_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The library's panics are no Exception to Python. This rule tries more ways than it is allowed to."""
+    bad, text = copy.deepcopy(tokenizer()), "a" * 40 + "!"
+    bad.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?:(a|a?)+)+$"), "removed")
+    file = tmp_path / "notes.jsonl"
+    file.write_text("".join(json.dumps({"text": record}) + "\n" for record in ("b", text, "b" * 30)))
+    asked: dict[str, Any] = {"tokenizer": bad, "samples": 2, "sequence_length": 4}
+    with pytest.raises(CalibrationError, match=r"notes.jsonl: record 2: the tokenizer fails on it") as raised:
+        read_sequences(file, **asked)
+    assert read_sequences(file, **asked, fill=True)[0].shape == (2, 4)
+    assert text not in str(raised.value) + caplog.text
 
 
 @pytest.mark.parametrize(
