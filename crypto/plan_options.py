@@ -70,8 +70,8 @@ def _encoded(value: object) -> object:
 
 
 def _told_elsewhere(_: Plan) -> None:
-    """Tell nothing: plan_in_words has it in a sentence on what is computed, what leaves, who is withstood or how long
-    it takes.
+    """Tell nothing: plan_in_words has it in a sentence on what is computed, what leaves, who is withstood, who prunes
+    how much or how long it takes.
     """
 
 
@@ -94,28 +94,11 @@ def _scaled_weights(plan: Plan) -> str | None:
     return "each kept weight is multiplied by the share of silos that kept it"
 
 
-def _own_ratios(plan: Plan) -> str | None:
-    ratios = [f"{member.silo} to {member.sparsity_ratio}" for member in plan.message.roster if member.sparsity_ratio]
-    if not ratios:
-        return None
-    return f"silos that prune to another sparsity ratio than the model's {plan.message.pruning.sparsity_ratio}: " + (
-        ", ".join(ratios)
-    )
-
-
 def _smaller_cohorts(plan: Plan) -> str | None:
     floor = plan.message.pruning.cohort_floor
     if not floor:
         return None
     return f"each block is pruned by {floor} or more silos, which are drawn at random, and summed over these alone"
-
-
-def _capacities(plan: Plan) -> str | None:
-    blocks = 1 + max(tensor.block for tensor in plan.message.model if tensor.prunable)
-    capacities = {member.silo: member.capacity for member in plan.message.roster}
-    if not any(0 < capacity < blocks for capacity in capacities.values()):
-        return None
-    return "blocks that each silo prunes: " + ", ".join(f"{silo} {count}" for silo, count in capacities.items())
 
 
 def _threshold(plan: Plan) -> str:
@@ -212,7 +195,7 @@ class PlanOptions:
         partial(
             PlanOption,
             "roster.sparsity_ratio",
-            _own_ratios,
+            _told_elsewhere,
             "Another ratio with which this silo prunes; the model gets --sparsity-ratio.",
             flag="--silo-sparsity-ratio",
             metavar="SILO=RATIO",
@@ -235,7 +218,7 @@ class PlanOptions:
         partial(
             PlanOption,
             "roster.capacity",
-            _capacities,
+            _told_elsewhere,
             "With layer sampling: of how many blocks this silo prunes.",
             unset="all",
             flag="--capacity",

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from silo_agent.config import AgentConfig
     from silo_agent.consent.state_store import OfferedPlan, StateStore
 
-FEWEST_DIGITS: Final = 8
-"""Of a plan's digest, as far as it has to be typed."""
+FEWEST_DIGITS: Final = 16
+"""Of a plan's digest, as far as it has to be typed: whoever makes plans tries 2^32 of them in a minute, not 2^64."""
 
 PAGE, MARGIN = 120, 24
 
@@ -29,8 +29,9 @@ by_option = click.option("--by", help="Whose decision it is, for the audit log. 
 def pending(config: Path, settings: tuple[str, ...], everything: bool, output: str) -> None:
     """Show the plans that wait for a decision, in plain words.
 
-    What would be computed here, what would leave and how much, who would learn what, and what is not protected. All of
-    it follows from the plan's own bytes, whose digest is what you approve: no other plan can be run in its place.
+    Where the plan hides this silo least comes first. Then what would be computed here, what would leave and how much,
+    who would learn what, who else prunes how much, and what is not protected. All of it follows from the plan's own
+    bytes, whose digest is what you approve: no other plan can be run in its place.
 
     \b
     Example:
@@ -64,14 +65,14 @@ def pending(config: Path, settings: tuple[str, ...], everything: bool, output: s
 def approve(plan: str, config: Path, settings: tuple[str, ...], by: str | None, output: str) -> None:
     """Approve of a plan.
 
-    PLAN is its digest, or the first 8 digits or more.
+    PLAN is its digest, or the first 16 digits or more.
 
     The agent then takes part in all rounds of this plan, within the policy's hours, and in no other plan's. A decision
     is final and goes into the audit log. The agent need not be running.
 
     \b
     Example:
-      silo-agent approve 0a1b2c3d --by "J. Doe, data protection" --config agent.yaml
+      silo-agent approve 0a1b2c3d4e5f6071 --by "J. Doe, data protection" --config agent.yaml
     """
     _decide(plan, config, settings, by, "approved", "", output)
 
@@ -85,14 +86,14 @@ def approve(plan: str, config: Path, settings: tuple[str, ...], by: str | None, 
 def reject(plan: str, config: Path, settings: tuple[str, ...], reason: str, by: str | None, output: str) -> None:
     """Reject a plan.
 
-    PLAN is its digest, or the first 8 digits or more.
+    PLAN is its digest, or the first 16 digits or more.
 
     The aggregator hears that this silo declines, and not why. A decision is final and goes into the audit log; the same
     work can be offered again, as another plan.
 
     \b
     Example:
-      silo-agent reject 0a1b2c3d --reason "no agreement with its aggregator" --config agent.yaml
+      silo-agent reject 0a1b2c3d4e5f6071 --reason "no agreement with its aggregator" --config agent.yaml
     """
     _decide(plan, config, settings, by, "rejected", reason, output)
 
@@ -193,7 +194,10 @@ def _offered(store: "StateStore", digits: str) -> "OfferedPlan":
     """Return the one plan whose digest begins so. Raises InputError where there is none, or are several."""
     hint = "silo-agent pending lists them"
     if len(digits) < FEWEST_DIGITS:
-        raise InputError(f"{digits}: is too short, {FEWEST_DIGITS} digits or more of a plan's digest", hint=hint)
+        raise InputError(
+            f"{digits}: is too short, {FEWEST_DIGITS} digits or more of a plan's digest",
+            hint="whoever makes plans can make one whose digest begins like another's, for as long as that is short",
+        )
     plans = [offered for offered in store.offers() if offered.digest.hex().startswith(digits.lower())]
     if len(plans) != 1:
         raise InputError(f"{digits}: {'several plans begin so' if plans else 'no such plan was offered'}", hint=hint)

@@ -11,7 +11,8 @@ from typing import Final
 from crypto.names import ReleaseKind
 from crypto.plan import MOST_SILOS, Plan
 from crypto.pruning.sparsity import spell_ratio
-from crypto.secagg.round import least_survivors, threshold
+from crypto.secagg.round import least_survivors
+from silo_agent.consent.hidden_among import honest_silos
 from sparsilo.v1 import plan_pb2
 
 Number = int | Decimal
@@ -48,7 +49,7 @@ def _survivors(plan: Plan, _: str) -> Mapping[str, Number]:
 
 
 def _honest(plan: Plan, _: str) -> Mapping[str, Number]:
-    return {"honest silos of a threshold": threshold(plan, plan.pruning.cohort_floor) - plan.message.colluders}
+    return {"honest silos of a threshold": honest_silos(plan)}
 
 
 def _cohort(plan: Plan, _: str) -> Mapping[str, Number]:

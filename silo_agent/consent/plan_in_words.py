@@ -19,6 +19,7 @@ from silo_agent.consent.expected_traffic import (
     fetched_sums,
     most_participants,
 )
+from silo_agent.consent.hidden_among import Contribution, contributions, hidden_among, weak_points
 from silo_agent.consent.policy import planned_digest
 
 EPSILON: Final = "unbounded: this plan adds no noise, so differential privacy bounds nothing"
@@ -55,6 +56,8 @@ class RevealedTo:
 class PlanInWords:
     """Everything that `silo-agent pending` shows of a plan."""
 
+    weak: tuple[str, ...]
+    """Where the plan hides this silo less than another could: what comes first."""
     plan: str
     model: str
     computed_here: tuple[str, ...]
@@ -66,6 +69,8 @@ class PlanInWords:
     bytes_down_estimate: int
     revealed_to: RevealedTo
     silos: tuple[str, ...]
+    contributions: tuple[Contribution, ...]
+    hidden_among: str
     least_survivors: int
     colluders: int
     withstands: str
@@ -89,6 +94,7 @@ def plan_in_words(plan: Plan, silo: str) -> PlanInWords:
     kinds = list(dict.fromkeys(plan.release_kind(index) for index in range(len(message.rounds))))
     least = least_survivors(plan, plan.pruning.cohort_floor)
     return PlanInWords(
+        weak=tuple(weak_points(plan, silo)),
         plan=plan.digest.hex(),
         model=planned_digest(message).hex(),
         computed_here=tuple(_computed(plan, silo)),
@@ -103,6 +109,8 @@ def plan_in_words(plan: Plan, silo: str) -> PlanInWords:
             outsiders=("who talks when, and how much",),
         ),
         silos=plan.silos,
+        contributions=contributions(plan),
+        hidden_among=hidden_among(plan),
         least_survivors=least,
         colluders=message.colluders,
         withstands=backend_spec(plan.backend).withstands(message.colluders),
@@ -115,6 +123,7 @@ def plan_in_words(plan: Plan, silo: str) -> PlanInWords:
 
 def sentences(words: PlanInWords) -> Iterator[tuple[str, str]]:
     """Yield a heading and a sentence at a time; the heading is empty where it is as before."""
+    yield from _under("WEAK", words.weak)
     yield "plan", words.plan
     yield "model", words.model
     yield from _under("computed here", words.computed_here)
@@ -132,8 +141,9 @@ def sentences(words: PlanInWords) -> Iterator[tuple[str, str]]:
     yield from _under("aggregator learns", words.revealed_to.aggregator)
     yield from _under("each other silo learns", words.revealed_to.each_other_silo)
     yield from _under("outsiders learn", words.revealed_to.outsiders)
-    among = f"{len(words.silos)} silos, this one among them: {', '.join(words.silos)}"
-    yield "summed over", f"at least {words.least_survivors} of these {among}"
+    yield "summed over", f"at least {words.least_survivors} of {len(words.silos)} silos: {', '.join(words.silos)}"
+    yield "hidden among", words.hidden_among
+    yield from _under("these prune", [*_pruned_alike(words.contributions)])
     yield "withstands", words.withstands
     yield "epsilon", words.epsilon
     yield from _under("not protected", words.not_protected)
@@ -193,6 +203,15 @@ def _not_protected(kinds: list[ReleaseKind], least: int) -> Iterator[str]:
     )
     yield "The sums are exact statistics of the silos' text."
     yield "Whoever made the model and the plan chose the questions: take the model from a source that you trust."
+
+
+def _pruned_alike(parts: Sequence[Contribution]) -> Iterator[str]:
+    """Yield who prunes how much, a sentence for all silos that prune as much."""
+    silos: dict[str, list[str]] = {}
+    for part in parts:
+        silos.setdefault(f"to a sparsity ratio of {part.sparsity_ratio} (blocks: {part.blocks})", []).append(part.silo)
+    for share, alike in silos.items():
+        yield f"{share}: {', '.join(alike)}"
 
 
 def _under(heading: str, texts: Sequence[str]) -> Iterator[tuple[str, str]]:

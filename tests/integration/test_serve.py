@@ -73,13 +73,13 @@ def test_a_rejected_plan_is_declined_at_once_and_the_others_go_on(
         pending = until(lambda: deployment.silo("d", "pending", "--output", "json").data["pending"])
         digest = pending[0]["plan"]
         assert digest.startswith(name)
-        assert deployment.silo("d", "reject", digest[:8], "--reason", "not this month").code == 0
+        assert deployment.silo("d", "reject", digest[:16], "--reason", "not this month").code == 0
         waited = deployment.wait(name)  # far sooner than an hour
         assert waited.code == 0, waited.err
         report = json.loads((Path(waited.data["result"]) / "report.json").read_text())
         assert (report["survivors"], report["dropped"]) == (["a", "b", "c"], {"d": "plan"})
         assert "not this month" not in next(deployment.folder.glob("aggregator-*.log")).read_text()
-        again = deployment.silo("d", "approve", digest[:8])
+        again = deployment.silo("d", "approve", digest[:16])
         assert again.code == 4
         assert "rejected" in again.err
     finally:

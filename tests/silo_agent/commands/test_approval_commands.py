@@ -108,7 +108,7 @@ def test_a_decided_plan_is_no_longer_pending(silo_agent: Commands) -> None:
     assert silo_agent("pending").out == "plans: 0\n"
 
 
-@pytest.mark.parametrize("digits", [8, 16, 64])
+@pytest.mark.parametrize("digits", [16, 17, 64])
 @pytest.mark.parametrize("verb", ["approve", "reject"])
 def test_a_decision_counts_and_is_in_the_audit_log(
     verb: str, digits: int, silo_agent: Commands, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -152,12 +152,14 @@ def test_the_line_comes_first(silo_agent: Commands, folder: Path) -> None:
     assert store(folder).decision(PLANS[1].digest) is None
 
 
+@pytest.mark.clause("14.1.5")
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        (FIRST[:7], "is too short, 8 digits or more"),
+        (FIRST[:15], "is too short, 16 digits or more"),
+        (FIRST[:8], "is too short, 16 digits or more"),
         ("", "is too short"),
-        ("0" * 8, "no such plan was offered"),
+        ("0" * 16, "no such plan was offered"),
         (FIRST + "0", "no such plan was offered"),
         ("a plan%", "is too short"),
     ],
@@ -167,6 +169,10 @@ def test_a_plan_that_is_not_there(given: str, problem: str, silo_agent: Commands
         assert problem in silo_agent.refused(*verb, given)["message"]
     assert store(folder).undecided(datetime.min.replace(tzinfo=UTC)) == 2
     assert events(folder) == []
+
+
+def test_why_few_digits_are_not_enough(silo_agent: Commands) -> None:
+    assert "make one whose digest begins like another's" in silo_agent.refused("approve", FIRST[:15])["hint"]
 
 
 def test_digits_that_two_plans_begin_with(silo_agent: Commands, folder: Path) -> None:
