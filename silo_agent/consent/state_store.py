@@ -119,8 +119,8 @@ class StateStore:
                     hint="a round's keys live in memory only; after a restart it goes on without this silo",
                 )
             check_release(wanted, _releases(database))
-            database.execute(
-                "INSERT OR IGNORE INTO releases (round, kind, data, silos, least_survivors, block, sent, confirmed, "
+            database.execute(  # in place of what an agent began that died before it spoke: the text may be another now
+                "INSERT OR REPLACE INTO releases (round, kind, data, silos, least_survivors, block, sent, confirmed, "
                 "ratios) VALUES (?, ?, ?, ?, ?, ?, 0, '', ?)",
                 (
                     *(wanted.round, wanted.kind, wanted.data, ",".join(wanted.silos)),
@@ -147,7 +147,8 @@ class StateStore:
         """
         with transaction(self._file) as database:
             check_release(begun, _releases(database))
-            if not database.execute("UPDATE releases SET sent = 1 WHERE round = ?", (begun.round,)).rowcount:
+            change, row = "UPDATE releases SET sent = 1 WHERE (round, data) = (?, ?)", (begun.round, begun.data)
+            if not database.execute(change, row).rowcount:
                 raise ReleaseRefused(
                     f"round {begun.round.hex()[:16]} was taken out of the ledger while it was going on"
                 )

@@ -51,7 +51,7 @@ def test_a_rehearsal_can_be_verified_by_every_silo_of_it(
 
         (released,) = agent("ledger", capsys, "--config", home / "agent.yaml").data["releases"]
         assert (released["round"], released["kind"]) == (checked.data["round"], "votes")
-        assert released["roster"] == released["survivors"] == SILOS
+        assert released["silos"] == released["survivors"] == SILOS
         before = agent("preflight", capsys, "--offline", "--config", home / "agent.yaml")
         assert (before.code, before.err) == (0, "")
 

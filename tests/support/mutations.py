@@ -13,7 +13,13 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from support import mutations_of_combinations, mutations_of_consent, mutations_of_identity, mutations_of_the_audit
+from support import (
+    mutations_of_combinations,
+    mutations_of_consent,
+    mutations_of_identity,
+    mutations_of_the_audit,
+    mutations_of_the_ledger,
+)
 from support.mutation import BOUND, CHECK, INDEX, ORDER, SIGN, TIE, Mutation
 
 ROOT = Path(__file__).parents[2]
@@ -512,6 +518,7 @@ MUTATIONS = (
     *mutations_of_identity.MUTATIONS,
     *mutations_of_the_audit.MUTATIONS,
     *mutations_of_consent.MUTATIONS,
+    *mutations_of_the_ledger.MUTATIONS,
 )
 
 

@@ -68,8 +68,19 @@ def test_a_release_is_in_the_ledger_before_anything_is_computed_and_stays(file: 
     assert StateStore(file).releases() == [FIRST]
     StateStore(file).begin(NEXT)
     StateStore(file).send(FIRST)
-    StateStore(file).begin(FIRST)  # takes nothing back
     assert StateStore(file).releases() == [replace(FIRST, sent=True), NEXT]
+
+
+@pytest.mark.clause("2.5.8")
+def test_a_round_begun_again_on_another_text_is_a_release_of_that_text(file: Path) -> None:
+    """The first agent died before it spoke, or lives on beside the second one; then it sends nothing."""
+    other = replace(FIRST, data=b"e" * 32)
+    StateStore(file).begin(FIRST)
+    StateStore(file).begin(other)
+    with pytest.raises(ReleaseRefused, match="was taken out of the ledger"):
+        StateStore(file).send(FIRST)
+    StateStore(file).send(other)
+    assert StateStore(file).releases() == [replace(other, sent=True)]
 
 
 @pytest.mark.clause("2.5.8", "2.5.10")

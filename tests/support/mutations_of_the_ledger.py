@@ -1,0 +1,135 @@
+"""Mistakes in what a silo remembers of its releases, which further one it refuses, and whom it accuses."""
+
+from support.mutation import BOUND, CHECK, ORDER, Mutation
+
+LEDGER, STORE = "tests/silo_agent/consent/test_ledger.py", "tests/silo_agent/consent/test_state_store.py"
+ONE_ROUND, ABORT = "tests/silo_agent/rounds/test_one_round.py", "tests/attacks/test_abort_after_the_opening.py"
+
+MUTATIONS = (
+    Mutation(
+        CHECK,
+        "silo_agent/consent/ledger.py",
+        "if not survivors <= {*wanted.silos} or len(survivors) < wanted.least_survivors:",
+        "if not survivors <= {*wanted.silos}:",
+        f"{LEDGER}::test_a_round_is_refused_that_cannot_be_over_the_survivors_of_an_earlier_one",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/consent/ledger.py",
+        "if not survivors <= {*wanted.silos} or len(survivors) < wanted.least_survivors:",
+        "if len(survivors) < wanted.least_survivors:",
+        "tests/attacks/test_rosters_that_differ.py",
+    ),
+    Mutation(
+        BOUND,
+        "silo_agent/consent/ledger.py",
+        "or len(survivors) < wanted.least_survivors:",
+        "or len(survivors) <= wanted.least_survivors:",
+        f"{LEDGER}::test_a_round_is_refused_that_cannot_be_over_the_survivors_of_an_earlier_one",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/consent/ledger.py",
+        "        if survivors is None:\n",
+        "        if survivors is None:\n            continue\n        if survivors is None:\n",
+        "tests/attacks/test_survivors_confirmed_to_some.py",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/consent/ledger.py",
+        "if earlier.survivors != frozenset(survivors):",
+        "if not frozenset(survivors) <= (earlier.survivors or frozenset()):",
+        "tests/attacks/test_survivors_that_differ.py",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/consent/ledger.py",
+        "return frozenset(self.silos) if self.least_survivors == len(self.silos) else None",
+        "return frozenset(self.silos)",
+        f"{LEDGER}::test_survivors_are_those_that_a_quorum_signed_or_all_where_all_are_needed",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/consent/ledger.py",
+        "if earlier.sent and earlier.overlaps(wanted)",
+        "if earlier.overlaps(wanted)",
+        f"{LEDGER}::test_nothing_overlaps_a_round_whose_survivors_are_not_known",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/consent/state_store.py",
+        "            check_release(begun, _releases(database))\n",
+        "",
+        f"{STORE}::test_the_ledger_is_asked_again_when_words_leave",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/consent/state_store.py",
+        "INSERT OR REPLACE INTO releases",
+        "INSERT OR IGNORE INTO releases",
+        f"{STORE}::test_a_round_begun_again_on_another_text_is_a_release_of_that_text",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/consent/state_store.py",
+        "INSERT INTO settled SELECT DISTINCT round FROM said",
+        "DELETE FROM settled",
+        f"{STORE}::test_no_round_of_version_1_accuses_anybody",
+    ),
+    Mutation(
+        ORDER,
+        "silo_agent/rounds/one_round.py",
+        "    store.begin(release)\n    values = prepare()\n",
+        "    values = prepare()\n    store.begin(release)\n",
+        f"{ONE_ROUND}::test_a_release_is_in_the_ledger_when_it_is_computed",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/rounds/one_round.py",
+        "            case Phase.UNMASK:\n",
+        "            case Phase.OPENING:\n",
+        f"{ONE_ROUND}::test_what_must_be_on_disk_is_there_before_the_call_is_named",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/rounds/one_round.py",
+        "                check_survivors(release, session.survivors, store.releases())\n",
+        "                pass\n",
+        "tests/attacks/test_three_sums_combined.py",
+    ),
+    Mutation(
+        BOUND,
+        "crypto/plan.py",
+        "honest + colluders)",
+        "honest)",
+        "tests/crypto/test_plan.py::test_exactly_the_thresholds_that_are_safe_and_can_be_met_are_accepted",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/consent/accusations.py",
+        "AND round NOT IN (SELECT round FROM settled)",
+        "",
+        f"{ABORT}::test_a_round_that_is_done_accuses_nobody",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/rounds/round_driver.py",
+        "            self._accuse(session, error)\n",
+        "",
+        ABORT,
+    ),
+    Mutation(
+        BOUND,
+        "silo_agent/consent/policy.py",
+        "if standing >= policy.accusations:",
+        "if standing > policy.accusations:",
+        "tests/silo_agent/consent/test_policy.py::test_so_many_accusations_refuse_every_plan",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/rounds/agreement.py",
+        "            check_accusations(policy, len(self._accusations.standing()))\n",
+        "",
+        f"{ABORT}::test_after_three_tries_the_silo_takes_part_in_nothing_until_a_person_says_so",
+    ),
+)
