@@ -34,7 +34,7 @@ CHANGES = {
     "normaliser": ("tokenizer.json", edited("tokenizer.json", normalizer={"type": "Lowercase"})),
     "special tokens": ("tokenizer.json", edited("tokenizer.json", added_tokens=[])),
     "longest text": ("tokenizer_config.json", edited("tokenizer_config.json", model_max_length=2)),
-    "added tokens": ("added_tokens.json", edited("added_tokens.json", patient=300)),
+    "added tokens": ("added_tokens.json", edited("added_tokens.json", a=2)),
     "template": ("chat_template.jinja", lambda folder: (folder / "chat_template.jinja").write_text("x")),
     "a vocabulary": ("vocab.txt", lambda folder: (folder / "vocab.txt").write_text("x")),
     "generation": ("generation_config.json", lambda folder: (folder / "generation_config.json").unlink()),
