@@ -5,6 +5,8 @@ from support.mutation import BOUND, CHECK, INDEX, ORDER, SIGN, Mutation
 BOUNDS, POLICY = "silo_agent/consent/bounds.py", "silo_agent/consent/policy.py"
 TESTS = "tests/silo_agent/consent/test_bounds.py"
 POLICY_TESTS = "tests/silo_agent/consent/test_policy.py"
+HIDDEN, HIDDEN_TESTS = "silo_agent/consent/hidden_among.py", "tests/silo_agent/consent/test_hidden_among.py"
+APPROVAL, APPROVAL_TESTS = "silo_agent/commands/approval.py", "tests/silo_agent/commands/test_approval_commands.py"
 ATTACK = "tests/attacks/test_other_silos_told_what_to_contribute.py"
 
 MUTATIONS = (
@@ -32,17 +34,33 @@ MUTATIONS = (
         POLICY_TESTS,
     ),
     Mutation(
-        SIGN,
-        BOUNDS,
-        "threshold(plan, plan.pruning.cohort_floor) - plan.message.colluders",
-        "threshold(plan, plan.pruning.cohort_floor) + plan.message.colluders",
-        POLICY_TESTS,
-    ),
-    Mutation(
         CHECK,
         "silo_agent/rounds/agreement.py",
         "            check_policy(",
         "            _ = lambda: check_policy(",
         ATTACK,
+    ),
+    Mutation(BOUND, APPROVAL, "if len(digits) < FEWEST_DIGITS:", "if len(digits) <= FEWEST_DIGITS:", APPROVAL_TESTS),
+    Mutation(BOUND, APPROVAL, "FEWEST_DIGITS: Final = 16", "FEWEST_DIGITS: Final = 15", APPROVAL_TESTS),
+    Mutation(
+        SIGN,
+        HIDDEN,
+        "threshold(plan, plan.pruning.cohort_floor) - plan.message.colluders",
+        "threshold(plan, plan.pruning.cohort_floor) + plan.message.colluders",
+        POLICY_TESTS,
+    ),
+    Mutation(BOUND, HIDDEN, "if honest < FEW_HONEST:", "if honest <= FEW_HONEST:", HIDDEN_TESTS),
+    Mutation(BOUND, HIDDEN, "1 - ratio) > GUESSED:", "1 - ratio) >= GUESSED:", HIDDEN_TESTS),
+    Mutation(CHECK, HIDDEN, "if other != silo and max(", "if max(", HIDDEN_TESTS),
+    Mutation(BOUND, HIDDEN, "if sequences < FEW_SEQUENCES:", "if sequences <= FEW_SEQUENCES:", HIDDEN_TESTS),
+    Mutation(SIGN, HIDDEN, "if not message.colluders:", "if message.colluders:", HIDDEN_TESTS),
+    Mutation(ORDER, HIDDEN, "{1 - end for silo in plan.silos", "{end for silo in plan.silos", HIDDEN_TESTS),
+    Mutation(INDEX, HIDDEN, "capacities.get(silo, blocks)", "capacities.get(silo, blocks - 1)", HIDDEN_TESTS),
+    Mutation(
+        CHECK,
+        "silo_agent/consent/plan_in_words.py",
+        '    yield from _under("WEAK", words.weak)',
+        "    pass",
+        HIDDEN_TESTS,
     ),
 )
