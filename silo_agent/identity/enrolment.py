@@ -122,6 +122,9 @@ approval: manual  # a person looks at every plan: silo-agent pending, approve, r
 least_survivors: 3
 least_honest_survivors: 3
 colluders: 0  # dishonest silos, beside the aggregator, that a plan must withstand
+least_sparsity_ratio_of_others: 0.1  # what a silo that keeps nearly all or nothing adds is known, and hides nobody
+most_sparsity_ratio_of_others: 0.9
+least_samples: 16  # calibration sequences: a narrow question says more about few texts
 budget:
   releases: 100  # rounds in which the same text may leave in masked words
 """

@@ -28,6 +28,7 @@ def test_whatever_can_be_asked_for_has_an_option() -> None:
         "suite",
         "backend",
         "model",
+        "files",
         "chunk_words",
         "roster",
         "roster.silo",
