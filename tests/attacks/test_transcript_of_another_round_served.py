@@ -9,7 +9,7 @@ import pytest
 from attacks.coin import drawn, offer_of, played, serve, start_after, with_layer_sampling
 from attacks.stage import AGGREGATOR
 from crypto.encoding.wire import encode
-from crypto.errors import BadAudit
+from crypto.errors import BadAudit, ProtocolError
 from sparsilo.v1 import plan_pb2
 
 pytestmark = pytest.mark.clause("2.2.4", "5.10.1")
@@ -41,6 +41,6 @@ def test_of_another_round_of_this_run(approach: Callable[..., Any], tmp_path: Pa
     serve(silo, first)
     silo.served["opened_sum", world.round.digest] = b"".join(first.opened)
     silo.served["transcript", world.round.digest] = encode(first.aggregator.transcript)
-    silo.refuses(silo.agreed, BadAudit, AGGREGATOR, "of another round than", **offer_of(start.round))
+    silo.refuses(silo.agreed, ProtocolError, AGGREGATOR, "more than 40 bytes", **offer_of(start.round))
     serve(silo, world)
     silo.accepts(silo.agreed, **offer_of(start.round))  # nothing of what was served before is taken for its own
