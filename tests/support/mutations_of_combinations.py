@@ -10,7 +10,7 @@ RULE = "tests/silo_agent/consent/test_ledger.py::test_ratios_change_for_all_surv
 EXPLORED = "tests/adversary/test_exploration.py"
 TWO_ROUNDS = f"{EXPLORED}::test_every_state_of_two_rounds_about_the_same"
 REAL = "tests/adversary/test_real_silos.py::test_real_silos_go_where_explored_ones_go"
-SEARCH = "tests/adversary/test_search.py"
+SEARCH = "tests/adversary/test_search.py::test_a_block_of_sequences_gives_nothing[0]"
 
 MUTATIONS = (
     Mutation(CHECK, LEDGER, "ratios=plan.pruning.own_targets(round_.silos),", "ratios=(),", RATIOS),
