@@ -57,13 +57,16 @@ def ledger(config: Path, settings: tuple[str, ...], forget: str | None, dismiss:
     forgotten = {"forgotten": forget, "risk": FORGOTTEN} if forget else {}
     if output == "json":
         print_envelope("done", data={"releases": releases, "accusations": standing, **forgotten})
-        return
-    if forget:
-        click.echo(f"{forget}: forgotten. {FORGOTTEN}")
-    if dismiss:
-        click.echo(f"{dismiss}: dismissed")
-    if forget or dismiss:
-        return
+    elif forget or dismiss:
+        if forget:
+            click.echo(f"{forget}: forgotten. {FORGOTTEN}")
+        if dismiss:
+            click.echo(f"{dismiss}: dismissed")
+    else:
+        _print(releases, standing)
+
+
+def _print(releases: list[dict[str, Any]], standing: list[dict[str, Any]]) -> None:
     for release in releases:
         print_fields({**release, **_in_words(release)})
         click.echo()
