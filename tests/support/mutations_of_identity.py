@@ -160,4 +160,11 @@ MUTATIONS = (
         "    except Exception as error:",
         "tests/silo_agent/model/test_calibration.py::test_a_rule_that_panics_on_a_record_is_no_other_failure",
     ),
+    Mutation(
+        CHECK,
+        "silo_agent/rounds/run_of_plan.py",
+        "words, sum(round_.layout.lengths))",
+        "words, MAX_TRANSCRIPT_BYTES)",
+        "tests/attacks/test_transcript_of_another_round_served.py",
+    ),
 )
