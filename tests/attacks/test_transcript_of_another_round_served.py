@@ -12,7 +12,7 @@ from crypto.encoding.wire import encode
 from crypto.errors import BadAudit, ProtocolError
 from sparsilo.v1 import plan_pb2
 
-pytestmark = pytest.mark.clause("2.2.4", "5.10.1")
+pytestmark = pytest.mark.clause("2.2.4", "5.10.1", "7.12")
 
 
 def test_of_another_run_of_the_same_silos(approach: Callable[..., Any], tmp_path: Path) -> None:
@@ -39,8 +39,9 @@ def test_of_another_round_of_this_run(approach: Callable[..., Any], tmp_path: Pa
     second = offer_of(start.round) | {"index": 2}
     silo.refuses(silo.agreed, BadAudit, AGGREGATOR, "of another round than", **second)
     serve(silo, first)
-    silo.served["opened_sum", world.round.digest] = b"".join(first.opened)
     silo.served["transcript", world.round.digest] = encode(first.aggregator.transcript)
+    silo.refuses(silo.agreed, BadAudit, AGGREGATOR, "of another round than", **offer_of(start.round))
+    silo.served["opened_sum", world.round.digest] = b"".join(first.opened)
     silo.refuses(silo.agreed, ProtocolError, AGGREGATOR, "more than 40 bytes", **offer_of(start.round))
     serve(silo, world)
     silo.accepts(silo.agreed, **offer_of(start.round))  # nothing of what was served before is taken for its own
