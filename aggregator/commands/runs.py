@@ -173,9 +173,11 @@ def _runs(config: Path, settings: tuple[str, ...]) -> "Runs":
 
 
 def _print_plan(made: "Plan", more: dict[str, Any], output: str) -> None:
+    from crypto.backends.backend_spec import audited_bytes, backend_spec
     from crypto.releases.release_spec import layout_of
 
     cohort = made.message
+    up = sum(8 * chunk.words for index in range(len(cohort.rounds)) for chunk in layout_of(made, index).chunks)
     fields = {
         **more,
         "plan": made.digest.hex(),
@@ -184,9 +186,9 @@ def _print_plan(made: "Plan", more: dict[str, Any], output: str) -> None:
         "colluders": cohort.colluders,
         "rounds": ", ".join(made.release_kind(index) for index in range(len(cohort.rounds))),
         "weights": sum(made.block_weights),
-        "bytes up a silo": sum(
-            8 * chunk.words for index in range(len(cohort.rounds)) for chunk in layout_of(made, index).chunks
-        ),
+        "auditors a chunk": backend_spec(made.backend).auditors(made),
+        "bytes up a silo": up,
+        "bytes down a silo in audit": audited_bytes(made, up, len(made.silos)),
     }
     if output == "json":
         print_envelope("done", data={name.replace(" ", "_"): value for name, value in fields.items()})

@@ -74,3 +74,11 @@ def backend_spec(backend: Backend) -> BackendSpec:
     """Return the spec of a backend."""
     spec: BackendSpec = import_module(f"crypto.backends.{backend}.spec").SPEC
     return spec
+
+
+def audited_bytes(plan: Plan, uploaded: int, signers: int) -> int:
+    """Return how many bytes AUDIT sends a silo on average where each uploaded so many, and all of `signers` are left.
+
+    Each auditor of a chunk is sent every signer's words of it and the sum's.
+    """
+    return uploaded * backend_spec(plan.backend).auditors(plan) * (signers + 1) // signers

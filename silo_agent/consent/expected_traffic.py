@@ -2,7 +2,7 @@
 
 from math import ceil
 
-from crypto.backends.backend_spec import backend_spec
+from crypto.backends.backend_spec import audited_bytes, backend_spec
 from crypto.plan import Plan
 from crypto.releases.release_spec import layout_of, spec_of
 
@@ -36,8 +36,8 @@ def bytes_down(plan: Plan, silo: str) -> int:
     They are the chunks that it audits, with every survivor's words of them; the sums that it fetches; and the
     candidates, as if each were a keep mask.
     """
-    signers, auditors = most_participants(plan), backend_spec(plan.backend).auditors(plan)
-    audits = bytes_up(plan, silo) * auditors * (signers + 1) // signers
+    signers = most_participants(plan)
+    audits = audited_bytes(plan, bytes_up(plan, silo), signers)
     sums = sum(upload_bytes(plan, index, signers if plan.is_sampled(index) else None) for index in fetched_sums(plan))
     return audits + sums + fetched_candidates(plan) * sum(plan.block_weights)
 

@@ -1,20 +1,25 @@
 """A dishonest aggregator forges a chunk, and as many auditors as the plan reckons with say that it is right."""
 
+from contextlib import suppress
 from itertools import combinations
 from math import comb
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from attacks.stage import Stage, assert_refused, assert_silent, heard, told
+from attacks.stage import Stage, agents, assert_refused, assert_silent, heard, told
+from crypto.backends.double_masking.replay import check_covered
 from crypto.backends.double_masking.transcript import VERDICT, auditors, auditors_a_chunk, joint_coin
 from crypto.encoding.wire import encode
-from crypto.errors import BadAudit
+from crypto.errors import BadAudit, ConnectionFailed
 from crypto.names import Phase
 from scenarios.world import Lanes
+from silo_agent.consent.accusations import Accusations
 from sparsilo.v1 import round_pb2
 from support.plans import plan, silo_names
 
-pytestmark = pytest.mark.clause("3.7.4", "5.9.4", "5.9.7")
+pytestmark = pytest.mark.clause("3.7.4", "5.9.4", "5.9.7", "5.9.8", "14.6.1")
 
 SEVEN, COLLUDERS = silo_names(7), 2
 COINS, CHUNKS = 40, 50
@@ -61,13 +66,32 @@ def test_whichever_silos_collude_every_chunk_of_every_coin_has_an_honest_auditor
             assert all({*drawn} - {*liars} for liars in combinations(range(signers), colluders))
 
 
-def test_one_colluder_more_passes_as_often_as_the_protocol_says() -> None:
-    signers, of_a_chunk, liars = 7, 3, {0, 2, 5}
-    coins = 4000
-    drawn = (auditors(coin.to_bytes(32, "little"), 1, signers, of_a_chunk)[0].tolist() for coin in range(coins))
-    passed = sum({*places} <= liars for places in drawn)
-    expected = coins / comb(signers, of_a_chunk)  # about 114 of 4 000
-    assert abs(passed - expected) < 5 * expected**0.5
+@pytest.mark.parametrize("declared", [0, 1, 2, 3])
+def test_one_colluder_more_passes_as_often_as_the_protocol_says(declared: int) -> None:
+    """With 0 declared an honest auditor can be called silent, so that a liar beside it is enough."""
+    signers, of_a_chunk, liars = 7, max(2, declared + 1), {*range(declared + 1)}
+    coins, passed = 4000, 0
+    for coin in range(coins):
+        drawn = auditors(coin.to_bytes(32, "little"), 1, signers, of_a_chunk)
+        honest_auditors = {*drawn[0].tolist()} - liars
+        with suppress(BadAudit):
+            check_covered(drawn, sorted({*range(signers)} - honest_auditors), declared)
+            passed += 1
+    probability = 1 / comb(signers, of_a_chunk) if declared else 1 - comb(signers - 1, 2) / comb(signers, 2)
+    assert abs(passed - coins * probability) < 5 * (coins * probability) ** 0.5
+
+
+def test_a_try_that_is_given_up_is_an_accusation_at_every_honest_silo(tmp_path: Path) -> None:
+    """One colluder more than declared; the aggregator falls silent, as where the coins draw an honest auditor."""
+    honest = SEVEN[COLLUDERS + 1 :]
+    stage = agents(Stage(silos=7, threshold=5, colluders=COLLUDERS), tmp_path, *honest)
+    stage.forge = exchanged
+    stage.go_on(Phase.AUDIT)
+    for silo in honest:
+        agent: Any = stage.silos[silo]
+        with pytest.raises(ConnectionFailed):
+            agent.calls.throw(ConnectionFailed("silent"))
+        assert Accusations(tmp_path / silo).standing() == [stage.round.digest]
 
 
 def test_without_colluders_two_look_so_that_one_may_fall_silent() -> None:

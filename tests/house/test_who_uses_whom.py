@@ -51,7 +51,7 @@ USES: Uses = {
     },
     "aggregator.cli": {"silo_agent": "host", "aggregator": "commands config"},
     "aggregator.commands": {
-        "crypto": "errors identity names plan plan_options pruning releases roster",
+        "crypto": "backends errors identity names plan plan_options pruning releases roster",
         "silo_agent": "host model network.fingerprint network.invitation",
         "aggregator": "config local results runs serve silos",
     },

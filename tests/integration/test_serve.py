@@ -134,7 +134,9 @@ def test_a_plan_is_not_submitted_before_all_have_pinned_the_roster(deployment: D
     refused = deployment.aggregator("plan", "submit", plan)
     assert refused.code == 2
     assert "not signed by b, c" in refused.err
-    assert deployment.aggregator("plan", "check", plan).code == 0
+    checked = deployment.aggregator("plan", "check", plan)
+    assert (checked.code, checked.data["auditors_a_chunk"]) == (0, 2)
+    assert checked.data["bytes_down_a_silo_in_audit"] == checked.data["bytes_up_a_silo"] * 2 * 4 // 3
     verified = deployment.silo("a", "roster", "verify")
     assert (verified.code, "not signed by b, c" in verified.err) == (2, True)
 

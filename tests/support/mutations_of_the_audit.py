@@ -9,6 +9,8 @@ REPLAY: Final = "crypto/backends/double_masking/replay.py"
 AUDIT: Final = "crypto/backends/double_masking/audit.py"
 VERIFICATION: Final = "crypto/backends/double_masking/verification.py"
 EVERY: Final = "tests/attacks/test_forged_sum_with_every_declared_colluder.py"
+SPEC: Final = "crypto/backends/backend_spec.py"
+TOLD: Final = "tests/silo_agent/consent/test_plan_in_words.py"
 VECTORS: Final = "tests/crypto/test_vectors.py"
 LEFT_OUT: Final = "tests/attacks/test_verdicts_left_out.py"
 OFFLINE: Final = "tests/crypto/backends/test_verification.py"
@@ -49,6 +51,9 @@ MUTATIONS: Final = (
         "0)\n        return self",
         LEFT_OUT,
     ),
+    Mutation(BOUND, VERIFICATION, "len(signed_opening), auditors_a_chunk(plan))", "len(signed_opening), 2)", OFFLINE),
+    Mutation(BOUND, SPEC, "* (signers + 1) // signers", "* signers // signers", TOLD),
+    Mutation(BOUND, SPEC, ".auditors(plan) *", ".auditors(plan) // 3 * 3 *", TOLD),
     Mutation(CHECK, VERIFICATION, "        check_covered(drawn, judged_by, plan.message.colluders)\n", "", OFFLINE),
     Mutation(
         CHECK,

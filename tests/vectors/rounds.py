@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 
 from crypto.backends.double_masking.silo import DoubleMaskingSilo
-from crypto.backends.double_masking.transcript import auditors, joint_coin, participants_digest
+from crypto.backends.double_masking.transcript import auditors, auditors_a_chunk, joint_coin, participants_digest
 from crypto.encoding.wire import encode
 from crypto.names import Phase, Suite
 from crypto.plan import Plan
@@ -280,27 +280,37 @@ def changed_transcripts(world: SeededWorld) -> dict[str, tuple[str, str, str, Tr
 
 
 def verdicts(clauses: Sequence[str]) -> Cases:
-    """Five silos, all of which sign the opening; with the verdicts that are left there are still t."""
+    """All silos sign the opening; with the verdicts that are left there are still t."""
     five = (*SILOS, "elm")
-    for colluders, missing, name, what in (
+    six = (*five, "fir")
+    for silos, colluders, missing, name, what in (
         (
+            five,
             0,
-            1,
+            (0,),
             "one-auditor",
             "One verdict of each chunk is enough without colluders: the first of chunk 0 is missing.",
         ),
-        (1, 1, "one-auditor-colluder", "One verdict is not enough with a colluder: the first of chunk 0 is missing."),
-        (0, 2, "no-auditor", "As many verdicts as needed, and neither of chunk 0."),
+        (
+            five,
+            1,
+            (0,),
+            "one-auditor-colluder",
+            "One verdict is not enough with a colluder: the first of chunk 0 is missing.",
+        ),
+        (five, 0, (0, 1), "no-auditor", "As many verdicts as needed, and neither of chunk 0."),
+        (six, 2, (), "three-auditors", "Two colluders, so three auditors a chunk, with all their verdicts."),
+        (six, 2, (2,), "two-auditors-of-three", "Of three auditors of chunk 0 the last drawn gave no verdict."),
     ):
         least = 3 + colluders
-        plan = checked_plan(plan_message(five, colluders=colluders, threshold=least, least_survivors=least))
+        plan = checked_plan(plan_message(silos, colluders=colluders, threshold=least, least_survivors=least))
         world = SeededWorld(plan, 0, {})
         changed = Transcript.FromString(encode(world.transcript))
         digest = participants_digest(world.round.digest, changed.participants)
-        pair = auditors(joint_coin(digest, changed.coins), 1, len(five), 2)[0].tolist()
-        for at in sorted(pair[:missing], reverse=True):
+        places = auditors(joint_coin(digest, changed.coins), 1, len(silos), auditors_a_chunk(plan))[0].tolist()
+        for at in sorted((places[draw] for draw in missing), reverse=True):
             del changed.verdicts.signatures[at]
-        if (colluders, missing) == (0, 1):
+        if name in ("one-auditor", "three-auditors"):
             yield case(name, what, *clauses, "5.9.4", **world.whole(changed))
         else:
             yield case(name, what, "5.9.4", **world.published(changed), error="bad_audit")

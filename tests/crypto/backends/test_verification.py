@@ -43,7 +43,8 @@ Edit = Callable[[Any], Any]
 
 
 def played(lost: Mapping[str, Phase], suite: Suite = Suite.DEFAULT, colluders: int = 0) -> World:
-    agreed = plan(6, threshold=4, least_survivors=4, suite=suite, colluders=colluders)
+    least = max(4, colluders + 3)
+    agreed = plan(6, threshold=least, least_survivors=least, suite=suite, colluders=colluders)
     world = World(agreed, signing_keys(6, suite), lost)
     world.run(random_lanes(agreed, seed=7))
     return world
@@ -359,18 +360,20 @@ def test_signatures_beyond_the_threshold_may_be_left_out_and_nobody_is_said_to_h
     assert found.signed["opening"] == tuple(SILOS)
 
 
-@pytest.mark.parametrize("colluders", [0, 1])
+@pytest.mark.parametrize("colluders", [0, 1, 2])
 def test_a_chunk_that_lacks_a_verdict_is_found(colluders: int) -> None:
     """One of its two auditors is enough only where the plan reckons with no colluders."""
     whole = played({}, colluders=colluders)
     transcript = whole.aggregator.transcript
     participants = participants_digest(whole.round.digest, transcript.participants)
-    first = auditors(joint_coin(participants, transcript.coins), len(whole.layout.chunks), 6, 2)[0].tolist()
+    of_a_chunk = max(2, colluders + 1)
+    coin, chunks = joint_coin(participants, transcript.coins), len(whole.layout.chunks)
+    *others, last = auditors(coin, chunks, 6, of_a_chunk)[0].tolist()
     if colluders == 0:
-        without("verdicts", "signatures", first[0])(transcript)
+        without("verdicts", "signatures", others[0])(transcript)
         assert len(verified(whole).signed["verdict"]) == 5
-        first = [first[1] - (first[1] > first[0])]
-    without("verdicts", "signatures", first[0])(transcript)
+        last -= last > others[0]
+    without("verdicts", "signatures", last)(transcript)
     with pytest.raises(BadAudit, match=r"^step 8, verdicts: aggregator: .* chunk 0 among them"):
         verified(whole)
 

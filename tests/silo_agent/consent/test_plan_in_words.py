@@ -115,6 +115,17 @@ def test_with_layer_sampling_it_is_an_upper_bound(last: int, cohort: int, silo: 
     assert f"only in {capacity} of 3 blocks" in said(made, silo)
 
 
+@pytest.mark.parametrize(
+    ("colluders", "auditors", "share"), [(0, 2, "29%"), (1, 2, "29%"), (2, 3, "43%"), (4, 5, "71%")]
+)
+def test_colluders_cost_bytes_and_that_is_told(colluders: int, auditors: int, share: str) -> None:
+    made = checked_plan(plan_message(7, threshold=7, colluders=colluders))
+    found = plan_in_words(made, SILO)
+    assert found.bytes_down_estimate == found.bytes_up.bytes * auditors * 8 // 7
+    sentence = f"{auditors} / k of them with k signers, about {share} where all 7 sign"
+    assert f"as an auditor, the sums of the chunks that it is drawn for: {sentence}" in said(made)
+
+
 def test_survivors_colluders_and_silos() -> None:
     message = plan_message(7, threshold=6, colluders=2, least_survivors=6)
     found = plan_in_words(checked_plan(message), SILO)
@@ -170,7 +181,7 @@ def test_what_leaves_and_what_is_opened(kind: ReleaseKind, leaves: str, sums: st
 
 
 def test_what_each_other_silo_learns() -> None:
-    """docs/threat-model.md: as an auditor 2 / k of the sums; with the iterative schedule everything but the last
+    """docs/threat-model.md: as an auditor a / k of the sums; with the iterative schedule everything but the last
     block's, with `weights` the exponents, with `owl` the outliers; and the candidates.
     """
 
