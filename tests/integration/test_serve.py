@@ -134,7 +134,7 @@ def test_a_plan_is_not_submitted_before_all_have_pinned_the_roster(deployment: D
     refused = deployment.aggregator("plan", "submit", plan)
     assert refused.code == 2
     assert "not signed by b, c" in refused.err
-    checked = deployment.aggregator("plan", "check", plan)
+    checked = deployment.aggregator("plan", "check", plan, "--output", "json")
     assert (checked.code, checked.data["auditors_a_chunk"]) == (0, 2)
     assert checked.data["bytes_down_a_silo_in_audit"] == checked.data["bytes_up_a_silo"] * 2 * 4 // 3
     verified = deployment.silo("a", "roster", "verify")
