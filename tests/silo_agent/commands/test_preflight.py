@@ -414,7 +414,7 @@ def test_a_proxy_that_cannot_be_used(field: str, home: Home, capsys: pytest.Capt
     assert "cannot be used" in found["proxy"][1]
     code, found = online(home, capsys, proxy_file="none")
     assert code == 4
-    assert "none: cannot be read (give proxy" in found["proxy"][1]
+    assert "proxy_file: cannot be read (give proxy" in found["proxy"][1]
 
 
 def test_an_intercepting_proxy(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
