@@ -31,6 +31,7 @@ from crypto.names import Backend, ReleaseKind, Suite
 from crypto.plan import FEWEST_SILOS, MOST_SILOS
 from crypto.plan_options import PlanOptions
 from crypto.primitives.signing import SigningKey
+from crypto.pruning.pruners import PRUNERS
 from silo_agent.config import AgentConfig
 from silo_agent.host.health import serve_health
 from silo_agent.model.calibration import read_sequences, usual_length
@@ -70,6 +71,8 @@ class LocalSettings:
     out: Path
     asked: PlanOptions
     backend: Backend
+    evaluate: int
+    """Held-out sequences a silo; 0 evaluates nothing."""
     wanted: Wanted
     device: str
     suite: Suite
@@ -118,12 +121,12 @@ def _check(settings: LocalSettings) -> DenseWeights:
             weights.tokenizer,
             samples=settings.asked.samples,
             sequence_length=length,
-            held_out=settings.wanted.evaluate,
+            held_out=settings.evaluate,
         )
     for name, file in settings.wanted.candidates.items():
         if is_reserved(name):
             raise ConfigError(f"--candidate: the name {name!r} is taken", hint="choose another")
-        PrunedFile(file).check((name, tuple(weights.shape(name)), weights.dtype(name)) for name in weights.prunable)
+        PrunedFile(file).check_keep_masks({name: tuple(weights.shape(name)) for name in weights.prunable})
     return weights
 
 
@@ -140,7 +143,7 @@ class Federation:
         roster = {silo: key.public_bytes for silo, key in self._signing_keys.items()}
         suite, backend = settings.suite, settings.backend
         self._planner = Planner(weights, settings.asked, roster, suite, secrets.token_bytes, backend)
-        self._plan = self._planner.pruning()  # found wrong here, before a process is started
+        self._plan = self._planner.pruning(settings.evaluate)  # found wrong here, before a process is started
 
     async def run(self) -> tuple[Report, Path]:
         """Carry out all rounds; return the report and the folder that becomes OUT.
@@ -161,7 +164,7 @@ class Federation:
         watchers = self.agents.watch()
         run = PruningRun(
             *(self._planner, self._plan, self._weights, driver, self._work, self._settings.wanted, self._watch),
-            self._own_pruned,
+            self._own_keep_masks,
         )
         rounds = asyncio.create_task(run.finish())
         try:
@@ -206,17 +209,16 @@ class Federation:
             "release_kinds": sorted(kind.value for kind in asked | {ReleaseKind.EVALUATION}),
             "budget": {"releases": UNBOUNDED},
             **WIDEST,
+            "candidates": UNBOUNDED,
         }
         if self._settings.asked.threshold == 2:
             policy |= {"least_survivors": 2, "least_honest_survivors": 2}
         return policy
 
-    def _own_pruned(self) -> dict[str, Path]:
-        """Return, by silo, the weights or keep masks that it pruned alone, where it got that far."""
-        own = {}
-        for silo in self._calibration:
-            files = pruned_files(self.agents.home(silo) / "state", self._plan, None)
-            alone = files.weights if files.weights.exists() else files.keep_masks
-            if alone.exists():
-                own[silo] = alone
-        return own
+    def _own_keep_masks(self) -> dict[str, Path]:
+        """Return, by silo, the keep masks that it has alone, where it got that far; none with new weights beside."""
+        if PRUNERS[self._plan.pruning.pruner].updates_weights:
+            return {}
+        states = {silo: self.agents.home(silo) / "state" for silo in self._calibration}
+        files = {silo: pruned_files(state, self._plan, None).keep_masks for silo, state in states.items()}
+        return {silo: file for silo, file in files.items() if file.exists()}

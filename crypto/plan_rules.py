@@ -23,7 +23,7 @@ from crypto.plan import (
 from crypto.primitives.signing import check_public_key
 from crypto.pruning.pruners import PRUNERS, RUINOUS
 from crypto.pruning.sparsity import Pattern, parse_ratio, spell_ratio
-from crypto.releases.planned_rounds import planned_rounds
+from crypto.releases.planned_rounds import planned_rounds, pruning_rounds
 from crypto.releases.release_spec import release_spec, spec_of
 from sparsilo.v1 import plan_pb2
 
@@ -181,9 +181,7 @@ def _check_rounds(plan: Plan) -> None:
     _require(len(rounds) >= 1, "rounds", "are 0")
     for index, message in enumerate(rounds):
         _require(message.WhichOneof("release") is not None, f"rounds[{index}]", "names no release")
-    due = [(plan.release_kind(index), plan.block(index)) for index in range(len(rounds))]
-    while due and release_spec(due[-1][0]).stands_alone and due[-1][1] is None:
-        due.pop()
+    due = [(plan.release_kind(index), plan.block(index)) for index in range(pruning_rounds(plan))]
     release = next((kind for kind, _ in due if release_spec(kind).prunes), ReleaseKind.VOTES)
     _require(not due or due == planned_rounds(plan, release), "rounds", "are not those that this pruning has")
     for index in range(len(rounds)):

@@ -64,7 +64,7 @@ def _plan_options(command: _Command) -> _Command:
     "candidates",
     multiple=True,
     metavar="NAME=FILE",
-    help="Keep masks or pruned weights to evaluate beside the others.",
+    help="Keep masks to evaluate beside the others.",
 )
 @click.option(
     "--prompts",
@@ -129,8 +129,8 @@ def _local(options: Mapping[str, Any]) -> tuple["Report", Path]:
         out=options["out"],
         asked=asked,
         backend=Backend(options["backend"]),
+        evaluate=options["evaluate"],
         wanted=Wanted(
-            options["evaluate"],
             options["save_counts"],
             options["save_transcript"],
             candidates,

@@ -162,7 +162,7 @@ def _planned(plan_yaml: Path, config: Path, settings: tuple[str, ...]) -> "tuple
     roster = Enrolments(given.state).roster()
     weights = DenseWeights.open(model_folder(given.model))
     planner = Planner(weights, asked, roster, given.suite, secrets.token_bytes)
-    return planner.pruning(), roster
+    return planner.pruning(asked.evaluate), roster
 
 
 def _runs(config: Path, settings: tuple[str, ...]) -> "Runs":

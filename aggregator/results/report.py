@@ -44,12 +44,15 @@ class Perplexity:
 
     dense: float
     alone: Mapping[str, float]
-    """By silo, of its own keep mask or pruned weights."""
+    """By silo, of its own keep mask."""
     alone_mean: float | None
     """The mean over these silos; None where there is none."""
     federated: float
     candidates: Mapping[str, float]
-    """By name, of keep masks or pruned weights that the user gave."""
+    """By name, of keep masks that the user gave."""
+    own: float | None = None
+    """Over all silos, each with what it pruned alone, on its own text; None where silos prune in parts or block by
+    block together."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +116,10 @@ class Report:
             del document["behaviour"]
         if self.perplexity is None:
             del document["perplexity"]
-        elif self.perplexity.alone_mean is None:
-            del document["perplexity"]["alone_mean"]
+        else:
+            document["perplexity"] = {
+                name: value for name, value in document["perplexity"].items() if value is not None
+            }
         return document
 
     @property
@@ -129,7 +134,7 @@ class Report:
             f"{release.seen}. It did not see any silo's {release.unseen}. Where all silos agree, the sum tells each "
             f"one's choice. {backend.audit_in_words}"
         )
-        if self.perplexity is not None:
+        if self.perplexity is not None and self.perplexity.alone:
             words += (
                 " For the rows 'alone' this rehearsal read the silos' keep masks from this machine's disk; in a "
                 "deployment nobody can."

@@ -1,5 +1,5 @@
-"""The evaluation after a run: a second run over the same silos, in which they measure the dense model, what they made
-of it together, and other candidates, each on its held-out text.
+"""The evaluation of keep masks that a run did not make together: a second plan over the same silos, whose held-out text
+they are run on. What the silos made together, and each alone, the run's own plan evaluates.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from typing import Final
 
 from aggregator.results.report import Perplexity
 from aggregator.rounds.round_driver import RoundDriver
-from aggregator.runs.planning import Planner
+from aggregator.runs.planning import DENSE, FEDERATED, OWN, Planner
 from crypto.plan_rules import decode_plan
 from crypto.secagg.round import Round
 from silo_agent.host.whole_file import write_whole
@@ -20,22 +20,18 @@ from silo_agent.releases.evaluation import perplexities
 PLAN_FILE: Final = "evaluation.plan"
 ROUND_FOLDER: Final = "evaluation"
 
-DENSE: Final = "dense"
-FEDERATED: Final = "federated"
 ALONE: Final = " alone"
 
 
 def is_reserved(name: str) -> bool:
     """Return whether an evaluation itself gives a candidate of that name."""
-    return name in (DENSE, FEDERATED) or name.endswith(ALONE)
+    return name in (DENSE, FEDERATED, OWN) or name.endswith(ALONE)
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """Files of keep masks or pruned weights that are compared with the dense model."""
+class KeepMasks:
+    """Keep-mask files from outside."""
 
-    federated: Path
-    """What the run made."""
     alone: Mapping[str, Path]
     """By silo, what it would have without the others."""
     given: Mapping[str, Path]
@@ -44,13 +40,14 @@ class Candidates:
     @property
     def files(self) -> dict[str, Path]:
         """All of them by the names that the plan calls them."""
-        return {**{silo + ALONE: file for silo, file in self.alone.items()}, **self.given, FEDERATED: self.federated}
+        return {**{silo + ALONE: file for silo, file in self.alone.items()}, **self.given}
 
     def perplexity(self, by_name: Mapping[str, float]) -> Perplexity:
-        """Return the perplexities that the plan's names have, sorted by whose they are."""
+        """Return the perplexities that the plans' names have, sorted by whose they are."""
         alone = {silo: by_name[silo + ALONE] for silo in self.alone}
         return Perplexity(
             dense=by_name[DENSE],
+            own=by_name.get(OWN),
             alone=alone,
             alone_mean=sum(alone.values()) / len(alone) if alone else None,
             federated=by_name[FEDERATED],
@@ -59,24 +56,24 @@ class Candidates:
 
 
 async def evaluate(
-    candidates: Candidates, sequences: int, planner: Planner, driver: RoundDriver, folder: Path
-) -> Perplexity:
-    """Return the perplexities over `sequences` held-out sequences of every silo.
+    keep_masks: Mapping[str, Path], sequences: int, planner: Planner, driver: RoundDriver, folder: Path
+) -> dict[str, float]:
+    """Return the perplexity of each keep-mask file by name, over `sequences` held-out sequences of every silo.
 
     `folder` keeps the plan, which is the same one after a restart, and the round. Raises what RoundDriver.run raises,
     and CorruptSum where the opened sums are no perplexities.
     """
-    digests = {name: file_digest(file) for name, file in candidates.files.items()}
-    for name, file in candidates.files.items():
+    digests = {name: file_digest(file) for name, file in keep_masks.items()}
+    for name, file in keep_masks.items():
         driver.files.offer_candidate(digests[name], file, planner.silos)
     plan_file = folder / PLAN_FILE
     if plan_file.exists():
         plan = decode_plan(plan_file.read_bytes())
     else:
-        plan = planner.evaluation(sequences, {DENSE: None, **digests})
+        plan = planner.evaluation(sequences, digests)
         write_whole(plan_file, plan.encoded)
     round_folder = folder / ROUND_FOLDER
     round_folder.mkdir(mode=0o700, exist_ok=True)
     closed = await driver.run(Round(plan, 0), round_folder)
     spec = plan.message.rounds[0].evaluation
-    return candidates.perplexity(await asyncio.to_thread(perplexities, spec, closed.opened.chunks()))
+    return await asyncio.to_thread(perplexities, spec, closed.opened.chunks())

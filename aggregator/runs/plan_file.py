@@ -12,10 +12,10 @@ from silo_agent.host.layered_config import NOTHING, read_config
 
 @dataclass(frozen=True)
 class PlanFile(PlanOptions):
-    """A plan.yaml. What it adds to the plan's options is for the aggregator alone: the plan has no field for it."""
+    """A plan.yaml. It adds to the plan's options whether there is an evaluation, and what the run leaves behind."""
 
     evaluate: int = 0
-    """Held-out sequences a silo; 0 evaluates nothing. An evaluation is a plan of its own, of which silos are asked."""
+    """Held-out sequences a silo; 0 evaluates nothing. The plan has a round for it at its end."""
     save_counts: bool = False
     save_transcript: bool = True
     prompts: tuple[str, ...] = ()
@@ -41,4 +41,4 @@ class PlanFile(PlanOptions):
 
     def wanted(self) -> Wanted:
         """Return what the run leaves behind."""
-        return Wanted(self.evaluate, self.save_counts, self.save_transcript, prompts=self.prompts)
+        return Wanted(self.save_counts, self.save_transcript, prompts=self.prompts)

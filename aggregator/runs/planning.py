@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from crypto.errors import ConfigError, PlanError
-from crypto.names import PROTOCOL, Backend, Suite
+from crypto.names import PROTOCOL, Backend, Schedule, Suite
 from crypto.plan import FEWEST_SILOS, RUN_BYTES, Plan, least_threshold
 from crypto.plan_options import PLAN_OPTIONS, PlanOptions
 from crypto.plan_rules import checked_plan
@@ -20,6 +20,11 @@ from sparsilo.v1 import plan_pb2
 
 CHUNK_WORDS: Final = 1 << 17
 """1 MiB: masking a chunk costs far more than deriving its keys, and a chunk is far below gRPC's message limit."""
+
+DENSE: Final = "dense"
+FEDERATED: Final = "federated"
+OWN: Final = "own"
+"""What an evaluation at the end of a pruning calls its candidates."""
 
 
 def default_threshold(silos: int, colluders: int) -> int:
@@ -60,30 +65,31 @@ class Planner:
             plan_pb2.File(name=name, digest=digest) for name, digest in sorted(weights.file_digests.items())
         ]
 
-    def pruning(self) -> Plan:
+    def pruning(self, evaluate: int = 0) -> Plan:
         """Return a plan of the rounds in which keep masks, or pruned weights, are summed.
 
-        Raises PlanError where the options contradict each other.
+        With `evaluate`, one more round at its end evaluates on so many held-out sequences a silo what became of the
+        model, beside the dense one. Raises PlanError where the options contradict each other.
         """
         message = self._message()
         for kind, block in planned_rounds(Plan(message, b""), self._asked.release):
             spec = message.rounds.add(block=block)  # None leaves it out
             getattr(spec, kind).SetInParent()
+        if evaluate:
+            candidates = message.rounds.add(evaluation=plan_pb2.Evaluation(sequences=evaluate)).evaluation.candidates
+            candidates.add(name=DENSE, dense=True)
+            candidates.add(name=FEDERATED, pruned=True)
+            if not self._asked.cohort_floor and self._asked.schedule is Schedule.ONE_SHOT:
+                candidates.add(name=OWN, own=True)  # else a silo has no pruned model of its own
         return checked_plan(message)
 
-    def evaluation(self, sequences: int, candidates: Mapping[str, bytes | None]) -> Plan:
-        """Return a plan of one round, which evaluates pruned files.
-
-        `candidates` has the SHA-256 of each file by its name; None is the dense model. Raises PlanError.
-        """
+    def evaluation(self, sequences: int, keep_masks: Mapping[str, bytes]) -> Plan:
+        """Return a plan of one round, which evaluates keep-mask files, given by name as SHA-256. Raises PlanError."""
         message = self._message()
         spec = message.rounds.add().evaluation
         spec.sequences = sequences
-        for name, digest in candidates.items():
-            if digest is None:
-                spec.candidates.add(name=name, dense=True)
-            else:
-                spec.candidates.add(name=name, digest=digest)
+        for name, digest in keep_masks.items():
+            spec.candidates.add(name=name, digest=digest)
         return checked_plan(message)
 
     def _message(self) -> plan_pb2.Plan:

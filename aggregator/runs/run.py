@@ -18,14 +18,17 @@ from aggregator.results.report_html import write_report_html
 from aggregator.results.sparse_checkpoint import write_sparse_model
 from aggregator.rounds.closed_round import ClosedRound
 from aggregator.rounds.round_driver import RoundDriver, Watch
-from aggregator.runs.evaluation import ROUND_FOLDER, Candidates, evaluate
+from aggregator.runs.evaluation import ROUND_FOLDER, KeepMasks, evaluate
 from aggregator.runs.planning import Planner
+from crypto.names import ReleaseKind
 from crypto.plan import Plan
+from crypto.releases.planned_rounds import pruning_rounds
 from crypto.roster import roster_file
 from silo_agent.host.whole_file import write_whole
 from silo_agent.model.bitmask_container import stored_bytes
 from silo_agent.model.continuation import continuations
 from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.releases.evaluation import perplexities
 from silo_agent.releases.silo_side import expanded_tensors
 from silo_agent.rounds.opened_rounds import Start
 
@@ -39,12 +42,10 @@ DONE_FILE: Final = "done"
 class Wanted:
     """What a run leaves behind beside model and report."""
 
-    evaluate: int = 0
-    """Held-out sequences a silo; 0 evaluates nothing."""
     save_counts: bool = False
     save_transcript: bool = False
     candidates: Mapping[str, Path] = field(default_factory=dict)
-    """Keep masks or pruned weights to evaluate beside the others."""
+    """Keep masks to evaluate beside what the run makes."""
     prompts: tuple[str, ...] = ()
     """Texts from which the report shows how the dense and the sparse model go on."""
 
@@ -61,10 +62,10 @@ class PruningRun:
         folder: Path,
         wanted: Wanted,
         watch: Watch,
-        own_pruned: Callable[[], Mapping[str, Path]] = dict,
+        own_keep_masks: Callable[[], Mapping[str, Path]] = dict,
     ) -> None:
         self.plan, self._planner, self._weights, self._driver = plan, planner, weights, driver
-        self._folder, self._wanted, self._watch, self._own_pruned = folder, wanted, watch, own_pruned
+        self._folder, self._wanted, self._watch, self._own_keep_masks = folder, wanted, watch, own_keep_masks
         self.closed: list[ClosedRound] = []
         for half in (PRUNED_FOLDER, OUT_FOLDER):  # what an earlier process may have left of them
             shutil.rmtree(folder / half, ignore_errors=True)
@@ -84,14 +85,14 @@ class PruningRun:
 
         Raises what RoundDriver.run raises, OutputError where the folder cannot be written.
         """
-        while len(self.closed) < len(self.plan.message.rounds):
+        while len(self.closed) < (pruning := pruning_rounds(self.plan)):
             await self._round()
         await asyncio.to_thread(self._pruned.write)
         traffic = self._driver.traffic.so_far(self.plan.silos)  # without the evaluation's
         result = self._subfolder(OUT_FOLDER)
         achieved = await self._write_model(result)
         report = make_report(
-            *(self.plan, self.closed, achieved, traffic, self._pruned.keep_counts),
+            *(self.plan, self.closed[:pruning], achieved, traffic, self._pruned.keep_counts),
             await self._perplexity(),
             self._bytes_on_disk(result / "model", achieved),
             await asyncio.to_thread(self._behaviour, result / "model"),
@@ -135,16 +136,26 @@ class PruningRun:
         return achieved
 
     async def _perplexity(self) -> Perplexity | None:
-        """Evaluate what was made, where that is wanted.
+        """Evaluate what was made, where the plan ends with that.
 
-        Silos' own pruned weights are at hand only where all is on one machine; and a silo that layer sampling spared
-        some blocks has no pruned model of its own.
+        Silos' own keep masks are at hand only where all is on one machine; and a silo that layer sampling spared some
+        blocks has none of the whole model.
         """
-        if not self._wanted.evaluate:
+        if self.plan.release_kind(-1) is not ReleaseKind.EVALUATION:
             return None
-        alone = {} if self.plan.pruning.cohort_floor else self._own_pruned()
-        candidates = Candidates(self._pruned.file, alone, self._wanted.candidates)
-        return await evaluate(candidates, self._wanted.evaluate, self._planner, self._driver, self._folder)
+        while len(self.closed) < len(self.plan.message.rounds):
+            await self._round()
+        spec = self.plan.message.rounds[-1].evaluation
+        by_name = await asyncio.to_thread(perplexities, spec, self.closed[-1].opened.chunks())
+        keep_masks = KeepMasks(
+            {} if self.plan.pruning.cohort_floor else self._own_keep_masks(), self._wanted.candidates
+        )
+        if keep_masks.files:
+            evaluated = await evaluate(
+                *(keep_masks.files, spec.sequences, self._planner, self._driver, self._folder),
+            )
+            by_name |= evaluated
+        return keep_masks.perplexity(by_name)
 
     def _behaviour(self, model: Path) -> list[Behaviour]:
         """Have both models go on from the prompts that were given, on the CPU."""
@@ -164,8 +175,9 @@ class PruningRun:
     def _save_transcripts(self, result: Path) -> None:
         """Save every round as `silo-agent verify` reads it, with the roster that signed."""
         roster = {member.silo: member.signing_key for member in self.plan.message.roster}
-        for closed in self.closed:
-            name = f"transcript-{closed.session.round.index}" if len(self.closed) > 1 else "transcript"
+        rounds = self.closed[: pruning_rounds(self.plan)]
+        for closed in rounds:
+            name = f"transcript-{closed.session.round.index}" if len(rounds) > 1 else "transcript"
             closed.save_transcript(result / name)
             write_whole(result / name / "roster.yaml", roster_file(roster))
 
@@ -184,13 +196,14 @@ class PruningRun:
     def _provenance(self) -> dict[str, str]:
         """Return what the model file says of its origin; two runs of the same work do not differ in it."""
         plan, pruning = self.plan, self.plan.message.pruning
+        rounds = self.closed[: pruning_rounds(plan)]
         return {
-            "sparsilo.release": str(plan.release_kind(len(self.closed) - 1)),
+            "sparsilo.release": str(plan.release_kind(pruning_rounds(plan) - 1)),
             "sparsilo.pruner": pruning.pruner,
             "sparsilo.sparsity": str(plan.pruning.sparsity),
             "sparsilo.allocation": str(plan.pruning.allocation),
             "sparsilo.schedule": str(plan.pruning.schedule),
-            "sparsilo.survivors": str(min(len(closed.session.survivors) for closed in self.closed)),
+            "sparsilo.survivors": str(min(len(closed.session.survivors) for closed in rounds)),
             "sparsilo.pruned_sha256": self._pruned.digest.hex(),
         }
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from crypto.errors import InputError
 from crypto.plan import Plan
+from crypto.releases.planned_rounds import pruning_rounds
 from silo_agent.host.sqlite_file import bring_up_to_date, transaction
 from silo_agent.host.whole_file import write_whole
 
@@ -53,9 +54,9 @@ class Run:
     plan_digest: str
     """The plan's digest, hex."""
     release: str
-    """The release kind of the plan's last round."""
+    """The release kind of the pruning's last round."""
     rounds: int
-    """How many rounds the plan has; an evaluation is one more."""
+    """How many rounds the plan has."""
     done: int
     """How many rounds are over."""
     silos: int
@@ -103,7 +104,7 @@ class Runs:
         folder.mkdir(mode=0o700)
         write_whole(folder / PLAN_FILE, plan.encoded)
         write_whole(folder / PLAN_YAML, asked)
-        kind = plan.release_kind(len(plan.message.rounds) - 1)
+        kind = plan.release_kind(pruning_rounds(plan) - 1)
         row = Run(
             *(run, plan.digest.hex(), kind, len(plan.message.rounds), 0, len(plan.silos), None),
             *(Status.WAITING, "", "", now.isoformat(timespec="seconds"), None),

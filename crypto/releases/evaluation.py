@@ -5,9 +5,9 @@ from typing import Final
 
 from crypto.encoding.layout import Section
 from crypto.errors import PlanError
-from crypto.names import ReleaseKind
+from crypto.names import ReleaseKind, Schedule
 from crypto.plan import DIGEST_BYTES, Plan
-from crypto.releases.release_spec import ReleaseSpec
+from crypto.releases.release_spec import ReleaseSpec, spec_of
 
 NLL_SECTION: Final = "negative log-likelihood"
 TOKENS_SECTION: Final = "tokens"
@@ -21,7 +21,6 @@ class EvaluationSpec(ReleaseSpec):
 
     kind = ReleaseKind.EVALUATION
     says = "evaluation"
-    starts_from_earlier = False  # it names what it starts from itself
     stands_alone = True
     opens = "for every candidate the silos' negative log-likelihoods and token counts, added up"
 
@@ -31,6 +30,10 @@ class EvaluationSpec(ReleaseSpec):
         candidates = len(plan.message.rounds[index].evaluation.candidates)
         yield Section(NLL_SECTION, candidates, 64)
         yield Section(TOKENS_SECTION, candidates, 64)
+
+    def starts_from_earlier(self, plan: Plan, index: int) -> bool:
+        """Return whether a candidate is what the rounds before made; what came from outside stands for itself."""
+        return any(candidate.pruned or candidate.own for candidate in plan.message.rounds[index].evaluation.candidates)
 
     def check(self, plan: Plan, index: int) -> None:
         """Refuse an evaluation of nothing, of more tokens than a lane holds, and candidates not named properly."""
@@ -44,16 +47,23 @@ class EvaluationSpec(ReleaseSpec):
             raise PlanError(f"{field}: has no candidates")
         if len({candidate.name for candidate in evaluation.candidates}) != len(evaluation.candidates):
             raise PlanError(f"{field}: two candidates share a name")
+        has_pruned = any(spec_of(plan, earlier).prunes for earlier in range(index))
         for candidate in evaluation.candidates:
             keep_mask = candidate.WhichOneof("keep_mask")
-            usable = {"dense": candidate.dense, "digest": len(candidate.digest) == DIGEST_BYTES}
+            is_own_possible = not (plan.pruning.cohort_floor or plan.pruning.schedule is Schedule.ITERATIVE)
+            usable = {
+                "dense": candidate.dense,
+                "digest": len(candidate.digest) == DIGEST_BYTES,
+                "pruned": candidate.pruned and has_pruned,
+                "own": candidate.own and has_pruned and is_own_possible,
+            }
             if keep_mask is None or not usable[keep_mask]:
                 raise PlanError(f"{field}: candidate {candidate.name!r} names no usable keep mask")
 
     def files(self, plan: Plan, index: int) -> frozenset[bytes]:
-        """Return the digests of the candidates; the dense model is at hand."""
+        """Return the digests of the keep masks from outside."""
         candidates = plan.message.rounds[index].evaluation.candidates
-        return frozenset(candidate.digest for candidate in candidates if not candidate.dense)
+        return frozenset(candidate.digest for candidate in candidates if candidate.digest)
 
     def computes(self, plan: Plan, index: int, silo: str) -> Iterator[str]:
         """Yield what is evaluated on how much text."""

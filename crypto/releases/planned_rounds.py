@@ -7,6 +7,14 @@ from crypto.plan import Plan
 from crypto.releases.release_spec import release_spec
 
 
+def pruning_rounds(plan: Plan) -> int:
+    """Return how many rounds a plan's pruning has; the rounds that stand alone come after them."""
+    rounds = len(plan.message.rounds)
+    while rounds and release_spec(plan.release_kind(rounds - 1)).stands_alone and plan.block(rounds - 1) is None:
+        rounds -= 1
+    return rounds
+
+
 def planned_rounds(plan: Plan, release: ReleaseKind) -> list[tuple[ReleaseKind, int | None]]:
     """Return the kinds of the rounds in which the planned pruning releases `release`, a kind that prunes.
 

@@ -24,8 +24,6 @@ class ReleaseSpec(ABC):
     """Whether the opened sums become the pruned model: then it is what a run can be asked to release."""
     preceded_by: ClassVar[tuple[ReleaseKind, ...]] = ()
     """The kinds of the rounds that come right before each of its rounds, over the same blocks."""
-    starts_from_earlier: ClassVar[bool] = True
-    """Whether such a round starts from the rounds before it, where there are any (2.2.3)."""
     stands_alone: ClassVar[bool] = False
     """Whether rounds of the kind need no pruning: they may end any plan, or be all of it."""
 
@@ -41,6 +39,11 @@ class ReleaseSpec(ABC):
     @abstractmethod
     def sections(self, plan: Plan, index: int, silos: int) -> Iterator[Section]:
         """Yield the sections of one round over at most `silos` silos, whose number decides the lane widths."""
+
+    def starts_from_earlier(self, plan: Plan, index: int) -> bool:
+        """Return whether the round starts from the rounds before it, where there are any (2.2.3)."""
+        del plan, index
+        return True
 
     def check(self, plan: Plan, index: int) -> None:
         """Raise PlanError where the round contradicts itself."""
@@ -73,7 +76,7 @@ def spec_of(plan: Plan, index: int) -> ReleaseSpec:
 
 def has_input(plan: Plan, index: int) -> bool:
     """Tell whether a round starts from the rounds before it in its plan."""
-    return index > 0 and spec_of(plan, index).starts_from_earlier
+    return index > 0 and spec_of(plan, index).starts_from_earlier(plan, index)
 
 
 def layout_of(plan: Plan, index: int, silos: int | None = None) -> Layout:

@@ -33,13 +33,13 @@ def bytes_up(plan: Plan, silo: str) -> int:
 def bytes_down(plan: Plan, silo: str) -> int:
     """Estimate the bytes that `silo` receives in all rounds.
 
-    They are the chunks that it audits, with every survivor's words of them; the sums that it fetches; and the
-    candidates, as if each were a keep mask.
+    They are the chunks that it audits, with every survivor's words of them; the sums that it fetches; and the keep
+    masks from outside.
     """
     signers = most_participants(plan)
     audits = audited_bytes(plan, bytes_up(plan, silo), signers)
     sums = sum(upload_bytes(plan, index, signers if plan.is_sampled(index) else None) for index in fetched_sums(plan))
-    return audits + sums + fetched_candidates(plan) * sum(plan.block_weights)
+    return audits + sums + len(candidate_files(plan)) * sum(plan.block_weights)
 
 
 def most_participants(plan: Plan) -> int:
@@ -54,7 +54,7 @@ def fetched_sums(plan: Plan) -> range:
     return range(len(plan.message.rounds) - 1)
 
 
-def fetched_candidates(plan: Plan) -> int:
-    """Count the candidate files that silos fetch."""
+def candidate_files(plan: Plan) -> frozenset[bytes]:
+    """Return the SHA-256 of each keep mask from outside that silos fetch."""
     rounds = range(len(plan.message.rounds))
-    return len({digest for index in rounds for digest in spec_of(plan, index).files(plan, index)})
+    return frozenset(digest for index in rounds for digest in spec_of(plan, index).files(plan, index))

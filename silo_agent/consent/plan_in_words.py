@@ -15,7 +15,7 @@ from crypto.secagg.round import least_survivors
 from silo_agent.consent.expected_traffic import (
     bytes_down,
     bytes_up,
-    fetched_candidates,
+    candidate_files,
     fetched_sums,
     most_participants,
 )
@@ -181,8 +181,8 @@ def _to_aggregator(plan: Plan, kinds: list[ReleaseKind]) -> Iterator[str]:
 
 def _to_silos(plan: Plan, kinds: list[ReleaseKind]) -> Iterator[str]:
     yield "the plan, and who took part"
-    if candidates := fetched_candidates(plan):
-        yield f"the {candidates} pruned models offered as candidates"
+    if keep_masks := candidate_files(plan):
+        yield f"the {len(keep_masks)} keep masks from outside that are evaluated"
     if auditors := backend_spec(plan.backend).auditors(plan):
         signers = most_participants(plan)
         yield (

@@ -27,8 +27,8 @@ if TYPE_CHECKING:  # a command that shows a plan need not wait for torch
 ANY: Final = "any"
 UNLIMITED: Final = "unlimited"
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-COUNTS: Final = range(1, 1 << 31)
-"""What a budget of releases, and a number of accusations, can be."""
+MOST_COUNT: Final = (1 << 31) - 1
+"""The largest budget of releases, and number of accusations or of keep masks."""
 
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
 _TIME: Final = re.compile("([01][0-9]|2[0-3]):[0-5][0-9]")
@@ -123,6 +123,8 @@ class Policy:
     """At how many standing accusations of the aggregator this silo takes part in nothing any more (14.6.2)."""
     releases: int = 100
     """In how many rounds the same text may leave in masked words."""
+    candidates: int = 8
+    """How many keep masks from outside may be run over the same text, in all."""
     epsilon: float | None = None
     """The budget of differential privacy; None means unlimited."""
     delta: float | None = None
@@ -146,6 +148,7 @@ class Policy:
             "approval": _choice(file, "approval", given.pop("approval"), {str(choice): choice for choice in Approval}),
             "models": _models(file, given.pop("models")),
             "releases": _count(f"{file}: budget", "releases", budget.get("releases", cls.releases)),
+            "candidates": _count(file, "candidates", given.pop("candidates", cls.candidates), least=0),
             "accusations": _count(file, "accusations", given.pop("accusations", cls.accusations)),
             "epsilon": _epsilon(file, budget.get("epsilon", UNLIMITED)),
             "delta": _delta(file, budget.get("delta")),
@@ -202,9 +205,9 @@ def _kinds(file: Path, value: object) -> frozenset[ReleaseKind]:
     return frozenset(_choice(file, "release_kinds", name, known) for name in value)
 
 
-def _count(where: Path | str, name: str, value: object) -> int:
-    if type(value) is not int or value not in COUNTS:  # a truth value is an int to Python
-        raise ConfigError(f"{where}: {name}: must be a whole number, from {COUNTS.start} to {COUNTS.stop - 1}")
+def _count(where: Path | str, name: str, value: object, least: int = 1) -> int:
+    if type(value) is not int or not least <= value <= MOST_COUNT:  # a truth value is an int to Python
+        raise ConfigError(f"{where}: {name}: must be a whole number, from {least} to {MOST_COUNT}")
     return value
 
 
@@ -305,6 +308,18 @@ def check_accusations(policy: Policy, standing: int) -> None:
         raise ReleaseRefused(
             f"{standing} rounds ended after this silo had signed what they opened, as a round with a forged sum would",
             hint="silo-agent ledger lists them, and --dismiss takes one back; accusations in the policy is the limit",
+        )
+
+
+def check_candidates(policy: Policy, keep_masks: int) -> None:
+    """Check that so many keep masks from outside, earlier ones included, may be run over one text (14.3.3).
+
+    Raises ReleaseRefused where they are too many.
+    """
+    if keep_masks > policy.candidates:
+        raise ReleaseRefused(
+            f"{keep_masks} keep masks from outside would have been run over this text, and {policy.candidates} may be",
+            hint="calibrate on other text, or decide on more: candidates in the policy",
         )
 
 

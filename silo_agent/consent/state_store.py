@@ -6,6 +6,7 @@ that two agents that share a folder by mistake still keep one promise.
 """
 
 import sqlite3
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -40,6 +41,10 @@ _AUDIT_HEAD = """CREATE TABLE IF NOT EXISTS audit_head (
     only INTEGER PRIMARY KEY CHECK (only = 1), count INTEGER NOT NULL, last TEXT NOT NULL
 ) STRICT"""
 
+_CANDIDATES = """CREATE TABLE candidates (
+    data BLOB NOT NULL, digest BLOB NOT NULL, PRIMARY KEY (data, digest)
+) STRICT"""
+
 
 def _first_tables(database: sqlite3.Connection) -> None:
     """Make the tables of version 1, or of a file from before there were versions."""
@@ -65,7 +70,12 @@ def _known_survivors_and_settled_rounds(database: sqlite3.Connection) -> None:
     database.execute("INSERT INTO settled SELECT DISTINCT round FROM said")
 
 
-_STEPS: Final = (_first_tables, _known_survivors_and_settled_rounds)
+def _table_of_candidates(database: sqlite3.Connection) -> None:
+    """Make the table of the keep masks from outside."""
+    database.execute(_CANDIDATES)
+
+
+_STEPS: Final = (_first_tables, _known_survivors_and_settled_rounds, _table_of_candidates)
 
 
 class Decision(StrEnum):
@@ -162,6 +172,18 @@ class StateStore:
         """Return the ledger, oldest release first."""
         with transaction(self._file) as database:
             return _releases(database)
+
+    def count_candidates(self, data: bytes, keep_masks: Collection[bytes]) -> None:
+        """Record which keep masks from outside are run over a text, before they are; all by their SHA-256."""
+        with transaction(self._file) as database:
+            rows = [(data, digest) for digest in keep_masks]
+            database.executemany("INSERT OR IGNORE INTO candidates (data, digest) VALUES (?, ?)", rows)
+
+    def candidates(self, data: bytes) -> frozenset[bytes]:
+        """Return the keep masks from outside that were ever run over a text."""
+        with transaction(self._file) as database:
+            query = "SELECT digest FROM candidates WHERE data = ?"
+            return frozenset(digest for (digest,) in database.execute(query, (data,)))
 
     def forget(self, round_digest: bytes) -> None:
         """Take a release out of the ledger; its round is still one in which this silo has spoken.

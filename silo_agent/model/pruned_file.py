@@ -1,15 +1,14 @@
 """A file of what pruning made of weights, by parameter name: their keep masks, or themselves (docs/formats.md, 3)."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-import torch
 from torch import Tensor
 
 from crypto.errors import InputError, ModelError
-from silo_agent.model.mapped_tensors import STORED_NAMES, mapped_tensor
+from silo_agent.model.mapped_tensors import mapped_tensor
 from silo_agent.model.tensor_files import read_tensor_file
 
 READ_BYTES: Final = 1 << 20
@@ -28,14 +27,15 @@ class PrunedFile(Mapping[str, Tensor]):
         except ModelError:
             raise InputError(f"{file}: holds no keep masks or weights", hint="`silo-agent prune` writes them") from None
 
-    def check(self, tensors: Iterable[tuple[str, tuple[int, ...], torch.dtype]]) -> None:
-        """Raise InputError unless each of these parameters has a keep mask or a weight of its dtype, of its shape."""
-        for name, shape, dtype in tensors:
-            stored = self._stored.get(name)
-            if stored is None or stored.shape != shape or stored.dtype not in ("BOOL", STORED_NAMES[dtype]):
+    def check_keep_masks(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise InputError unless these parameters, and no others, have a keep mask of their shape (14.3.2)."""
+        for name in sorted({*shapes, *self._stored}):
+            stored, shape = self._stored.get(name), shapes.get(name)
+            if stored is None or (stored.dtype, stored.shape) != ("BOOL", shape):
                 raise InputError(
-                    f"{self._file}: {name}: neither a keep mask nor a {dtype} weight of shape {shape}",
-                    hint="made for another model?",
+                    f"{self._file}: {name}: is not a keep mask of shape {shape}",
+                    hint="a candidate is a keep mask for each prunable tensor and nothing else; `silo-agent prune` "
+                    "writes them",
                 )
 
     def __getitem__(self, name: str) -> Tensor:

@@ -12,6 +12,7 @@ from crypto.pruning.sparsity import Sparsity
 from crypto.pruning.work import PruningWork
 from silo_agent.pruning.keep_mask import as_groups
 from silo_agent.pruning.mask_expansion import expand
+from silo_agent.pruning.prune import Pruned
 from silo_agent.pruning.relative_importance import relative_importance
 
 
@@ -31,21 +32,11 @@ class TensorSums:
 
 
 @dataclass(frozen=True)
-class ExpandedTensor:
-    """What the silos made of one tensor together, in the shape in which it is stored."""
+class ExpandedTensor(Pruned):
+    """What the silos made of one tensor together: `keep` is the expanded keep mask."""
 
-    name: str
     keep_counts: Tensor
     """uint8: how many survivors kept each weight."""
-    keep: Tensor
-    """bool: the expanded keep mask."""
-    weight: Tensor | None
-    """The new weight in the stored dtype, zero where not kept; None where kept weights stay dense."""
-
-    @property
-    def changed(self) -> Tensor:
-        """The change as BlockWalk.advance takes it."""
-        return self.keep if self.weight is None else self.weight
 
 
 def expand_tensor(sums: TensorSums, dense: Tensor, work: PruningWork, sparsity: Sparsity) -> ExpandedTensor:
@@ -65,7 +56,7 @@ def expand_tensor(sums: TensorSums, dense: Tensor, work: PruningWork, sparsity: 
         weight = kept.double() * (keep_counts.double() / sums.survivors)
     if weight is not None:
         weight = weight.to(dense.dtype).masked_fill_(~keep, 0)
-    return ExpandedTensor(sums.name, keep_counts, keep, weight)
+    return ExpandedTensor(sums.name, keep, weight, keep_counts)
 
 
 def _check_sums(name: str, counts: Tensor, nonzero: NDArray[np.uint64]) -> None:

@@ -1,9 +1,13 @@
-"""Where a silo keeps what it made of a plan's weights."""
+"""Where a silo keeps what became of a plan's weights: what it made of them itself, and what all silos together did."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from crypto.plan import Plan
+
+TOGETHER: Final = "together"
+"""The scope of what all silos made of the model, as the opened sums say."""
 
 
 @dataclass(frozen=True)
@@ -13,8 +17,13 @@ class PrunedFiles:
     keep_masks: Path
     weights: Path
 
+    @property
+    def changed(self) -> Path:
+        """The file of new weights, or of keep masks where kept weights stay as they are."""
+        return self.weights if self.weights.exists() else self.keep_masks
 
-def pruned_files(state: Path, plan: Plan, block: int | None) -> PrunedFiles:
-    """Return the files of a block, or of all where it is None, in a state folder."""
-    stem = plan.digest.hex() + ("" if block is None else f".{block}")
+
+def pruned_files(state: Path, plan: Plan, scope: int | str | None) -> PrunedFiles:
+    """Return the files of a block, of all blocks (None), or of `TOGETHER`, in a state folder."""
+    stem = plan.digest.hex() + ("" if scope is None else f".{scope}")
     return PrunedFiles(state / f"{stem}.keep_mask.safetensors", state / f"{stem}.weights.safetensors")

@@ -4,18 +4,20 @@ Two numbers a candidate, the summed negative log-likelihood in fixed point and t
 it is.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import exp
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from crypto.encoding.fixed_point import decode, encode
 from crypto.encoding.layout import Chunk, OpenedChunk
 from crypto.errors import CorruptSum
 from crypto.releases.evaluation import MOST_NATS, NLL_FRACTION_BITS, NLL_SECTION, TOKENS_SECTION
 from silo_agent.model.perplexity import negative_log_likelihood
+from silo_agent.model.pruned_file import PrunedFile
 from silo_agent.releases.silo_side import SiloWork
 from sparsilo.v1 import plan_pb2
 
@@ -27,10 +29,23 @@ def prepare(work: SiloWork) -> "EvaluationRelease":
     results = []
     for done, candidate in enumerate(evaluation.candidates):
         work.progress("evaluating candidates", done, len(evaluation.candidates))
-        pruned = {} if candidate.dense else work.candidate(candidate.digest)
-        results.append(negative_log_likelihood(work.weights, held_out, pruned, device=work.device))
+        changed = _changed(work, candidate)
+        results.append(negative_log_likelihood(work.weights, held_out, changed, device=work.device))
     work.progress("evaluating candidates", len(evaluation.candidates), len(evaluation.candidates))
     return EvaluationRelease(results, len(work.plan.silos))
+
+
+def _changed(work: SiloWork, candidate: plan_pb2.Candidate) -> Mapping[str, Tensor]:
+    """Return the keep masks or weights that a candidate has in place of the dense model's, by parameter name."""
+    match candidate.WhichOneof("keep_mask"):
+        case "digest":
+            return work.candidate(candidate.digest)
+        case "pruned":
+            return PrunedFile(work.together().changed)
+        case "own":
+            return PrunedFile(work.pruned().changed)
+        case _:
+            return {}
 
 
 def perplexities(spec: plan_pb2.Evaluation, chunks: Iterable[OpenedChunk]) -> dict[str, float]:

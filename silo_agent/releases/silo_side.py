@@ -78,8 +78,10 @@ class SiloWork:
     """From how many sequences to hold out, to the calibration sequences and those: int64 [n, L]."""
     pruned: Callable[[], PrunedFiles]
     """Prunes the scope of the round where that was not done yet."""
+    together: Callable[[], PrunedFiles]
+    """Derives what the silos made of the model together, from the opened sums, where that was not done yet."""
     candidate: Callable[[bytes], Mapping[str, Tensor]]
-    """From the SHA-256 of a file to its keep masks or weights by parameter name, fetched and checked."""
+    """From the SHA-256 of a file to its keep masks by parameter name, fetched and checked."""
     entropy: Entropy
     progress: Callable[[str, int, int], None]
 

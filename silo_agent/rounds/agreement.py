@@ -8,12 +8,21 @@ from typing import Final
 
 from crypto.errors import ConfigError, ReleaseRefused, SparsiloError
 from crypto.plan import Plan
+from crypto.releases.release_spec import spec_of
 from crypto.secagg.round import Round
 from silo_agent.config import AgentConfig
 from silo_agent.consent.accusations import Accusations
 from silo_agent.consent.audit_log import AuditLog
+from silo_agent.consent.expected_traffic import candidate_files
 from silo_agent.consent.ledger import Release
-from silo_agent.consent.policy import Approval, Policy, check_accusations, check_budget, check_policy
+from silo_agent.consent.policy import (
+    Approval,
+    Policy,
+    check_accusations,
+    check_budget,
+    check_candidates,
+    check_policy,
+)
 from silo_agent.consent.state_store import Decision, StateStore
 from silo_agent.host.metrics import SiloMetrics
 from silo_agent.model.calibration import data_digest
@@ -53,6 +62,7 @@ class Agreement:
             self._metrics.decisions.labels(decision).inc()
         if decision is Decision.REJECTED:
             raise ReleaseRefused(f"plan {plan.digest.hex()[:16]} was rejected here")
+        self._store.count_candidates(self._data, spec_of(plan, round_.index).files(plan, round_.index))
         return Release.of(round_, self._data)
 
     def observe(self) -> None:
@@ -69,6 +79,7 @@ class Agreement:
             check_accusations(policy, len(self._accusations.standing()))
             check_policy(plan, policy, self._config.silo)
             check_plan(plan, self._config, roster, self._weights, self._digests)
+            check_candidates(policy, len(self._store.candidates(self._data) | candidate_files(plan)))
             check_budget(policy, self._charged(but=round_.digest), len(plan.message.rounds) - round_.index)
         except SparsiloError as error:
             self._note("refused", "policy", plan=plan.digest.hex(), round=round_.index, reason=str(error))

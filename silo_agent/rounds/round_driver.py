@@ -161,6 +161,7 @@ class Agent:
             with self._declining(round_):
                 start = run.start(round_.index, self._roster)
                 check_start(round_, start, self._config.silo)
+                run.fetch(round_.index)
                 session = spec.silo_session(round_, self._config.silo, self._signing_key, secrets.token_bytes)
                 prepare = partial(self._prepare, run, start)
                 calls = one_round(session, prepare, release, self._store, get_num_threads())

@@ -2,6 +2,8 @@
 
 import secrets
 from collections.abc import Callable, Mapping
+from itertools import chain
+from math import prod
 from pathlib import Path
 from typing import Final
 
@@ -9,14 +11,18 @@ import torch
 from torch import Tensor
 
 from crypto.backends.verification import MAX_TRANSCRIPT_BYTES
+from crypto.errors import InputError
 from crypto.plan import Plan
+from crypto.releases.release_spec import spec_of
 from crypto.secagg.round import Round
 from silo_agent.config import AgentConfig
 from silo_agent.model.calibration import read_sequences
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.pruned_file import PrunedFile
 from silo_agent.network.transport import Transport
-from silo_agent.releases.silo_side import SiloRelease, SiloWork, silo_side
+from silo_agent.pruning.prune import write_pruned
+from silo_agent.pruning.pruned_files import TOGETHER, PrunedFiles, pruned_files
+from silo_agent.releases.silo_side import SiloRelease, SiloWork, expanded_tensors, silo_side
 from silo_agent.rounds.committed_words import WORDS_SUFFIX
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.opened_sum import OpenedRound
@@ -79,6 +85,23 @@ class RunOfPlan:
             self._opened.append(verify_opened(round_, words, transcript, roster))
         return Start(self.plan, self._opened[:index])
 
+    def fetch(self, index: int) -> None:
+        """Fetch the keep masks from outside that a round runs, and check that they are nothing else (14.3.2).
+
+        Raises InputError where one is; it is not kept.
+        """
+        shapes = {tensor.name: tuple(tensor.shape) for tensor in self.plan.prunable}
+        most = sum(map(prod, shapes.values())) + MOST_HEADER_BYTES
+        for digest in spec_of(self.plan, index).files(self.plan, index):
+            file = self._candidate_file(digest)
+            if not file.exists():
+                self._transport.candidate(digest, file, most)
+            try:
+                PrunedFile(file).check_keep_masks(shapes)
+            except InputError:
+                file.unlink()
+                raise
+
     def prepare(self, start: Start) -> SiloRelease:
         """Compute what this silo releases in the round that `start` is followed by."""
         work = SiloWork(
@@ -89,7 +112,8 @@ class RunOfPlan:
             device=self._device,
             sequences=self._sequences,
             pruned=lambda: self._pruning.files(start),
-            candidate=self._candidate,
+            together=lambda: self._together(start),
+            candidate=lambda digest: PrunedFile(self._candidate_file(digest)),
             entropy=secrets.token_bytes,
             progress=self._progress,
         )
@@ -106,13 +130,13 @@ class RunOfPlan:
             fill=True,
         )
 
-    def _candidate(self, digest: bytes) -> PrunedFile:
-        file = self._config.state / f"{digest.hex()}.safetensors"
-        if not file.exists():
-            names = (tensor.name for tensor in self.plan.prunable)
-            elements = sum(self._weights.shape(name).numel() * self._weights.dtype(name).itemsize for name in names)
-            self._transport.candidate(digest, file, elements + MOST_HEADER_BYTES)
-        pruned = PrunedFile(file)
-        prunable = self.plan.prunable
-        pruned.check((tensor.name, tuple(tensor.shape), self._weights.dtype(tensor.name)) for tensor in prunable)
-        return pruned
+    def _together(self, start: Start) -> PrunedFiles:
+        """Return what the opened sums made of the model (14.3.1)."""
+        files = pruned_files(self._config.state, self.plan, TOGETHER)
+        if not files.keep_masks.exists():
+            expanded = (expanded_tensors(start, opened, self._weights) for opened in start.opened)
+            write_pruned(files.keep_masks, files.weights, chain.from_iterable(expanded))
+        return files
+
+    def _candidate_file(self, digest: bytes) -> Path:
+        return self._config.state / f"{digest.hex()}.safetensors"

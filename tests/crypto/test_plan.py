@@ -18,8 +18,8 @@ from crypto.names import Backend, ComparisonGroup, ReleaseKind
 from crypto.plan import MAX_PLAN_BYTES, Plan, least_threshold
 from crypto.plan_rules import check_cohort, checked_plan, decode_plan
 from crypto.pruning.sparsity import Pattern, group_shape, parse_ratio
-from crypto.releases.planned_rounds import planned_rounds
-from crypto.releases.release_spec import layout_of
+from crypto.releases.planned_rounds import planned_rounds, pruning_rounds
+from crypto.releases.release_spec import has_input, layout_of
 from crypto.secagg.round import Round
 from sparsilo.v1 import plan_pb2
 from support.plans import plan, plan_message
@@ -559,6 +559,41 @@ def sampled(floor: int = 3, capacities: tuple[int, ...] = (2, 2, 1, 1), **fields
 def rounds(message: plan_pb2.Plan) -> list[tuple[str, int | None]]:
     agreed = checked_plan(message)
     return [(agreed.release_kind(index), agreed.block(index)) for index in range(len(message.rounds))]
+
+
+PRUNED, OWN = plan_pb2.Candidate(name="p", pruned=True), plan_pb2.Candidate(name="o", own=True)
+
+
+@pytest.mark.clause("2.1.7", "14.3.1")
+def test_what_was_pruned_is_evaluated_after_it_was() -> None:
+    for message in (
+        with_rounds(by_block()),
+        with_rounds(by_block(schedule="iterative")),
+        sampled(capacities=(2, 2, 1, 1)),
+    ):
+        pruning = len(message.rounds)
+        evaluation(DENSE, PRUNED)(message)
+        evaluation(DENSE)(message)
+        plan = checked_plan(message)
+        assert pruning_rounds(plan) == pruning
+        assert [has_input(plan, index) for index in (pruning, pruning + 1)] == [True, False]
+        evaluation(OWN)(message)
+        if pruning == 1:
+            assert has_input(checked_plan(message), 3)
+        else:  # a silo has no model of its own
+            with pytest.raises(PlanError, match="candidate 'o' names no usable keep mask"):
+                checked_plan(message)
+
+
+@pytest.mark.clause("2.1.7")
+@pytest.mark.parametrize("candidate", [PRUNED, OWN, *(plan_pb2.Candidate(**{f: False}) for f in ("pruned", "own"))])
+def test_what_no_round_pruned_is_not_evaluated(candidate: plan_pb2.Candidate) -> None:
+    message = edited(evaluation(candidate))
+    if candidate.name:
+        checked_plan(message)
+        del message.rounds[0]
+    with pytest.raises(PlanError, match=rf"candidate '{candidate.name}' names no usable keep mask"):
+        checked_plan(message)
 
 
 @pytest.mark.clause("2.1.1")

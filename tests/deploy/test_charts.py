@@ -128,6 +128,7 @@ SILO_WRONG: list[tuple[str, object]] = [
     ("policy.most_sparsity_ratio", 1.1),
     ("policy.least_sparsity_ratio_of_others", -0.1),
     ("policy.most_rounds", 0),
+    ("policy.candidates", -1),
     ("policy.accusations", 0),
     ("policy.budget.releases", 0),
     ("policy.budget.epsilon", 0),

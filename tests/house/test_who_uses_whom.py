@@ -57,7 +57,7 @@ USES: Uses = {
     },
     "aggregator.config": {"crypto": "errors names", "silo_agent": "host network.address"},
     "aggregator.local": {
-        "crypto": "errors identity names plan plan_options primitives",
+        "crypto": "errors identity names plan plan_options primitives pruning",
         "silo_agent": "config host model pruning",
         "aggregator": "local_agents metrics results rounds runs silos",
     },

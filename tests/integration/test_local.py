@@ -1,5 +1,6 @@
 """`aggregator local` with real processes over mTLS: what comes out is what the definitions say, entry for entry."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -127,14 +128,24 @@ def test_the_report_says_what_happened(tmp_path: Path, capsys: pytest.CaptureFix
     assert perplexity["alone_mean"] == pytest.approx(sum(perplexity["alone"].values()) / 3)
     assert perplexity["dense"] == pytest.approx(reference_perplexity(model, files), rel=1e-5)
     assert perplexity["federated"] == pytest.approx(reference_perplexity(tmp_path / "out" / "model", files), rel=1e-5)
+    own = [tmp_path / f"{file.stem}.safetensors" for file in files]
+    for file, keep_mask in zip(files, own, strict=True):
+        assert prune(model, file, keep_mask, capsys, *SHAPE).code == 0
+    assert perplexity["own"] == pytest.approx(reference_perplexity(model, files, own), rel=1e-5)
 
 
 @torch.no_grad()
-def reference_perplexity(folder: Path, files: list[Path]) -> float:
-    """Of the three sequences of 32 tokens after the first four, with transformers' own loss."""
+def reference_perplexity(folder: Path, files: list[Path], keep_masks: Sequence[Path] = ()) -> float:
+    """Of the three sequences of 32 tokens after the first four, with transformers' own loss; under each file's own keep
+    mask, where there are some.
+    """
     model, tokenizer = in_memory(folder), AutoTokenizer.from_pretrained(folder)
     losses = []
-    for file in files:
+    for at, file in enumerate(files):
+        if keep_masks:
+            model = in_memory(folder)
+            for name, keep in load_file(keep_masks[at]).items():
+                model.get_parameter(name).data *= keep
         ids = torch.tensor(tokenizer(file.read_text())["input_ids"][4 * 32 : 7 * 32]).view(3, 32)
         losses += [float(model(input_ids=row[None], labels=row[None]).loss) for row in ids]
     return float(torch.tensor(losses, dtype=torch.float64).mean().exp())

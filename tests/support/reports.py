@@ -45,7 +45,7 @@ def report(**changes: Any) -> Report:
         bytes={silo: Traffic(1_500_000 + at, 999) for at, silo in enumerate(SILOS)},
         seconds={Phase.PLAN: 1.25, Phase.UPLOAD: 5.0},
         plan_digest="ab" * 32,
-        perplexity=Perplexity(10.0, alone, 21.0, 15.0, {"by hand": 40.0}),
+        perplexity=Perplexity(10.0, alone, 21.0, 15.0, {"by hand": 40.0}, 18.0),
         bytes_on_disk=BytesOnDisk(4_000_000, 4_000_100, 1_400_000),
     )
     return replace(full, **changes)

@@ -151,11 +151,15 @@ class Evaluation(_message.Message):
     def __init__(self, sequences: _Optional[int] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ...) -> None: ...
 
 class Candidate(_message.Message):
-    __slots__ = ("name", "dense", "digest")
+    __slots__ = ("name", "dense", "digest", "pruned", "own")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DENSE_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PRUNED_FIELD_NUMBER: _ClassVar[int]
+    OWN_FIELD_NUMBER: _ClassVar[int]
     name: str
     dense: bool
     digest: bytes
-    def __init__(self, name: _Optional[str] = ..., dense: _Optional[bool] = ..., digest: _Optional[bytes] = ...) -> None: ...
+    pruned: bool
+    own: bool
+    def __init__(self, name: _Optional[str] = ..., dense: _Optional[bool] = ..., digest: _Optional[bytes] = ..., pruned: _Optional[bool] = ..., own: _Optional[bool] = ...) -> None: ...

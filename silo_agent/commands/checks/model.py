@@ -17,7 +17,9 @@ from silo_agent.model.model_folder import model_folder
 
 MOST_TOKENS: Final = 1 << 22
 """How many tokens of the calibration text are counted; a plan needs far fewer."""
-KEEP_MASK_BYTES: Final = 1
+MODELS: Final = 2
+"""What it pruned, and in an evaluation what all silos pruned together: keep masks and weights of each on disk."""
+KEEP_MASK_BYTES: Final = MODELS
 """Bytes on disk for each prunable weight in the keep masks."""
 OPENED_BYTES: Final = 1 + 4
 """Bytes on disk for each prunable weight in the opened sums of a votes round (up to 255 silos) and a weights round."""
@@ -91,7 +93,7 @@ class ModelChecks:
         """Check that the state folder's disk has room for what a run writes."""
         prunable = self._opened.prunable
         weights = sum(self._opened.shape(name).numel() for name in prunable)
-        pruned = sum(self._weight_bytes(prunable))
+        pruned = MODELS * sum(self._weight_bytes(prunable))
         needed = weights * (KEEP_MASK_BYTES + OPENED_BYTES) + pruned + RECORD_BYTES
         free = shutil.disk_usage(self._config.state).free
         room = (

@@ -67,7 +67,7 @@ def test_what_a_planner_gets(tmp_path: Path) -> None:
         save_counts=True,
         save_transcript=False,
     )
-    assert plan.wanted() == Wanted(2, True, False)
+    assert plan.wanted() == Wanted(True, False)
     message = Planner(weights, plan, roster, Suite.FIPS, bytes).pruning().message
     assert [spec.WhichOneof("release") for spec in message.rounds[-2:]] == ["scales", "weights"]
     assert (message.threshold, message.colluders) == (4, 1)

@@ -14,6 +14,7 @@ from crypto.names import Allocation, Backend, ComparisonGroup, Pruner, ReleaseKi
 from crypto.plan_options import PlanOptions
 from crypto.plan_rules import checked_plan
 from crypto.pruning.sparsity import Sparsity, parse_ratio
+from crypto.releases.planned_rounds import pruning_rounds
 from silo_agent.model.dense_weights import DenseWeights
 from support.models import family, tiny_llama, tiny_model
 from support.plans import plan_message, signing_keys
@@ -219,15 +220,40 @@ def test_the_backend_that_was_asked_for(weights: DenseWeights) -> None:
 
 
 def test_an_evaluation_plan(weights: DenseWeights) -> None:
-    plan = planner(weights).evaluation(7, {"dense": None, "ours": bytes(32), "theirs": bytes([1] * 32)})
+    plan = planner(weights).evaluation(7, {"ours": bytes(32), "theirs": bytes([1] * 32)})
     assert plan.release_kind(0) is ReleaseKind.EVALUATION
     spec = plan.message.rounds[0].evaluation
     assert spec.sequences == 7
     assert [(each.name, each.WhichOneof("keep_mask"), each.digest) for each in spec.candidates] == [
-        ("dense", "dense", b""),
         ("ours", "digest", bytes(32)),
         ("theirs", "digest", bytes([1] * 32)),
     ]
+
+
+LAYER = {"comparison_group": ComparisonGroup.LAYER}
+
+
+@pytest.mark.parametrize(
+    ("options", "candidates"),
+    [
+        ({}, ["dense", "federated", "own"]),
+        ({"release": ReleaseKind.WEIGHTS, "pruner": Pruner.SPARSEGPT, **LAYER}, ["dense", "federated", "own"]),
+        ({"schedule": Schedule.ITERATIVE}, ["dense", "federated"]),
+        ({"cohort_floor": 3}, ["dense", "federated"]),
+    ],
+)
+def test_a_plan_that_ends_with_an_evaluation(
+    options: dict[str, Any], candidates: list[str], weights: DenseWeights
+) -> None:
+    asked = planner(weights, **options)
+    without, plan = asked.pruning(), asked.pruning(7)
+    assert list(plan.message.rounds[:-1]) == list(without.message.rounds)
+    assert pruning_rounds(plan) == pruning_rounds(without) == len(without.message.rounds)
+    spec = plan.message.rounds[-1].evaluation
+    assert spec.sequences == 7
+    kinds = {"dense": "dense", "federated": "pruned", "own": "own"}
+    found = {candidate.name: candidate.WhichOneof("keep_mask") for candidate in spec.candidates}
+    assert found == {name: kinds[name] for name in candidates}
 
 
 @pytest.mark.parametrize(

@@ -195,8 +195,8 @@ def test_what_each_other_silo_learns() -> None:
     assert "start from: scales (1 rounds)" in learned(KIND_PLANS[ReleaseKind.WEIGHTS])
     assert "start from: outliers (1 rounds)" in learned(KIND_PLANS[ReleaseKind.OUTLIERS])
     assert "start from: sampling (1 rounds), votes (2 rounds)" in learned(KIND_PLANS[ReleaseKind.SAMPLING])
-    assert "the 1 pruned models offered as candidates" in learned(KIND_PLANS[ReleaseKind.EVALUATION])
-    assert "candidates" not in learned(of_kinds("votes"))
+    assert "the 1 keep masks from outside that are evaluated" in learned(KIND_PLANS[ReleaseKind.EVALUATION])
+    assert "from outside" not in learned(of_kinds("votes"))
 
 
 def test_what_is_not_protected() -> None:

@@ -467,7 +467,7 @@ def test_what_a_policy_does_not_say(tmp_path: Path) -> None:
     ratios = (Decimal("0.1"), Decimal("0.9"))
     text = (16, 100_000, 32, 32_768, 16, 100_000)
     assert found == Policy(
-        *(Approval.MANUAL, None, kinds, 3, 3, 3, 0, *ratios, *ratios, *text, 1, 100, 3, 100, None, None, None)
+        *(Approval.MANUAL, None, kinds, 3, 3, 3, 0, *ratios, *ratios, *text, 1, 100, 3, 100, 8, None, None, None)
     )
     assert read(tmp_path, {"models": "any", "approval": "manual", "budget": {"epsilon": "unlimited"}}) == found
 

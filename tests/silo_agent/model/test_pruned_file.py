@@ -12,7 +12,7 @@ from silo_agent.model import pruned_file
 from silo_agent.model.pruned_file import PrunedFile, file_digest
 
 MASKS = {"a.weight": torch.tensor([[True, False, True]]), "b.weight": torch.zeros(2, 4, dtype=torch.bool)}
-SHAPES = [("a.weight", (1, 3), torch.bfloat16), ("b.weight", (2, 4), torch.bfloat16)]
+SHAPES: dict[str, tuple[int, ...]] = {"a.weight": (1, 3), "b.weight": (2, 4)}
 
 
 @pytest.fixture
@@ -34,9 +34,10 @@ def test_it_is_a_mapping(file: Path) -> None:
         masks["c.weight"]
 
 
-def test_other_tensors_beside_those_of_the_model_are_no_fault(file: Path) -> None:
-    PrunedFile(file).check(SHAPES)
-    PrunedFile(file).check([])
+def test_a_keep_mask_for_each_tensor_and_nothing_else(file: Path, tmp_path: Path) -> None:
+    PrunedFile(file).check_keep_masks({**SHAPES, "extra": (3,)})
+    with pytest.raises(InputError, match="extra: is not a keep mask of shape None"):
+        PrunedFile(file).check_keep_masks(SHAPES)
 
 
 @pytest.mark.parametrize(
@@ -44,23 +45,18 @@ def test_other_tensors_beside_those_of_the_model_are_no_fault(file: Path) -> Non
 )
 def test_a_missing_tensor_or_another_shape_is_refused(name: str, shape: tuple[int, ...], file: Path) -> None:
     with pytest.raises(InputError) as refused:
-        PrunedFile(file).check([*SHAPES, (name, shape, torch.bfloat16)])
+        PrunedFile(file).check_keep_masks({**SHAPES, "extra": (3,), name: shape})
     assert refused.value.message.startswith(f"{file}: {name}: ")
     assert str(shape) in refused.value.message
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.int8])
+@pytest.mark.clause("14.3.2")
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16, torch.int8])
 def test_another_dtype_is_refused(dtype: torch.dtype, tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
     save_file({"a.weight": MASKS["a.weight"], "b.weight": MASKS["b.weight"].to(dtype)}, file)
-    with pytest.raises(InputError, match=r"b\.weight: neither a keep mask nor"):
-        PrunedFile(file).check(SHAPES)
-
-
-def test_pruned_weights_are_taken_in_the_models_dtype(tmp_path: Path) -> None:
-    file = tmp_path / "weights.safetensors"
-    save_file({"a.weight": MASKS["a.weight"], "b.weight": torch.zeros(2, 4, dtype=torch.bfloat16)}, file)
-    PrunedFile(file).check(SHAPES)
+    with pytest.raises(InputError, match=r"b\.weight: is not a keep mask"):
+        PrunedFile(file).check_keep_masks(SHAPES)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 a zip file", b"\xff" * 8])
