@@ -8,6 +8,7 @@ from crypto.plan import Plan
 from crypto.pruning.sparsity import parse_ratio, spell_ratio
 from crypto.secagg.round import Round
 from silo_agent.config import AgentConfig
+from silo_agent.model.calibration import usual_length
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.rounds.opened_rounds import Start
 
@@ -15,7 +16,10 @@ from silo_agent.rounds.opened_rounds import Start
 def check_plan(
     plan: Plan, config: AgentConfig, roster: Mapping[str, bytes], weights: DenseWeights, digests: Mapping[str, bytes]
 ) -> None:
-    """Raise PlanError or IdentityError where the plan is not about what this silo has. `digests`: of `weights`."""
+    """Raise PlanError, ConfigError or IdentityError where the plan is not about what this silo has.
+
+    `digests`: of `weights`.
+    """
     if plan.backend is not config.backend:
         raise PlanError(
             f"the plan uses the backend {plan.backend} and this silo accepts {config.backend}",
@@ -42,6 +46,7 @@ def check_plan(
     ):
         if own and planned_here and planned_here != own:
             raise PlanError(f"the plan has a {field} of {planned_here} for this silo, whose own is {own}")
+    usual_length(weights.config, plan.message.pruning.sequence_length)  # raises where the model has fewer positions
     blocks = {name: (block.index, weights.input_first(name)) for block in weights.blocks for name in block.prunable}
     if {tensor.name: (tensor.block, tensor.input_first) for tensor in plan.prunable} != blocks:
         raise PlanError(f"the plan prunes other tensors than those of {weights.folder}'s decoder blocks")

@@ -9,7 +9,7 @@ import pytest
 
 from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
 from crypto.errors import ProtocolError
-from crypto.names import Phase
+from crypto.names import Backend, Phase
 from crypto.plan_rules import checked_plan
 from crypto.secagg.round import Round
 from scenarios.world import Lanes, World, tree
@@ -21,7 +21,7 @@ from support.plans import signing_keys
 VICTIM = "silo-002"
 
 Seen = tuple[str, object]
-"""What was called, and what of it does not depend on keys and masks."""
+"""What was called, and what of it depends neither on keys and masks nor on the words themselves."""
 
 
 class Surrounded:
@@ -87,7 +87,9 @@ class Surrounded:
         match call:
             case Advance(message):
                 body = decode(round_pb2.SiloMessage, message, MESSAGE_LIMIT).WhichOneof("body")
-                self.seen.append((f"Advance {body}", len(message)))
+                said = message.replace(self.world.round.digest, b"")  # which depends on earlier sums
+                is_random = self.plan.backend is Backend.DOUBLE_MASKING or body == "upload_root"
+                self.seen.append((f"Advance {body}", len(message) if is_random else said))
                 return self._advance(message)
             case Upload(chunks):
                 self.world.wire[VICTIM] = [decode(words_pb2.WordChunk, data, MESSAGE_LIMIT).words for data in chunks()]
@@ -116,6 +118,8 @@ class Surrounded:
             world.opened = world.open_sum()
             aggregator.summed(tree(world.opened).root)
         answers = aggregator.close_phase()
+        if not world.opened and aggregator.phase is Phase.DONE:  # a backend without UNMASK
+            world.opened = world.open_sum()
         for silo, answer in answers.items():
             if silo != VICTIM:
                 world.silos[silo].receive(answer)

@@ -17,9 +17,10 @@ from transformers import PreTrainedTokenizerFast
 from attacks.conftest import Approached, HangingUp
 from attacks.surrounded import Surrounded, watched
 from crypto.errors import CalibrationError
-from crypto.names import ReleaseKind
+from crypto.names import Backend, ReleaseKind
 from crypto.plan import Plan
 from crypto.releases.planned_rounds import planned_rounds
+from silo_agent.rounds.run_of_plan import RunOfPlan
 from sparsilo.v1 import plan_pb2
 from support.models import family, tiny_model, tokenizer
 
@@ -85,17 +86,40 @@ def evaluation(plan: plan_pb2.Plan) -> None:
     )
 
 
-PLANS = [votes, votes_of_ria, weights, outliers, sampling, iterative, evaluation]
+def evaluation_of_votes(plan: plan_pb2.Plan) -> None:
+    evaluation_at_the_end(plan)
+
+
+def evaluation_of_weights(plan: plan_pb2.Plan) -> None:
+    weights(plan)
+    evaluation_at_the_end(plan)
+
+
+def evaluation_at_the_end(plan: plan_pb2.Plan) -> None:
+    spec = plan.rounds.add().evaluation
+    spec.sequences = 3
+    spec.candidates.add(name="dense", dense=True)
+    spec.candidates.add(name="pruned", pruned=True)
+    spec.candidates.add(name="own", own=True)
+
+
+PRUNING = [votes, votes_of_ria, weights, outliers, sampling, iterative, evaluation_of_votes, evaluation_of_weights]
+PLANS = [*PRUNING, evaluation]
 
 
 def seen_of(
-    text: str, folder: Path, model: Path, ask: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+    text: str,
+    folder: Path,
+    model: Path,
+    ask: Callable[[Any], None],
+    monkeypatch: pytest.MonkeyPatch,
+    backend: Backend = Backend.DOUBLE_MASKING,
 ) -> Surrounded:
     folder.mkdir()
     approached = Approached(folder, model)
-    approached.config = replace(approached.config, stay=True)
+    approached.config = replace(approached.config, stay=True, backend=backend)
     approached.config.calibration.write_text(text)
-    approached.agreed.chunk_words = 4096
+    approached.agreed.chunk_words, approached.agreed.backend = 4096, backend
     ask(approached.agreed)
     return watched(approached, approached.agreed, monkeypatch)
 
@@ -104,7 +128,8 @@ def assert_alike(seen: list[Surrounded]) -> None:
     """All rounds were gone through, and one silo cannot be told from the other."""
     for around in seen:
         calls = [call for call, _ in around.seen]
-        assert calls.count("Advance verdict") == len(around.plan.message.rounds), around.seen[-3:]
+        last = "verdict" if around.plan.backend is Backend.DOUBLE_MASKING else "upload_root"
+        assert calls.count(f"Advance {last}") == len(around.plan.message.rounds), around.seen[-3:]
         assert {"Decline", "sleeps until"}.isdisjoint(calls)
     assert seen[0].seen == seen[1].seen
 
@@ -140,6 +165,20 @@ def test_a_text_that_is_shorter_than_asked(
     assert_alike(seen)
 
 
+@pytest.mark.parametrize("ask", PLANS)
+@pytest.mark.parametrize("text", [TELLING + USUAL, "Hi."])
+def test_words_alone_differ_where_nothing_else_is_random(
+    ask: Callable[[Any], None], text: str, trap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Byte by byte, under the backend that neither signs nor masks."""
+    assert_alike(
+        [
+            seen_of(one, tmp_path / str(at), trap, ask, monkeypatch, Backend.INSECURE_PLAINTEXT)
+            for at, one in enumerate((USUAL, text))
+        ]
+    )
+
+
 @pytest.mark.parametrize("ask", [votes, weights, evaluation])
 def test_a_text_that_a_rule_of_the_tokenizer_fails_on(
     ask: Callable[[Any], None],
@@ -171,3 +210,36 @@ def test_a_file_that_is_no_text_is_found_before_anybody_is_called(
     with pytest.raises(CalibrationError):
         approached.offer(approached.agreed)
     assert approached.said == approached.declined == []
+
+
+REFUSED: dict[str, tuple[Callable[[Any], object], str]] = {
+    "more tokens than the model has positions": (lambda m: setattr(m.pruning, "sequence_length", 257), "config"),
+    "another model": (lambda m: setattr(m.model[0], "digest", bytes(32)), "plan"),
+    "fewer samples than the policy asks for": (lambda m: setattr(m.pruning, "samples", 1), "plan"),
+    "another backend": (lambda m: setattr(m, "backend", "insecure_plaintext"), "plan"),
+    "more keep masks than the policy allows": (
+        lambda m: m.rounds.add(
+            evaluation=plan_pb2.Evaluation(
+                sequences=1, candidates=[plan_pb2.Candidate(name=f"{at}", digest=bytes([at] * 32)) for at in range(9)]
+            )
+        ),
+        "release_refused",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_declined_by_its_own_word_is_found_without_the_text(
+    case: str, trap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil, word = REFUSED[case]
+    monkeypatch.setattr(RunOfPlan, "prepare", None)
+    for at, text in enumerate((USUAL, TELLING + USUAL, "Hi.")):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        approached = Approached(folder, trap, least_samples=2, candidates=8)
+        approached.config = replace(approached.config, stay=True)
+        approached.config.calibration.write_text(text)
+        spoil(approached.agreed)
+        around = watched(approached, approached.agreed, monkeypatch)
+        assert around.seen == [("Next", 0.0), ("Decline", word), ("Next", 0.0)]

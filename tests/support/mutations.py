@@ -17,6 +17,7 @@ from support import (
     mutations_of_combinations,
     mutations_of_consent,
     mutations_of_identity,
+    mutations_of_silence,
     mutations_of_the_audit,
     mutations_of_the_ledger,
 )
@@ -519,6 +520,7 @@ MUTATIONS = (
     *mutations_of_the_audit.MUTATIONS,
     *mutations_of_consent.MUTATIONS,
     *mutations_of_the_ledger.MUTATIONS,
+    *mutations_of_silence.MUTATIONS,
 )
 
 

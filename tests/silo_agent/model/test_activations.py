@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils import _pytree as trees
 
@@ -211,6 +212,22 @@ def test_rows_are_squared_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
     whole = statistics(BlockWalk(weights, SEQUENCES, device=CPU))
     monkeypatch.setattr(activations, "ROWS_SQUARED", 7)
     assert_close(statistics(BlockWalk(weights, SEQUENCES, device=CPU)), whole)
+
+
+@pytest.mark.clause("14.2.1")
+def test_sums_that_are_not_finite_are_nothing_or_the_largest(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file, norm = tiny_llama(tmp_path) / "model.safetensors", "model.layers.0.input_layernorm.weight"
+    tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
+    tensors[norm][:2] = torch.tensor([float("nan"), 1e25])
+    save_file(tensors, file, {"format": "pt"})
+    walk = BlockWalk(DenseWeights.open(tmp_path), SEQUENCES, device=CPU)
+    next(iter(walk))
+    energy, gram = (of["model.layers.0.self_attn.q_proj.weight"] for of in (walk.energies(), walk.grams()))
+    most = torch.finfo(torch.float32).max
+    assert energy[:2].tolist() == gram.diagonal()[:2].tolist() == [0.0, most]
+    assert 0 < energy[2:].min() <= energy[2:].max() < 1e6
+    assert not gram[0].any() and gram.isfinite().all()
+    assert "activations are not finite" in caplog.text
 
 
 def test_experts_that_no_token_reaches(tmp_path: Path) -> None:
