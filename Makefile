@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 STUBS := proto/sparsilo/v1
 
-.PHONY: demo test test-slow test-parts test-all test-demo test-families test-images house dashboards schedules adversary stories mutations bench-masking bench-streaming bench-cohort bench-cost-curve bench-privacy-tax bench-prune-speed bench-prune-memory bench-quality lint docs proto clean
+.PHONY: demo test test-slow test-parts test-all test-demo test-families test-images house dashboards schedules adversary stories mutations bench-masking bench-streaming bench-cohort bench-cost-curve bench-privacy-tax bench-prune-speed bench-prune-memory bench-quality bench-poisoning privacy-audit lint docs proto clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ok ## prune a small model over four silos and print what came of it
@@ -73,6 +73,12 @@ bench-prune-memory: .venv/.ok ## peak memory of pruning and of a whole local run
 
 bench-quality: .venv/.ok ## perplexity of every way of pruning together, beside the papers' and none (an hour)
 	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bench.quality
+
+privacy-audit: .venv/.ok ## how far opened keep counts tell whether a text was among the silos' (half an hour)
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bench.privacy_audit
+
+bench-poisoning: .venv/.ok ## how much one lying silo can worsen the result, for each release kind
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bench.poisoning
 
 lint: .venv/.ok ## formatting, lint and types, as CI runs them
 	$(BIN)/ruff format --check .
