@@ -160,7 +160,7 @@ def _perplexity(main: Element, perplexity: Perplexity) -> None:
         **perplexity.candidates,
         **{f"{silo} alone": value for silo, value in perplexity.alone.items()},
         **({} if perplexity.alone_mean is None else {"mean of the silos alone": perplexity.alone_mean}),
-        **({} if perplexity.own is None else {"each silo's own, on its own text": perplexity.own}),
+        **({} if perplexity.own is None else {"each silo's own": perplexity.own}),
     }
     bars = [Bar(name, value, f"{value:.2f}", stands_out=False) for name, value in others.items()]
     add_bars(

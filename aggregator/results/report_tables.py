@@ -55,6 +55,6 @@ def _perplexities(perplexity: Perplexity, asked: str) -> Table:
     if perplexity.alone_mean is not None:
         table.add_row("mean of the silos alone", f"{perplexity.alone_mean:.2f}")
     if perplexity.own is not None:
-        table.add_row("each silo's own, on its own text", f"{perplexity.own:.2f}")
+        table.add_row("each silo's own", f"{perplexity.own:.2f}")
     table.add_row("federated", f"{perplexity.federated:.2f}", style="bold")
     return table

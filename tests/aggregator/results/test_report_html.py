@@ -187,7 +187,7 @@ def test_bars_are_as_long_as_what_they_show(tmp_path: Path) -> None:
     assert standing_out == [False] * 7 + [True]
     names = [text for text in texts(shown["Perplexity by model"]) if not re.fullmatch(r"[\d.]+", text)]
     alone = [f"{silo} alone" for silo in SILOS[:3]]
-    own = "each silo's own, on its own text"
+    own = "each silo's own"
     assert names == ["dense, not pruned", "by hand", *alone, "mean of the silos alone", own, "federated"]
 
 
