@@ -36,13 +36,13 @@ from silo_agent.identity.own_files import read_roster
 from silo_agent.model.calibration import read_sequences
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.perplexity import negative_log_likelihood
-from silo_agent.model.self_text import self_sequences
 from silo_agent.pruning.mask_expansion import expand
 from silo_agent.pruning.prune import prune_blocks
 from silo_agent.releases.silo_side import expanded_tensors
 from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.opened_sum import OpenedRound
+from silo_agent.writing.self_text import self_sequences
 
 RATIOS = ("0.5", "0.6", "0.7", "0.8")
 OWN, SHIFTED = "own domain", "domain shift"

@@ -26,11 +26,11 @@ from crypto.releases.planned_rounds import pruning_rounds
 from crypto.roster import roster_file
 from silo_agent.host.whole_file import write_whole
 from silo_agent.model.bitmask_container import stored_bytes
-from silo_agent.model.continuation import continuations
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.releases.evaluation import perplexities
 from silo_agent.releases.silo_side import expanded_tensors
 from silo_agent.rounds.opened_rounds import Start
+from silo_agent.writing.continuation import continuations
 
 PRUNED_FOLDER: Final = "pruned"
 OUT_FOLDER: Final = "out"

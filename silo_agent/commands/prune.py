@@ -132,7 +132,7 @@ def _sequences(
 ) -> "torch.Tensor | Sequence[torch.Tensor]":
     """Return calibration sequences of a file, or of text that the model writes. Raises ConfigError without either."""
     from silo_agent.model.calibration import read_sequences, usual_length
-    from silo_agent.model.self_text import self_sequences
+    from silo_agent.writing.self_text import self_sequences
 
     length = usual_length(weights.config, sequence_length)
     if calibration is None:

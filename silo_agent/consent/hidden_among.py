@@ -30,7 +30,7 @@ class Contribution:
     sparsity_ratio: str
     """The share of weights that it prunes, such as 0.5; with OWL a range, such as 0.34 to 0.66."""
     blocks: int
-    """How many blocks it prunes."""
+    """The number of blocks that the silo prunes."""
 
 
 def honest_silos(plan: Plan) -> int:

@@ -26,7 +26,7 @@ class Release:
     data: bytes
     """SHA-256 of the calibration file."""
     silos: tuple[str, ...]
-    """Who may take part: the roster, or the round's cohort."""
+    """The silos that may take part: the roster, or the round's cohort."""
     least_survivors: int
     """Fewest of them whose sum may be opened."""
     block: int | None = None

@@ -20,20 +20,20 @@ class Step(IntEnum):
     """How far a silo went in a round."""
 
     UPLOADED = 0
-    """Its words are with the aggregator."""
+    """The silo's words are with the aggregator."""
     SIGNED = 1
-    """It signed survivors."""
+    """The silo signed survivors."""
     REVEALED = 2
-    """It saw t signatures on these survivors, and revealed its shares for them."""
+    """The silo saw t signatures on these survivors, and revealed its shares for them."""
     OPENED = 3
-    """It signed an opening."""
+    """The silo signed an opening."""
 
 
 Stage = tuple[int, Step, int, int]
 """The round, by number, the step, the survivors that the silo signed (a mask), and which opening it signed."""
 
 State = tuple[tuple[Stage, ...], ...]
-"""By honest silo."""
+"""What every honest silo did in every round, silo by silo."""
 
 OPENINGS = (0, 1)
 """The true sum, and one that is forged."""
@@ -44,7 +44,7 @@ class Terms:
     """What a round is, as far as the rules look at it."""
 
     silos: int
-    """A mask: bit i is silo i."""
+    """Those that may take part, as a number whose bit i stands for silo i."""
     threshold: int
     least_survivors: int
 
@@ -160,7 +160,7 @@ class Exploration:
         return sum(n == number and step >= least and suits(s) for parts in state for n, step, s, _ in parts)
 
     def _rows(self, parts: Sequence[Stage]) -> tuple[Release, ...]:
-        """A silo's ledger."""
+        """Return the ledger of a silo that did this in its rounds."""
         return tuple(
             _row(self.rounds[number], number, survivors if step >= Step.REVEALED else 0)
             for number, step, survivors, _ in parts

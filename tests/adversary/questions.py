@@ -66,7 +66,7 @@ class Question:
 
     @cached_property
     def plan(self) -> Plan:
-        """The plan. Raises PlanError."""
+        """The plan that asks this. Raises PlanError where it breaks a rule."""
         message = plan_message(6, threshold=self.threshold, colluders=self.colluders, shape=(1, 2), tensors=BLOCKS)
         message.least_survivors, message.two_honest_survivors = self.least_survivors, self.two_honest
         message.run = self.number.to_bytes(16, "little")
@@ -89,7 +89,7 @@ class Question:
 
     @property
     def silos(self) -> int:
-        """Who may take part."""
+        """The silos that may take part, as a number whose bit i stands for silo i."""
         return self.cohort or self.roster
 
     def answers(self, silo: int) -> Iterator[tuple[int, Answer]]:
@@ -127,7 +127,7 @@ def any_question(
         *(cohort, block, chance.random() < 0.1, number),
     )
     try:
-        question.round  # noqa: B018  # its rules are checked where it is made
+        _ = question.round  # its rules are checked where it is made
     except PlanError:
         return None
     return question

@@ -26,13 +26,13 @@ class Break:
     """What the adversary came to know that it must not."""
 
     silos: frozenset[int]
-    """Of these silos alone."""
+    """The few silos that it came to know something of, and of no others."""
     sums: Sequence[tuple[Question, int]]
-    """From these sums, by question and survivors; from none where a silo's reply told it."""
+    """The sums that told it, by question and survivors; none where a silo's reply told it."""
 
     @property
     def way(self) -> str:
-        """How it came to know."""
+        """The way in which the adversary came to know it, in words."""
         if len(self.sums) < 2:
             return "others' answers are known" if self.sums else "text decides a reply"
         return "cohorts overlap" if any(question.cohort for question, _ in self.sums) else "survivors overlap"
@@ -100,7 +100,7 @@ def play(federation: Federation, chance: random.Random, questions: Sequence[Ques
 
 
 def take(steps: Sequence[Step]) -> None:
-    """Make the moves."""
+    """Have the adversary make these moves, one after the other."""
     for step in steps:
         step()
 

@@ -49,7 +49,7 @@ class Asking:
         assert "Advance verdict" in dict(self.ask(numbers).seen)
 
     def refuses(self, *numbers: int) -> None:
-        """Having fetched nothing."""
+        """Assert that the silo declines the plan, and fetched nothing for it."""
         calls = [seen for seen in self.ask(numbers).seen if seen[0] not in ("Next", "sleeps until")]
         assert calls == [("Decline", "release_refused")]
 

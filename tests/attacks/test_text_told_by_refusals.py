@@ -135,34 +135,27 @@ def assert_alike(seen: list[Surrounded]) -> None:
 
 
 @pytest.mark.parametrize("ask", PLANS)
-def test_a_text_that_the_model_cannot_bear(
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [(TELLING + USUAL, "activations are not finite"), ("Hi.", "has 0 whole sequences of 16 tokens")],
+    ids=["that the model cannot bear", "that is shorter than asked"],
+)
+def test_a_text(
+    text: str,
+    warning: str,
     ask: Callable[[Any], None],
     trap: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    seen = []
-    for at, text in enumerate((USUAL, TELLING + USUAL)):
-        seen.append(seen_of(text, tmp_path / str(at), trap, ask, monkeypatch))
-        does = bool(at) and ask is not evaluation
-        assert ("activations are not finite" in caplog.text) == does, "the text does what the attacker wants"
-    assert_alike(seen)
-
-
-@pytest.mark.parametrize("ask", PLANS)
-def test_a_text_that_is_shorter_than_asked(
-    ask: Callable[[Any], None],
-    trap: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    seen = []
-    for at, text in enumerate((USUAL, "Hi.")):
-        seen.append(seen_of(text, tmp_path / str(at), trap, ask, monkeypatch))
-        assert ("has 0 whole sequences of 16 tokens" in caplog.text) == bool(at)
-    assert_alike(seen)
+    """The silo's own log says what the text does, so the attack is a real one; nobody else hears of it."""
+    usual = seen_of(USUAL, tmp_path / "usual", trap, ask, monkeypatch)
+    assert warning not in caplog.text
+    other = seen_of(text, tmp_path / "other", trap, ask, monkeypatch)
+    looks_no_further = ask is evaluation and text != "Hi."  # it computes likelihoods alone, which saturate unsaid
+    assert (warning in caplog.text) is not looks_no_further
+    assert_alike([usual, other])
 
 
 @pytest.mark.parametrize("ask", PLANS)

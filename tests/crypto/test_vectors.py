@@ -284,7 +284,7 @@ def below(n: int) -> int:
 
 
 def auditor_places(coin: bytes, chunk: int, signers: int, wanted: int) -> list[int]:
-    """3.7.5."""
+    """Return a chunk's auditors as clause 3.7.5 draws them, without a list to draw from."""
     drawn: list[int] = []
     for j in range(wanted):
         h = sha256(b"sparsilo/1 auditors", coin, le(chunk, 8), le(j // 4, 8) if j >= 4 else b"")

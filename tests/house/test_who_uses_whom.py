@@ -29,7 +29,7 @@ USES: Uses = {
     "silo_agent.cli": {"silo_agent": "commands config host"},
     "silo_agent.commands": {
         "crypto": "errors identity names plan_rules pruning roster",
-        "silo_agent": "config consent host identity model network pruning rounds",
+        "silo_agent": "config consent host identity model network pruning rounds writing",
     },
     "silo_agent.config": {"crypto": "names", "silo_agent": "host"},
     "silo_agent.consent": {
@@ -49,6 +49,7 @@ USES: Uses = {
         "crypto": "backends encoding errors names plan primitives pruning releases secagg",
         "silo_agent": "config consent host identity model network pruning releases",
     },
+    "silo_agent.writing": {"crypto": "errors", "silo_agent": "model"},
     "aggregator.cli": {"silo_agent": "host", "aggregator": "commands config"},
     "aggregator.commands": {
         "crypto": "backends errors identity names plan plan_options pruning releases roster",
@@ -75,7 +76,7 @@ USES: Uses = {
     },
     "aggregator.runs": {
         "crypto": "errors names plan plan_options plan_rules pruning releases roster secagg",
-        "silo_agent": "host model releases rounds.opened_rounds",
+        "silo_agent": "host model releases rounds.opened_rounds writing",
         "aggregator": "results rounds",
     },
     "aggregator.serve": {
@@ -90,7 +91,7 @@ USES: Uses = {
     },
 }
 
-SHARED = ("finetuning", "host", "model", "pruning", "releases")
+SHARED = ("finetuning", "host", "model", "pruning", "releases", "writing")
 """Rooms of the agent that the aggregator may use as a whole; of `rounds` and `network` it may use single modules."""
 
 REHEARSAL = ("aggregator.local", "aggregator.local_agents")

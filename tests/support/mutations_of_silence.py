@@ -90,7 +90,7 @@ MUTATIONS = (
         "silo_agent/rounds/run_of_plan.py",
         "            fill=True,\n",
         "",
-        f"{REFUSALS}::test_a_text_that_is_shorter_than_asked",
+        f"{REFUSALS}::test_a_text",
     ),
     Mutation(
         CHECK,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from crypto.errors import ModelError
 from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.model.streamed_model import streamed_model
+from silo_agent.writing.streamed_model import streamed_model
 
 SEED: Final = 0
 """The seed of `--calibration self`."""

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from crypto.errors import ModelError
-from silo_agent.model.continuation import TOKENS, continuations
 from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.writing.continuation import TOKENS, continuations
 from support.models import family, in_memory, tiny_model
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ import torch
 
 from crypto.errors import ModelError
 from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.model.streamed_model import streamed_model
+from silo_agent.writing.streamed_model import streamed_model
 
 TOKENS: Final = 48
 """The longest continuation."""
