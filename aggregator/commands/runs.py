@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crypto.errors import IdentityError, RoundAborted, TimedOut
+from silo_agent.host.owned_folder import owned_folder
 from silo_agent.host.terminal import (
     FILE,
     LOG_FORMAT,
@@ -43,7 +44,9 @@ def serve(config: Path, settings: tuple[str, ...]) -> None:
     from aggregator.serve import run_aggregator
 
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
-    asyncio.run(run_aggregator(AggregatorConfig.read(config, os.environ, settings)))
+    given = AggregatorConfig.read(config, os.environ, settings)
+    with owned_folder(given.state):
+        asyncio.run(run_aggregator(given))
 
 
 @click.group()

@@ -13,6 +13,7 @@ from typing import Final
 import click
 
 from silo_agent.config import AgentConfig
+from silo_agent.host.owned_folder import owned_folder
 from silo_agent.host.terminal import LOG_FORMAT, ProgressBars, config_options
 
 ROSTER_SECONDS: Final = 2.0
@@ -42,6 +43,7 @@ def run(config: Path, settings: tuple[str, ...]) -> None:
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     agent = AgentConfig.read(config, os.environ, settings)
+    click.get_current_context().with_resource(owned_folder(agent.state))
     registry = CollectorRegistry()
     metrics = SiloMetrics(registry)
     ready = False
