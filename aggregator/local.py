@@ -178,7 +178,7 @@ class Federation:
             await driver.finish()
             await self.agents.leave()
             await asyncio.gather(rounds, *watchers, return_exceptions=True)
-            await server.stop(None)
+            await server.stop()
 
     @staticmethod
     async def _until_done(rounds: asyncio.Task[Any], watchers: list[asyncio.Task[None]]) -> None:

@@ -64,7 +64,7 @@ async def run_aggregator(config: AggregatorConfig, clock: Clock = utc_now) -> No
         if tasks[0].done():
             await tasks[0]
     finally:
-        await server.stop(None)  # first: silos shall take a stop for a lost connection, not for the end of the round
+        await server.stop()  # first: silos shall take a stop for a lost connection, not for the end of the round
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -11,6 +11,7 @@ from typing import Final
 import grpc
 import grpc.aio
 
+from aggregator.limits import MOST_CALLS
 from aggregator.metrics import AggregatorMetrics
 from aggregator.rounds.present_silos import PresentSilos
 from aggregator.rounds.traffic import CountedTraffic
@@ -21,9 +22,6 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 
 ADMITTED_SECONDS: Final = 1.0
 """How long a caller that was admitted is admitted without looking again: an upload has thousands of messages."""
-
-MOST_CALLS: Final = 16
-"""How many calls of one silo are answered at a time, and how many one connection has. An agent makes one or two."""
 
 _log = logging.getLogger(__name__)
 

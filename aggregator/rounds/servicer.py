@@ -1,6 +1,4 @@
-"""The aggregator's edge: gRPC over mTLS. It turns every RPC into a call of the round driver or the identity service;
-no rule lives here.
-"""
+"""What an RPC is at the aggregator: a call of the round driver or the identity service. No rule lives here."""
 
 import asyncio
 import re
@@ -9,59 +7,34 @@ from functools import partial
 from typing import Any, Final
 
 import grpc
-import grpc.aio
 
-from aggregator.rounds.callers import MOST_CALLS, Callers, Context, certificate
+from aggregator.rounds.callers import Callers, Context, certificate
+from aggregator.rounds.listener import Current, Listener
 from aggregator.rounds.round_driver import RoundDriver
 from aggregator.silos.admission import Admit
 from aggregator.silos.identity_service import IdentityService
 from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
-from crypto.errors import ConfigError, MalformedMessage
-from crypto.identity import Certified
-from silo_agent.network.services import IDENTITY, OPTIONS, ROUNDS, WORDS
+from crypto.errors import MalformedMessage
+from silo_agent.network.services import IDENTITY, ROUNDS, WORDS
 from sparsilo.v1 import round_pb2, words_pb2
 
-CONNECTION_AGE_MS: Final = 10 * 60 * 1000
-"""A connection is made anew after this, by whichever certificate is then in force; calls under way are not cut off."""
 REASON: Final = re.compile("[a-z_]{1,40}")
 """An error's code."""
-
-Current = Callable[[], tuple[Certified, bytes]]
-"""The server's certificate, and the authorities (PEM) whose client certificates are accepted, at this moment."""
 
 
 async def serve(
     driver: RoundDriver, admit: Admit, address: str, current: Current, identity: IdentityService | None = None
-) -> tuple[grpc.aio.Server, int]:
-    """Start a server; return it and its port. `current` is asked at every handshake: certificates rotate without a
-    restart. Without an `identity`, nobody can enrol. Raises ConfigError where the address cannot be listened on.
+) -> tuple[Listener, int]:
+    """Answer silos on `address`; return what listens there, and its port. Without an `identity`, nobody can enrol.
+
+    Raises ConfigError where the address cannot be listened on.
     """
-
-    def configuration() -> grpc.ServerCertificateConfiguration:
-        own, authorities = current()
-        return grpc.ssl_server_certificate_configuration([(own.private_key, own.certificate)], authorities)
-
-    credentials = grpc.dynamic_ssl_server_credentials(
-        configuration(), configuration, require_client_authentication=True
-    )
-    server = grpc.aio.server(
-        options=(
-            *OPTIONS,
-            ("grpc.max_connection_age_ms", CONNECTION_AGE_MS),
-            ("grpc.max_concurrent_streams", MOST_CALLS),
-        )
-    )
     callers = Callers(admit, driver.present, driver.traffic, driver.metrics)
     handlers = RoundServicer(driver, callers).handlers()
     if identity is not None:
         handlers += IdentityServicer(identity, callers).handlers()
-    server.add_generic_rpc_handlers(handlers)
-    try:
-        port = server.add_secure_port(address, credentials)
-    except RuntimeError:
-        raise ConfigError(f"address: cannot listen on {address}", hint="another port, or one that is free") from None
-    await server.start()
-    return server, port
+    listener = Listener(handlers, address, current)
+    return listener, await listener.start()
 
 
 # No handler has (de)serialisers: crypto/encoding/wire refuses what protobuf's own parser would let pass.

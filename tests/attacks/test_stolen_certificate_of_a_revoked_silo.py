@@ -25,7 +25,7 @@ def aggregator(tmp_path: Path) -> Iterator[Aggregator]:
     with looping() as loop:
         made = Aggregator(tmp_path, loop)
         yield made
-        on(loop, made.server.stop(None))
+        on(loop, made.server.stop())
 
 
 def asks(transport: Any, method: str) -> Any:

@@ -48,7 +48,10 @@ MODULES = {  # what each distribution is imported as
 }
 
 EDGES: dict[str, set[str]] = {
-    "grpc": {"silo_agent/network/transport.py", "aggregator/rounds/callers.py", "aggregator/rounds/servicer.py"},
+    "grpc": {
+        "silo_agent/network/transport.py",
+        *(f"aggregator/rounds/{name}.py" for name in ("callers", "listener", "servicer")),
+    },
     "click": {
         *("silo_agent/host/terminal.py", "silo_agent/host/config_command.py", "silo_agent/cli.py"),
         *(

@@ -57,6 +57,7 @@ USES: Uses = {
         "aggregator": "config local results runs serve silos",
     },
     "aggregator.config": {"crypto": "errors names", "silo_agent": "host network.address"},
+    "aggregator.limits": {},
     "aggregator.local": {
         "crypto": "errors identity names plan plan_options primitives pruning",
         "silo_agent": "config host model pruning",
@@ -72,7 +73,7 @@ USES: Uses = {
     "aggregator.rounds": {
         "crypto": "backends encoding errors identity names primitives secagg",
         "silo_agent": "host network.services rounds.committed_words rounds.opened_sum",
-        "aggregator": "metrics silos",
+        "aggregator": "limits metrics silos",
     },
     "aggregator.runs": {
         "crypto": "errors names plan plan_options plan_rules pruning releases roster secagg",

@@ -127,7 +127,7 @@ def test_a_certificate_that_was_replaced_while_no_agent_ran(home: Home, capsys: 
         ran = home.run(aggregator.port, capsys)
         assert ran.code == 2
         assert "not the one that silo-001 calls with" in ran.err
-        on(loop, aggregator.server.stop(None))
+        on(loop, aggregator.server.stop())
 
 
 def test_why_all_is_over_is_passed_on(home: Home, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ def aggregator(tmp_path: Path) -> Iterator[Aggregator]:
     with looping() as loop:
         made = Aggregator(tmp_path, loop)
         yield made
-        on(loop, made.server.stop(None))
+        on(loop, made.server.stop())
 
 
 def status(transport: Transport) -> identity_pb2.StatusReply:
@@ -269,7 +269,9 @@ def test_the_servers_certificate_rotates_without_a_restart(
         serials = {certificate_serial(aggregator.port, own, aggregator.identity.trusted)}
         monkeypatch.setattr(aggregator.identity, "_clock", lambda: datetime.now(UTC) + 16 * DAY)
         monkeypatch.setattr(aggregator.identity, "_issue", issued_now(aggregator))
-        serials.add(certificate_serial(aggregator.port, own, aggregator.identity.trusted))
+        while len(serials) == 1:  # until it is noticed
+            wait()
+            serials.add(certificate_serial(aggregator.port, own, aggregator.identity.trusted))
         assert status(before).version
     assert len(serials) == 2
 

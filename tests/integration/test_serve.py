@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from support.deployment import Deployment, until
+from support.deployment import PATIENCE, Deployment, Program, until
 
 
 @pytest.fixture
@@ -166,3 +166,15 @@ def test_nothing_is_sent_for_a_wrong_fingerprint_nor_computed_before_approval(de
         assert wrong.code == 2
     pinned = {(deployment.folder / silo / "roster.yaml").read_bytes() for silo in deployment.silos}
     assert len(pinned) == 1
+
+
+def test_a_port_has_one_owner(deployment: Deployment, tmp_path: Path) -> None:
+    """Two would share it unseen, and each silo's calls would reach now one, now the other."""
+    first = deployment.serve()
+    state = f"state={tmp_path / 'other'}"
+    second = Program(tmp_path / "second.log", "aggregator.cli", "serve", "--config", deployment.config, "--set", state)
+    assert second.process.wait(PATIENCE) == 4
+    assert f"cannot listen on 127.0.0.1:{deployment.port}" in second.said.splitlines()[-1]
+    assert "Traceback" not in second.said
+    second.end()
+    assert first.end() == 0

@@ -182,4 +182,4 @@ def serving(driver: RoundDriver, silos: Iterable[str], own: Certified, authority
         try:
             yield port
         finally:
-            on(loop, server.stop(None))
+            on(loop, server.stop())
