@@ -25,4 +25,4 @@ class AggregatorMetrics(RoundMetrics):
         from_zero(self.dropped, *((phase,) for phase in PHASES))
         from_zero(self.declined, *((release,) for release in ReleaseKind))
         from_zero(self.refused_calls, ("expired",), ("revoked",), ("unknown",), ("too_old",), ("other_key",))
-        from_zero(self.runs, ("done",), ("failed",))
+        from_zero(self.runs, ("done",), ("failed",), ("cancelled",))

@@ -11,7 +11,7 @@ import signal
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 
@@ -33,8 +33,10 @@ from silo_agent.host.health import serve_health
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.model_folder import model_folder
 
+CANCELLED: Final = "the aggregator's people cancelled the run"
+"""What silos are told of a run that was cancelled."""
 LOOK_SECONDS: Final = 1.0
-"""How often a newly submitted run is looked for."""
+"""How often a newly submitted run is looked for, and whether somebody cancelled the one at work."""
 
 _log = logging.getLogger(__name__)
 
@@ -130,15 +132,30 @@ class Work:
 
     async def _carry_out(self, at_work: RunAtWork) -> None:
         run, folder = at_work.run, at_work.folder
+        finishing = asyncio.create_task(at_work.pruning.finish())
+        looking = asyncio.create_task(self._cancel_when_asked(run, finishing))
         try:
-            _, result = await at_work.pruning.finish()
+            _, result = await finishing
             result.rename(folder / RESULT_FOLDER)
+        except asyncio.CancelledError:
+            if not (by := self._runs.find(run).cancelled_by):
+                raise  # this process is stopped: the next one goes on
+            _log.warning("run %s: cancelled by %s", run, by)
+            self._ended(run, Status.CANCELLED, by)
         except SparsiloError as error:
             self._failed(run, error)
         else:
             self._ended(run, Status.DONE, "")
             _log.info("run %s: done: %s", run, folder / RESULT_FOLDER)
+        finally:
+            looking.cancel()
         at_work.pruning.discard()
+
+    async def _cancel_when_asked(self, run: str, finishing: asyncio.Task[Any]) -> None:
+        """Cancel the work on a run once somebody asks for it. The silos are told why the round ended."""
+        while not self._runs.find(run).cancelled_by:
+            await asyncio.sleep(LOOK_SECONDS)
+        finishing.cancel(CANCELLED)
 
     def _failed(self, run: str, error: SparsiloError) -> None:
         _log.error("run %s: failed: %s", run, error)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from crypto.errors import IdentityError, RoundAborted, TimedOut
+from crypto.errors import IdentityError, InputError, RoundAborted, TimedOut
 from silo_agent.host.owned_folder import owned_folder
 from silo_agent.host.terminal import (
     FILE,
@@ -23,6 +23,7 @@ from silo_agent.host.terminal import (
     output_option,
     print_envelope,
     print_fields,
+    user,
 )
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def list_rounds(config: Path, settings: tuple[str, ...], output: str) -> None:
         return
     for run in listed:
         done = f"{run.done} of {run.rounds} rounds"
-        click.echo(f"{run.run}  {run.status:<8} {run.phase:<12} {done:<16} {run.release:<8} {run.submitted}")
+        click.echo(f"{run.run}  {run.status:<9} {run.phase:<12} {done:<16} {run.release:<8} {run.submitted}")
     click.echo(f"runs: {len(listed)}")
 
 
@@ -137,7 +138,10 @@ def show(run: str, config: Path, settings: tuple[str, ...], output: str) -> None
 @click.option("--timeout", type=click.IntRange(1), metavar="SECONDS", help="Give up after so long, with exit code 3.")
 @output_option
 def wait(run: str, config: Path, settings: tuple[str, ...], timeout: int | None, output: str) -> None:
-    """Wait until RUN is over. Exits with 0 where it is done, 1 where it failed, 3 where time ran out."""
+    """Wait until RUN is over.
+
+    Exits with 0 where it is done, 1 where it failed or was cancelled, 3 where time ran out.
+    """
     with failing_as(output):
         runs = _runs(config, settings)
         since = monotonic()
@@ -148,9 +152,27 @@ def wait(run: str, config: Path, settings: tuple[str, ...], timeout: int | None,
                     where = shown_run.phase or shown_run.status
                     raise TimedOut(f"{shown_run.run}: not over after {timeout} seconds, but {where}")
                 sleep(LOOK_SECONDS)
-        if shown_run.status == "failed":
-            raise RoundAborted(f"{shown_run.run}: failed: {shown_run.said}")
+        if shown_run.status != "done":
+            raise RoundAborted(f"{shown_run.run}: {shown_run.status}: {shown_run.said}")
     _print_run(shown_run, runs, output)
+
+
+@rounds.command()
+@click.argument("run")
+@config_options
+@output_option
+def cancel(run: str, config: Path, settings: tuple[str, ...], output: str) -> None:
+    """Cancel RUN: at once while it waits, and within seconds of `aggregator serve` once it is at work.
+
+    Silos are told, and wait for the next run. Those whose words had left count the round as released.
+    """
+    with failing_as(output):
+        runs = _runs(config, settings)
+        found = runs.find(run)
+        if found.is_over:
+            raise InputError(f"{found.run}: is {found.status} already", hint="aggregator rounds show says more")
+        runs.cancel(found.run, user(), datetime.now(UTC))
+    _print_run(runs.find(found.run), runs, output)
 
 
 def _planned(plan_yaml: Path, config: Path, settings: tuple[str, ...]) -> "tuple[Plan, dict[str, bytes]]":

@@ -73,7 +73,7 @@ class RoundDriver:
                 with self._on_disk(running):
                     await running.open_sum()
         except (SparsiloError, asyncio.CancelledError) as error:
-            reason = "the aggregator ended the run"
+            reason = str(error) or "the aggregator ended the run"
             if isinstance(error, SparsiloError):  # else it is stopped, and may go on
                 reason = error.message
                 self.metrics.rounds.labels(running.release_kind, "failed").inc()
@@ -154,12 +154,14 @@ class RoundDriver:
         """
         async with self._changed:
             running = await self._begun(silo)
+        running.check_going_on()
         session = running.session
         if session.phase is not Phase.UPLOAD or silo not in session.expected:
             raise UnexpectedMessage("no upload is due", party=silo)
         spool, count = running.spools[silo], 0
         stream = spool.start()
         async for data in chunks:
+            running.check_going_on()
             if session.phase is not Phase.UPLOAD:
                 raise UnexpectedMessage("the upload came too late", party=silo)
             with self._on_disk(running):
@@ -182,6 +184,7 @@ class RoundDriver:
         """
         async with self._changed:
             running = await self._begun(silo)
+        running.check_going_on()
         if running.session.round.digest != round_digest or not running.session.may_audit(silo, index):
             raise UnexpectedMessage(f"is no auditor of chunk {index}", party=silo)
         self.present.arrived()

@@ -44,6 +44,8 @@ class RunningRound:
         self.committed: list[CommittedWords] = []
         """The survivors' uploads and then the sum, for auditors, once it is opened."""
         self.disk_failure: RoundAborted | None = None
+        self.ended: RoundAborted | None = None
+        """Why the round was aborted, for silos that have something to say only now."""
         self._waits_on: dict[str, bytes] = {}
         self._threads = threads
 
@@ -75,9 +77,18 @@ class RunningRound:
         return self._waits_on.get(silo) == digest
 
     def receive(self, silo: str, data: bytes) -> None:
-        """Take a silo's message, which then waits for an answer. Raises the ProtocolError that it deserves."""
+        """Take a silo's message, which then waits for an answer.
+
+        Raises the ProtocolError that it deserves, or RoundAborted where the round has ended.
+        """
+        self.check_going_on()
         self.session.receive(silo, data)
         self._waits_on[silo] = sha256(data).digest()
+
+    def check_going_on(self) -> None:
+        """Raise RoundAborted, with the reason, where the round has been aborted."""
+        if self.ended:
+            raise self.ended
 
     async def close_phase(self) -> dict[str, bytes]:
         """Return each silo's answer; UNMASK opens the sum first. Raises TooFewSurvivors naming the phase."""
@@ -91,7 +102,8 @@ class RunningRound:
             self.own_answers[silo, self._waits_on.pop(silo)] = answer
 
     def abort(self, reason: str) -> None:
-        """End the round; whoever waits is answered with the reason."""
+        """End the round; whoever waits is answered with the reason, and so is who comes later."""
+        self.ended = RoundAborted(f"{self.session.phase}: {reason}")
         self.answer(dict.fromkeys(self._waits_on, self.session.abort(reason)))
 
     async def open_sum(self) -> None:

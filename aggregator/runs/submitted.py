@@ -33,7 +33,12 @@ def _first_table(database: sqlite3.Connection) -> None:
     database.execute(_TABLE)
 
 
-_STEPS: Final = (_first_table,)
+def _wish_to_cancel(database: sqlite3.Connection) -> None:
+    """Make the table of version 2, which says who asked that a run be cancelled."""
+    database.execute("ALTER TABLE runs ADD COLUMN cancelled_by TEXT NOT NULL DEFAULT ''")
+
+
+_STEPS: Final = (_first_table, _wish_to_cancel)
 
 
 class Status(StrEnum):
@@ -43,6 +48,7 @@ class Status(StrEnum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True)
@@ -68,16 +74,18 @@ class Run:
     phase: str
     """What the run is at; empty before and after."""
     said: str
-    """Why the run failed."""
+    """Why the run failed, or who cancelled it."""
     submitted: str
     """When it was submitted, ISO 8601."""
     ended: str | None
     """When it ended, ISO 8601."""
+    cancelled_by: str = ""
+    """Who asked that it be cancelled; empty where nobody did."""
 
     @property
     def is_over(self) -> bool:
         """Whether nothing more will become of it."""
-        return self.status in (Status.DONE, Status.FAILED)
+        return self.status not in (Status.WAITING, Status.RUNNING)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON document has them."""
@@ -121,8 +129,8 @@ class Runs:
     def all(self) -> list[Run]:
         """Return every run, the one that was submitted first first."""
         query = (
-            "SELECT run, plan_digest, release, rounds, done, silos, survivors, status, phase, said, submitted, ended "
-            "FROM runs ORDER BY submitted, rowid"
+            "SELECT run, plan_digest, release, rounds, done, silos, survivors, status, phase, said, submitted, ended, "
+            "cancelled_by FROM runs ORDER BY submitted, rowid"
         )
         with transaction(self._file) as database:
             return [Run(*row) for row in database.execute(query)]
@@ -151,8 +159,21 @@ class Runs:
             change = "UPDATE runs SET phase = ?, done = ?, survivors = ? WHERE run = ?"
             database.execute(change, (phase, done, survivors, run))
 
+    def cancel(self, run: str, by: str, now: datetime) -> None:
+        """Cancel a run: one that waits at once; one at work when `serve` next looks. One that is over stays as it is."""
+        with transaction(self._file) as database:
+            open_run = "WHERE run = ? AND status"
+            database.execute(f"UPDATE runs SET cancelled_by = ? {open_run} = ?", (by, run, Status.RUNNING))
+            change = "UPDATE runs SET status = ?, said = ?, ended = ?, cancelled_by = ?"
+            row = (Status.CANCELLED, by, _iso(now), by, run, Status.WAITING)
+            database.execute(f"{change} {open_run} = ?", row)
+
     def end(self, run: str, status: Status, said: str, now: datetime) -> None:
-        """Record that a run is done, or that it failed and why."""
+        """Record that a run is done, or that it failed or was cancelled and why."""
         with transaction(self._file) as database:
             change = "UPDATE runs SET status = ?, phase = '', said = ?, ended = ? WHERE run = ?"
-            database.execute(change, (status, said, f"{now:%Y-%m-%dT%H:%M:%S%z}", run))
+            database.execute(change, (status, said, _iso(now), run))
+
+
+def _iso(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%S%z}"
