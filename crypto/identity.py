@@ -2,9 +2,11 @@
 
 A silo's long-lived signing key (crypto/primitives/signing) is separate: TLS protects a connection, a signature
 outlives it. TLS uses ECDSA P-256, which every TLS library accepts. Certificates are checked by the TLS library, not
-here.
+here. Whatever others encoded is parsed here and nowhere else, because the library parses late and raises many errors.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -14,6 +16,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -26,7 +29,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from crypto.errors import IdentityError
 
-CLOCK_SKEW: Final = timedelta(minutes=5)
+CLOCK_MARGIN: Final = timedelta(hours=1)
+"""How long before it is issued a certificate begins to hold: by so much may two parties' clocks differ."""
+_CURVES: Final = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)  # the ones that TLS libraries know
+_UNREADABLE: Final = (
+    *(ValueError, TypeError, UnsupportedAlgorithm),  # TypeError: a private key is encrypted, or a name is no text
+    *(x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType),
+)
+"""What the library raises over the encodings of others, now or when a part of them is asked for."""
 INVITATION: Final = "invitation"
 """Organizational unit of an invitation's certificate."""
 
@@ -48,6 +58,10 @@ class Peer:
 
     name: str
     """Its one common name; empty where there is none, or are several."""
+    subject: str
+    """Whom it is for, for people: its common names, or else all that it says of its subject."""
+    issuer: str
+    """Who issued it, for people, in the same way."""
     invitation: bool
     """Whether it stands for an invitation to enrol, and for nothing else."""
     serial: int
@@ -89,7 +103,7 @@ class Authority:
     def load(cls, own: Certified) -> "Authority":
         """Return the authority that `own` was of. Raises IdentityError where that is none's key and certificate."""
         check_key_pair(own.private_key, own.certificate)
-        certificate, key = _first(own.certificate), load_pem_private_key(own.private_key, password=None)
+        certificate, key = _certificates(own.certificate)[0], load_pem_private_key(own.private_key, password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise IdentityError("is not an authority's key")
         loaded = cls.__new__(cls)
@@ -123,13 +137,11 @@ class Authority:
 
         Raises IdentityError where the request is malformed or not signed with its key.
         """
-        try:
+        with _parsing("is no certificate request"):
             asked = x509.load_pem_x509_csr(request)
-            key = asked.public_key()
-        except (ValueError, UnsupportedAlgorithm):
-            raise IdentityError("is no certificate request") from None
-        if not isinstance(key, ec.EllipticCurvePublicKey) or not asked.is_signature_valid:
-            raise IdentityError("is no certificate request that an elliptic curve key has signed")
+            key, is_signed = asked.public_key(), asked.is_signature_valid
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, _CURVES) or not is_signed:
+            raise IdentityError("is no certificate request that a key on P-256, P-384 or P-521 has signed")
         return self._certify(_name(name), key, (), now, lifetime)
 
     def _certify(
@@ -162,7 +174,7 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - CLOCK_SKEW)
+            .not_valid_before(now - CLOCK_MARGIN)
             .not_valid_after(end)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
@@ -178,23 +190,49 @@ def certificate_request(name: str) -> tuple[bytes, bytes]:
 
 def read_peer(pem: bytes) -> Peer:
     """Return what the first certificate of `pem` says. Raises IdentityError where there is none to read."""
-    first = _first(pem)
-    try:
-        key = first.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except (ValueError, UnsupportedAlgorithm):
-        raise IdentityError("has a public key of an unknown kind") from None
+    return read_peers(pem)[0]
+
+
+def read_peers(pem: bytes) -> list[Peer]:
+    """Return what each certificate of `pem` says. Raises IdentityError where there is none, or one cannot be read."""
+    certificates = _certificates(pem)
+    with _parsing("holds a certificate whose key, names or times are of an unknown kind"):
+        return [_peer(certificate) for certificate in certificates]
+
+
+def hosts_of(pem: bytes) -> list[str]:
+    """Return the hosts that the first certificate of `pem` is for. Raises IdentityError where it cannot be read."""
+    certificate = _certificates(pem)[0]
+    with _parsing("holds a certificate whose extensions cannot be read"):
+        values = [extension.value for extension in certificate.extensions]
+    return [str(host.value) for value in values if isinstance(value, x509.SubjectAlternativeName) for host in value]
+
+
+def _peer(certificate: x509.Certificate) -> Peer:
     names, units = (
-        [str(attribute.value) for attribute in first.subject.get_attributes_for_oid(oid)]
+        [str(attribute.value) for attribute in certificate.subject.get_attributes_for_oid(oid)]
         for oid in (NameOID.COMMON_NAME, NameOID.ORGANIZATIONAL_UNIT_NAME)
     )
     return Peer(
         names[0] if len(names) == 1 else "",
+        _for_people(certificate.subject),
+        _for_people(certificate.issuer),
         INVITATION in units,
-        first.serial_number,
-        sha256(key).digest(),
-        first.not_valid_before_utc,
-        first.not_valid_after_utc,
+        certificate.serial_number,
+        _key_digest(certificate.public_key()),
+        certificate.not_valid_before_utc,
+        certificate.not_valid_after_utc,
     )
+
+
+def _for_people(name: x509.Name) -> str:
+    """Return a name's common names, or all of it where it has none."""
+    common = name.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return " and ".join(str(attribute.value) for attribute in common) or name.rfc4514_string()
+
+
+def _key_digest(key: PublicKeyTypes) -> bytes:
+    return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
 
 def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -215,34 +253,41 @@ def _host(host: str) -> x509.GeneralName:
 
 def check_certificates(pem: bytes, now: datetime) -> None:
     """Return if `pem` holds certificates and the first is valid at `now`; raise IdentityError saying what is wrong."""
-    first = _first(pem)
-    start, end = first.not_valid_before_utc, first.not_valid_after_utc
-    if not start <= now <= end:
+    first = read_peer(pem)
+    if not first.start <= now <= first.end:
         raise IdentityError(
-            f"is valid from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC",
-            hint="ask for a new certificate, or set the clock",
+            f"is valid from {first.start:%Y-%m-%d %H:%M} to {first.end:%Y-%m-%d %H:%M} UTC, "
+            f"and this machine's clock says {now:%Y-%m-%d %H:%M}",
+            hint="where the clock is right: ask for a new certificate; where it begins too late, the clock of whoever "
+            "issued it is ahead",
         )
 
 
 def check_subject(pem: bytes, name: str) -> None:
     """Return if the first certificate's common name is `name`; raise IdentityError saying whose it is."""
-    names = [str(attribute.value) for attribute in _first(pem).subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    if names != [name]:
-        raise IdentityError(f"is for {' and '.join(names) or 'nobody'}, not for {name}", hint="silo in the config")
+    first = read_peer(pem)
+    if first.name != name:
+        raise IdentityError(f"is for {first.subject or 'nobody'}, not for {name}", hint="silo in the config")
 
 
 def check_key_pair(private_key: bytes, certificate: bytes) -> None:
     """Return if the PEM private key is the certificate's; raise IdentityError saying what is wrong."""
-    try:
-        key = load_pem_private_key(private_key, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it is encrypted
-        raise IdentityError("holds no unencrypted PEM private key") from None
-    if key.public_key() != _first(certificate).public_key():
+    with _parsing("holds no unencrypted PEM private key"):
+        key = _key_digest(load_pem_private_key(private_key, password=None).public_key())
+    if key != read_peer(certificate).key:
         raise IdentityError("is not the private key of the certificate")
 
 
-def _first(pem: bytes) -> x509.Certificate:
+def _certificates(pem: bytes) -> list[x509.Certificate]:
+    """Return one certificate or more, whose parts may still turn out to be unreadable. Raises IdentityError."""
+    with _parsing("holds no PEM certificate"):
+        return x509.load_pem_x509_certificates(pem)
+
+
+@contextmanager
+def _parsing(problem: str) -> Iterator[None]:
+    """Raise IdentityError that says `problem` where the library cannot read what somebody else encoded."""
     try:
-        return x509.load_pem_x509_certificates(pem)[0]
-    except ValueError:
-        raise IdentityError("holds no PEM certificate") from None
+        yield
+    except _UNREADABLE:
+        raise IdentityError(problem) from None

@@ -94,7 +94,13 @@ def checked(pem: bytes, now: datetime, *, invitation: bool = False) -> Peer:
         raise NotAdmitted("unknown", f"what the caller shows {error.message}") from None
     if not peer.start <= now <= peer.end:
         hint = "ask for a new invitation" if invitation else "renew it, or set the clock"
-        raise NotAdmitted("expired", f"the certificate of {peer.name!r} expired at {peer.end:%Y-%m-%d %H:%M} UTC", hint)
+        raise NotAdmitted(
+            "expired",
+            f"the certificate of {peer.name!r} {'expired' if now > peer.end else 'does not hold yet'}: "
+            f"it is valid from {peer.start:%Y-%m-%d %H:%M} to {peer.end:%Y-%m-%d %H:%M} UTC, "
+            f"and the aggregator's clock says {now:%Y-%m-%d %H:%M}",
+            hint,
+        )
     if peer.end - peer.start > MOST_CERTIFICATE_AGE:
         days = (peer.end - peer.start).days
         raise NotAdmitted(

@@ -9,7 +9,7 @@ from typing import Final
 from aggregator.config import AggregatorConfig
 from aggregator.silos.admission import Clock
 from crypto.identity import Authority, Certified, check_certificates, check_key_pair, read_peer
-from silo_agent.host.credential_files import naming, read_credential, write_secret
+from silo_agent.host.credential_files import naming, read_credential, read_secret, write_secret
 from silo_agent.host.watched_files import WatchedFiles
 from silo_agent.host.whole_file import write_whole
 
@@ -69,7 +69,7 @@ class ServerIdentity:
 
 def _read_own(certificate_file: Path, key_file: Path, now: datetime) -> Certified:
     """Return the server's own certificate with its key. Raises IdentityError naming the file that is wrong."""
-    certificate, key = read_credential(certificate_file), read_credential(key_file)
+    certificate, key = read_credential(certificate_file), read_secret(key_file)
     with naming(certificate_file):
         check_certificates(certificate, now)
     with naming(key_file):
@@ -87,4 +87,4 @@ def _kept_authority(state: Path, clock: Clock) -> Authority:
         write_secret(key, made.own.private_key)
         write_whole(certificate, made.certificate)
     with naming(key):
-        return Authority.load(Certified(read_credential(certificate), read_credential(key)))
+        return Authority.load(Certified(read_credential(certificate), read_secret(key)))

@@ -18,7 +18,7 @@ from crypto.errors import ConfigError, PlanError, ReleaseRefused
 from crypto.names import ReleaseKind
 from crypto.plan import Plan
 from silo_agent.consent.bounds import BOUNDS, Number, is_most, spelled
-from silo_agent.host.layered_config import read_mapping
+from silo_agent.host.plain_yaml import read_mapping
 from sparsilo.v1 import plan_pb2
 
 if TYPE_CHECKING:  # a command that shows a plan need not wait for torch

@@ -1,5 +1,7 @@
 """Files of keys and certificates: how they are read, how they are written, and how an error names the one at fault."""
 
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,23 @@ def read_credential(file: Path) -> bytes:
         raise IdentityError(f"{file}: cannot be read: {error.strerror}") from None
 
 
+def read_secret(file: Path) -> bytes:
+    """Return a key file's bytes.
+
+    Raises IdentityError naming the file where it cannot be read, or others can: anybody, or a group that this process
+    is no member of. A group of its own is what Kubernetes mounts secrets for.
+    """
+    try:
+        with file.open("rb") as opened:
+            status, content = os.fstat(opened.fileno()), opened.read()
+    except OSError as error:
+        raise IdentityError(f"{file}: cannot be read: {error.strerror}") from None
+    own_groups = {os.getegid(), *os.getgroups()}
+    if status.st_mode & stat.S_IRWXO or (status.st_mode & stat.S_IRWXG and status.st_gid not in own_groups):
+        raise IdentityError(f"{file}: is open to others (mode {status.st_mode & 0o777:o})", hint=f"chmod 600 {file}")
+    return content
+
+
 def write_secret(file: Path, content: bytes) -> None:
     """Make a new file that no other user can read, whole or not at all.
 
@@ -28,10 +47,9 @@ def write_secret(file: Path, content: bytes) -> None:
 
 def read_signing_key(file: Path, suite: Suite) -> SigningKey:
     """Read a private signing key of `suite` in hex. Raises IdentityError naming the file, never its content."""
+    content = read_secret(file)
     try:
-        secret = bytes.fromhex(file.read_text(encoding="ascii").strip())
-    except OSError as error:
-        raise IdentityError(f"{file}: cannot be read: {error.strerror}") from None
+        secret = bytes.fromhex(content.decode("ascii").strip())
     except ValueError:
         raise IdentityError(f"{file}: is not a signing key", hint="hex digits are expected") from None
     with naming(file):

@@ -17,6 +17,7 @@ import yaml
 from crypto.errors import ConfigError, SparsiloError
 from crypto.names import Suite
 from crypto.pruning.sparsity import parse_ratio
+from silo_agent.host.plain_yaml import read_mapping
 
 PREFIX: Final = "SPARSILO_"
 """Environment variables that override a field are named so, and then as the field in capitals."""
@@ -138,19 +139,3 @@ def _text(where: str, kind: Any, value: str, folder: Path) -> object:
             raise ConfigError(f"{where}: {value!r} is unknown", hint=f"known: {', '.join(choices)}")
         return choices[value]
     return value
-
-
-def read_mapping(file: Path) -> Mapping[str, object]:
-    """Read a YAML file that holds one mapping with text keys. Raises ConfigError naming the file."""
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{file}: is not UTF-8 text") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that is none
-        mark = getattr(error, "problem_mark", None)
-        raise ConfigError(f"{file}: line {mark.line + 1 if mark else '?'}: is not YAML") from None
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigError(f"{file}: must hold `field: value` lines")
-    return content

@@ -16,6 +16,7 @@ from silo_agent.config import AUTHORITY, CERTIFICATE, PRIVATE_KEY, SIGNING_KEY, 
 from silo_agent.host.credential_files import (
     naming,
     read_credential,
+    read_secret,
     read_signing_key,
     write_secret,
     write_signing_key,
@@ -80,7 +81,7 @@ class Enrolment:
             with naming("the certificate that the aggregator issued"):
                 check_certificates(reply.certificate, now)
                 check_subject(reply.certificate, self._invitation.silo)
-                check_key_pair(read_credential(self._draft / PRIVATE_KEY), reply.certificate)
+                check_key_pair(read_secret(self._draft / PRIVATE_KEY), reply.certificate)
             (self._draft / CERTIFICATE).write_bytes(reply.certificate)
             (self._draft / AUTHORITY).write_text(self._invitation.authority)
             (self._draft / _REQUEST).unlink()

@@ -12,7 +12,7 @@ from crypto.errors import IdentityError
 from crypto.identity import Certified, certificate_request, check_key_pair, check_subject, read_peer
 from crypto.roster import sign_certificate_key
 from silo_agent.config import AgentConfig
-from silo_agent.host.credential_files import naming, read_credential, read_signing_key, write_secret
+from silo_agent.host.credential_files import naming, read_credential, read_secret, read_signing_key, write_secret
 from silo_agent.host.watched_files import WatchedFiles
 from silo_agent.identity.own_files import read_tls
 from silo_agent.network.proxy import proxy_setting
@@ -108,7 +108,7 @@ def _finish_replacing(config: AgentConfig) -> None:
     if not waiting.exists():
         return
     try:
-        check_key_pair(read_credential(config.private_key), read_credential(waiting))
+        check_key_pair(read_secret(config.private_key), read_credential(waiting))
     except IdentityError:  # it was cut off before it replaced the private key
         return
     waiting.replace(config.certificate)

@@ -10,8 +10,8 @@ from crypto.identity import Certified, check_certificates, check_key_pair, check
 from crypto.names import Suite
 from crypto.primitives.signing import SigningKey, check_public_key
 from silo_agent.config import AgentConfig
-from silo_agent.host.credential_files import naming, read_credential, read_signing_key
-from silo_agent.host.layered_config import read_mapping
+from silo_agent.host.credential_files import naming, read_credential, read_secret, read_signing_key
+from silo_agent.host.plain_yaml import read_mapping
 
 _HEX: Final = re.compile(r"([0-9a-fA-F]{2})+")
 
@@ -51,7 +51,7 @@ def read_tls(config: AgentConfig, now: datetime) -> tuple[Certified, bytes]:
 
     Raises IdentityError naming the file that is wrong.
     """
-    certificate, private_key = read_credential(config.certificate), read_credential(config.private_key)
+    certificate, private_key = read_credential(config.certificate), read_secret(config.private_key)
     authority = read_credential(config.authority)
     with naming(config.certificate):
         check_certificates(certificate, now)

@@ -8,14 +8,20 @@ and cut into consecutive sequences. Files are read as bytes, so a file gives the
 import json
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from crypto.errors import CalibrationError, ConfigError
 from silo_agent.model.pruned_file import file_digest
+
+MOST_CHARACTERS: Final = 1 << 18
+"""Characters that the tokenizer gets at a time: each takes 400 bytes of memory, and Ctrl-C is heard when it returns."""
+MOST_LINE_BYTES: Final = 1 << 24
+"""Bytes of a line of a `.jsonl` file, which is read at once."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +51,10 @@ def read_sequences(
     needed, tokens = (samples + held_out) * sequence_length, list[int]()
     for number, record in enumerate(records(file), 1):
         try:
-            tokens += tokenised(file, number, record, tokenizer)
+            for ids in tokenised(file, number, record, tokenizer):
+                tokens += ids
+                if len(tokens) >= needed:
+                    break
         except CalibrationError as error:
             if not fill:
                 raise
@@ -64,18 +73,33 @@ def read_sequences(
     return sequences[:samples], sequences[samples:]
 
 
-def tokenised(file: Path, number: int, record: str, tokenizer: Any) -> list[int]:
-    """Return the token ids of a file's record, the first of which has number 1. Raises CalibrationError naming both."""
-    try:
-        ids: list[int] = tokenizer(record, verbose=False)["input_ids"]  # verbose would warn about every long record
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # noqa: BLE001 - a panic of the library is no Exception; its words may be the text's
-        raise CalibrationError(
-            f"{file}: record {number}: the tokenizer fails on it: {type(error).__name__}",
-            hint="copy the model's tokenizer files again",
-        ) from None
-    return ids
+def tokenised(file: Path, number: int, record: str, tokenizer: Any) -> Iterator[list[int]]:
+    """Yield the token ids of a file's record, piece by piece. Raises CalibrationError naming file and record.
+
+    `number` says which record it is; the first one is 1.
+    """
+    for piece in _pieces(record):
+        try:
+            ids: list[int] = tokenizer(piece, verbose=False)["input_ids"]  # verbose would warn about every long record
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - a panic of the library is no Exception; its words may be the text's
+            raise CalibrationError(
+                f"{file}: record {number}: the tokenizer fails on it: {type(error).__name__}",
+                hint="copy the model's tokenizer files again",
+            ) from None
+        yield ids
+
+
+def _pieces(record: str) -> Iterator[str]:
+    """Cut a record after the last line break among the first MOST_CHARACTERS, or after these, and so on."""
+    start = 0
+    while len(record) - start > MOST_CHARACTERS:
+        most = start + MOST_CHARACTERS
+        end = record.rfind("\n", start, most) + 1 or most
+        yield record[start:end]
+        start = end
+    yield record[start:]
 
 
 def check_text(file: Path) -> None:
@@ -101,7 +125,12 @@ def records(file: Path) -> Iterator[str]:
             if file.suffix == ".txt":
                 yield _decode(file, lines.read(), 1)
             else:
-                for number, line in enumerate(lines, 1):
+                for number, line in enumerate(iter(partial(lines.readline, MOST_LINE_BYTES + 1), b""), 1):
+                    if len(line) > MOST_LINE_BYTES:
+                        raise CalibrationError(
+                            f"{file}: line {number}: is longer than {MOST_LINE_BYTES} bytes",
+                            hint="split the record into several, a line each",
+                        )
                     if line.strip():
                         yield _text(file, _decode(file, line, number), number)
     except OSError as error:

@@ -9,18 +9,18 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from cryptography import x509
-from cryptography.x509.oid import NameOID
-
 from crypto.errors import ConnectionFailed, IdentityError, SparsiloError
-from crypto.identity import CLOCK_SKEW
+from crypto.identity import hosts_of, read_peer, read_peers
+from silo_agent.host.credential_files import naming, read_credential
 from silo_agent.network.address import split_address
 from silo_agent.network.proxy import Proxy
 
+MOST_SKEW: Final = timedelta(minutes=5)
+"""By how much the two clocks may differ: more is a clock that nobody sets."""
 STEP_SECONDS: Final = 10.0
 """How long a connection may take."""
 
@@ -165,9 +165,9 @@ def shake_hands(target: str, proxy: Proxy | None, files: TlsFiles, now: datetime
             raise _refused(target, files, "hangs up after the handshake")
         if first[3:4] != bytes([_SETTINGS]):
             raise _no_grpc(target)
-        shown = x509.load_der_x509_certificate(tls.getpeercert(True) or b"")
-        days = (shown.not_valid_after_utc - now).days
-        return f"{tls.version()}, the aggregator's certificate is from {_name(shown.issuer)!r} and ends in {days} days"
+        shown = read_peer(_certificate(tls))
+        days = (shown.end - now).days
+        return f"{tls.version()}, the aggregator's certificate is from {shown.issuer!r} and ends in {days} days"
 
 
 def _context(files: TlsFiles | None) -> ssl.SSLContext:
@@ -186,15 +186,20 @@ def _context(files: TlsFiles | None) -> ssl.SSLContext:
     return context
 
 
-def _shown(target: str, proxy: Proxy | None) -> x509.Certificate | None:
-    """Return the certificate that is shown to a client which trusts any and shows none; None where none is shown."""
+def _certificate(tls: ssl.SSLSocket) -> bytes:
+    """Return the certificate that is shown at the other end, PEM."""
+    return ssl.DER_cert_to_PEM_cert(tls.getpeercert(True) or b"").encode()
+
+
+def _shown(target: str, proxy: Proxy | None) -> bytes | None:
+    """Return the certificate (PEM) that is shown to a client which trusts any and shows none; None where none is."""
     try:
         with (
             connect(target, proxy) as plain,
             _context(None).wrap_socket(plain, server_hostname=split_address(target)[0]) as tls,
         ):
-            return x509.load_der_x509_certificate(tls.getpeercert(True) or b"")
-    except (SparsiloError, OSError, ValueError):
+            return _certificate(tls)
+    except (SparsiloError, OSError):
         return None
 
 
@@ -203,11 +208,14 @@ def _distrusted(
 ) -> IdentityError:
     """Return an error that says why the certificate shown for `target` is not to be trusted."""
     host, _ = split_address(target)
-    shown = _shown(target, proxy)
+    pem = _shown(target, proxy)
     about = f"the certificate shown for {host}"
+    with naming(about):
+        shown, hosts = (read_peer(pem), hosts_of(pem)) if pem else (None, [])
     if error.verify_code in _OTHER_AUTHORITY:
-        issuer = _name(shown.issuer) if shown else "an authority that it does not say"
-        same = shown and any(issuer == _name(authority.subject) for authority in _authorities(files.authority))
+        issuer = shown.issuer if shown else "an authority that it does not say"
+        with naming(files.authority):
+            same = any(issuer == authority.subject for authority in read_peers(read_credential(files.authority)))
         if same:
             return IdentityError(
                 f"{about} was issued by another {issuer!r} than the one in {files.authority}",
@@ -220,13 +228,13 @@ def _distrusted(
         )
     clock = f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC; if that is right,"
     if error.verify_code == _EXPIRED:
-        end = f" {shown.not_valid_after_utc:%Y-%m-%d %H:%M} UTC" if shown else ""
+        end = f" {shown.end:%Y-%m-%d %H:%M} UTC" if shown else ""
         return IdentityError(f"{about} expired{end}", hint=f"{clock} the aggregator's people must renew it")
     if error.verify_code == _NOT_YET:
-        start = f" {shown.not_valid_before_utc:%Y-%m-%d %H:%M} UTC" if shown else ""
+        start = f" {shown.start:%Y-%m-%d %H:%M} UTC" if shown else ""
         return IdentityError(f"{about} is not valid before{start}", hint=f"{clock} tell the aggregator's people")
     if error.verify_code in _OTHER_NAMES:
-        names = f"for {', '.join(_hosts(shown)) or 'nobody'}" if shown else "for another host"
+        names = f"for {', '.join(hosts) or 'nobody'}" if shown else "for another host"
         return IdentityError(
             f"{about} is {names}", hint="aggregator in the config must be a name that the certificate is for"
         )
@@ -264,7 +272,7 @@ def _ended(error: OSError, target: str, files: TlsFiles) -> SparsiloError:
 def clock_skew(aggregator_time: Callable[[], datetime], own_time: Callable[[], datetime] = utc_now) -> str:
     """Compare the two clocks; return by how much they differ.
 
-    Raises IdentityError where that is more than CLOCK_SKEW, and whatever asking the aggregator raises.
+    Raises IdentityError where that is more than MOST_SKEW, and whatever asking the aggregator raises.
     """
     before = own_time()
     theirs = aggregator_time()
@@ -272,28 +280,9 @@ def clock_skew(aggregator_time: Callable[[], datetime], own_time: Callable[[], d
     ahead = before + half - theirs
     seconds = round(abs(ahead.total_seconds()))
     skew = f"this machine's clock is {seconds} seconds {'ahead of' if ahead > -ahead else 'behind'} the aggregator's"
-    if abs(ahead) > CLOCK_SKEW + half:
+    if abs(ahead) > MOST_SKEW + half:
         raise IdentityError(skew, hint="set this machine's clock (NTP); if it is right, tell the aggregator's people")
     return skew
-
-
-def _authorities(file: Path) -> list[x509.Certificate]:
-    return x509.load_pem_x509_certificates(file.read_bytes())
-
-
-def _name(name: x509.Name) -> str:
-    """Return a name's common name, or all of it where it has none."""
-    common = name.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(common[0].value) if common else name.rfc4514_string()
-
-
-def _hosts(shown: x509.Certificate) -> list[str]:
-    """Return the hosts that a certificate is for."""
-    try:
-        hosts = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
-        return []
-    return [str(host.value) for host in hosts]
 
 
 def _origin(proxy: Proxy | None) -> str:

@@ -20,6 +20,7 @@ from silo_agent.cli import cli
 from support.commands import Ran, run
 from support.driven import looping, on, serving
 from support.enrolling import Aggregator
+from support.key_files import write_key
 from support.models import tiny_llama, write_text
 from support.plans import signing_keys
 
@@ -62,7 +63,7 @@ class Home:
             "policy": "policy.yaml",
             "reconnect_seconds": 1,
         }
-        (folder / "signing_key").write_text(KEYS[SILO].to_bytes().hex())
+        write_key(folder / "signing_key", KEYS[SILO].to_bytes().hex())
         (folder / "roster.yaml").write_text(yaml.safe_dump({s: key.public_bytes.hex() for s, key in KEYS.items()}))
         (folder / "policy.yaml").write_text("models: any\napproval: auto\n")
         (folder / "ca.crt").write_bytes(AUTHORITY.certificate)
@@ -70,7 +71,7 @@ class Home:
 
     def certify(self, identity: Certified) -> None:
         (self.folder / "tls.crt").write_bytes(identity.certificate)
-        (self.folder / "tls.key").write_bytes(identity.private_key)
+        write_key(self.folder / "tls.key", identity.private_key)
 
     def run(self, port: int, capsys: pytest.CaptureFixture[str], **changes: object) -> Ran:
         """`silo-agent run`; a failure is one line on stderr."""
@@ -227,7 +228,7 @@ certificate or key, and trust every public authority instead of an empty one.
 )
 def test_a_malformed_file(field: str, case: int, home: Home, port: int, capsys: pytest.CaptureFixture[str]) -> None:
     content = MALFORMED[field][case]
-    (home.folder / "bad.pem").write_bytes(content)
+    write_key(home.folder / "bad.pem", content)
     ran = home.run(port, capsys, **{field: "bad.pem"})
     assert ran.code == 2
     assert f"{home.folder / 'bad.pem'}: " in ran.err
@@ -247,7 +248,7 @@ def test_a_config_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_signing_key_that_is_not_the_rosters(home: Home, port: int, capsys: pytest.CaptureFixture[str]) -> None:
-    (home.folder / "other_key").write_text(SigningKey.generate(Suite.DEFAULT).to_bytes().hex())
+    write_key(home.folder / "other_key", SigningKey.generate(Suite.DEFAULT).to_bytes().hex())
     ran = home.run(port, capsys, signing_key="other_key")
     assert ran.code == 2
     assert "is not the public key of" in ran.err

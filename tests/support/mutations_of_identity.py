@@ -7,7 +7,13 @@ ENROLMENTS, ADMISSION = "tests/aggregator/silos/test_enrolments.py", "tests/aggr
 OTHER_FILES = "tests/attacks/test_config_or_tokenizer_changed.py"
 SERVICE = "tests/integration/test_identity_service.py"
 
+KEY_FILES = "tests/silo_agent/host/test_credential_files.py"
+
 MUTATIONS = (
+    Mutation(CHECK, "silo_agent/host/credential_files.py", "status.st_mode & stat.S_IRWXO or", "", KEY_FILES),
+    Mutation(
+        CHECK, "silo_agent/host/credential_files.py", "and status.st_gid not in own_groups", "and False", KEY_FILES
+    ),
     Mutation(
         CHECK,
         "aggregator/silos/admission.py",

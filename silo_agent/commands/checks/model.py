@@ -79,7 +79,7 @@ class ModelChecks:
         for number, record in enumerate(records(file), 1):
             filled += bool(record)
             if self._weights and tokens < MOST_TOKENS:
-                tokens += len(tokenised(file, number, record, self._weights.tokenizer))
+                tokens += sum(map(len, tokenised(file, number, record, self._weights.tokenizer)))
         if not filled:
             raise CalibrationError(f"{file}: has no text", hint="give a file with text in it")
         counts = f"{file}: records with text: {filled}; "

@@ -11,6 +11,7 @@ from aggregator.config import AggregatorConfig
 from aggregator.silos.server_identity import ServerIdentity
 from crypto.errors import IdentityError
 from crypto.identity import Authority, Certified, read_peer
+from support.key_files import write_key
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -79,7 +80,7 @@ def put(config: AggregatorConfig, certified: Certified) -> None:
     assert config.certificate
     assert config.private_key
     config.certificate.write_bytes(certified.certificate)
-    config.private_key.write_bytes(certified.private_key)
+    write_key(config.private_key, certified.private_key)
 
 
 def test_own_files_are_taken_up_when_both_are_replaced(own: AggregatorConfig, clock: Clock) -> None:

@@ -29,6 +29,7 @@ from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.network.proxy import EXCEPTIONS, VARIABLES
 from sparsilo.v1 import identity_pb2
 from support.commands import Ran, run
+from support.key_files import write_key
 from support.models import tiny_llama, write_text
 from support.on_loopback import door, free_port, grpc_server, tinyproxy
 from support.plans import signing_keys
@@ -63,10 +64,10 @@ class Home:
             "authority": AUTHORITY.certificate,
         }
         other = keys[next(silo for silo in keys if silo != SILO)]
-        (folder / "another_key").write_text(other.to_bytes().hex())
+        write_key(folder / "another_key", other.to_bytes().hex())
         (folder / "another_certificate").write_bytes(AUTHORITY.issue("ward-9").certificate)
         for name, content in files.items():
-            (folder / name).write_bytes(content)
+            write_key(folder / name, content)
         self.policy(DenseWeights.open(model))
         write_text(folder / "notes.txt", 300, seed=0)
         self.config: dict[str, Any] = {
@@ -303,7 +304,7 @@ def test_a_certificate_that_ends_soon(
     now = datetime.now(UTC)
     own = AUTHORITY.issue(SILO, now=now - timedelta(days=5), lifetime=timedelta(days=days + 5, hours=1))
     (home.folder / "certificate").write_bytes(own.certificate)
-    (home.folder / "private_key").write_bytes(own.private_key)
+    write_key(home.folder / "private_key", own.private_key)
     ran = home.preflight(capsys, "--output", "json", renew_certificate=renews)
     found, said = checks(ran)["certificate"]
     assert (ran.code, found) == (0, status)

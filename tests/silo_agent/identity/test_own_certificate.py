@@ -15,6 +15,7 @@ from crypto.roster import check_certificate_key
 from silo_agent.config import AgentConfig
 from silo_agent.identity.own_certificate import OwnCertificate
 from sparsilo.v1 import identity_pb2
+from support.key_files import write_key
 from support.plans import signing_keys
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -55,14 +56,14 @@ def config(tmp_path: Path) -> AgentConfig:
         renew_certificate=True,
     )
     made.authority.write_bytes(AUTHORITY.certificate)
-    made.signing_key.write_text(KEY.to_bytes().hex())
+    write_key(made.signing_key, KEY.to_bytes().hex())
     put(made, AUTHORITY.issue("a", lifetime=30 * DAY))
     return made
 
 
 def put(config: AgentConfig, own: Certified) -> None:
     config.certificate.write_bytes(own.certificate)
-    config.private_key.write_bytes(own.private_key)
+    write_key(config.private_key, own.private_key)
 
 
 def on_disk(config: AgentConfig) -> Certified:

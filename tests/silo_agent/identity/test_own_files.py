@@ -14,6 +14,7 @@ from silo_agent.config import AgentConfig
 from silo_agent.host.credential_files import read_signing_key
 from silo_agent.host.layered_config import config_file
 from silo_agent.identity.own_files import read_roster, read_tls
+from support.key_files import write_key
 
 KEY = SigningKey.from_bytes(bytes(range(32)), Suite.DEFAULT)
 P384 = SigningKey.from_bytes(bytes(range(48)), Suite.FIPS)
@@ -32,7 +33,7 @@ def test_a_roster(tmp_path: Path) -> None:
 def test_a_key_of_the_other_suite(key: SigningKey, suite: Suite, tmp_path: Path) -> None:
     roster, secret = tmp_path / "roster.yaml", tmp_path / "signing_key"
     roster.write_text(yaml.safe_dump({"a": key.public_bytes.hex()}))
-    secret.write_text(key.to_bytes().hex())
+    write_key(secret, key.to_bytes().hex())
     with pytest.raises(IdentityError, match=r"roster\.yaml: a: a public signing key of"):
         read_roster(roster, suite)
     with pytest.raises(IdentityError, match="signing_key: a signing key is") as refused:
@@ -72,7 +73,7 @@ def test_a_roster_that_is_none(content: str | None, words: list[str], tmp_path: 
 @pytest.mark.parametrize("spelling", ["{}", "{}\n", "  {}\r\n"])
 def test_a_signing_key(spelling: str, tmp_path: Path) -> None:
     file = tmp_path / "signing_key"
-    file.write_text(spelling.format(KEY.to_bytes().hex()))
+    write_key(file, spelling.format(KEY.to_bytes().hex()))
     assert read_signing_key(file, Suite.DEFAULT).public_bytes == KEY.public_bytes
 
 
@@ -82,7 +83,7 @@ def test_a_signing_key(spelling: str, tmp_path: Path) -> None:
 def test_a_signing_key_that_is_none(content: bytes | None, tmp_path: Path) -> None:
     file = tmp_path / "signing_key"
     if content is not None:
-        file.write_bytes(content)
+        write_key(file, content)
     with pytest.raises(IdentityError) as refused:
         read_signing_key(file, Suite.DEFAULT)
     assert refused.value.message.startswith(f"{file}: ")
@@ -90,7 +91,7 @@ def test_a_signing_key_that_is_none(content: bytes | None, tmp_path: Path) -> No
 
 
 def test_a_signing_key_in_another_encoding(tmp_path: Path) -> None:
-    (tmp_path / "signing_key").write_bytes(b"\xff" + CONTENT.encode())
+    write_key(tmp_path / "signing_key", b"\xff" + CONTENT.encode())
     with pytest.raises(IdentityError, match="signing_key: is not a signing key") as refused:
         read_signing_key(tmp_path / "signing_key", Suite.DEFAULT)
     assert CONTENT not in str(refused.value)
@@ -105,7 +106,7 @@ OWN = OURS.issue("ward-3")
 @pytest.fixture
 def tls(tmp_path: Path) -> AgentConfig:
     (tmp_path / "tls.crt").write_bytes(OWN.certificate)
-    (tmp_path / "tls.key").write_bytes(OWN.private_key)
+    write_key(tmp_path / "tls.key", OWN.private_key)
     (tmp_path / "ca.crt").write_bytes(THEIRS.certificate)
     file = tmp_path / "agent.yaml"
     file.write_text(config_file(AgentConfig.beside("ward-3", "host:50051", Path("dense"), Path("notes.txt"))))
@@ -134,7 +135,7 @@ def test_certificates_and_keys_that_are_none(field: str, content: bytes | None, 
     file: Path = getattr(tls, field)
     file.unlink()
     if content is not None:
-        file.write_bytes(content)
+        write_key(file, content)
     with pytest.raises(IdentityError) as refused:
         read_tls(tls, NOW)
     named = tls.private_key if content and content.startswith(b"-----BEGIN CERT") and len(content) > 300 else file
@@ -152,9 +153,9 @@ def test_a_certificate_outside_its_time(field: str, now: datetime, tls: AgentCon
         tls.authority.write_bytes(longer.certificate)
     else:
         tls.certificate.write_bytes(still.certificate)
-        tls.private_key.write_bytes(still.private_key)
+        write_key(tls.private_key, still.private_key)
     with pytest.raises(IdentityError) as refused:
         read_tls(tls, now)
     assert refused.value.message.startswith(
-        f"{getattr(tls, field)}: is valid from 2030-05-17 11:55 to 2030-05-24 12:00"
+        f"{getattr(tls, field)}: is valid from 2030-05-17 11:00 to 2030-05-24 12:00"
     )

@@ -16,6 +16,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from crypto.errors import CalibrationError, ConfigError
+from silo_agent.model import calibration
 from silo_agent.model.calibration import check_text, data_digest, read_sequences, usual_length
 from support.models import family, tokenizer, words
 
@@ -76,6 +77,46 @@ def test_reads_no_further_than_needed(tmp_path: Path) -> None:
     read_sequences(file, tokenizer(), samples=1, sequence_length=enough)
     with pytest.raises(CalibrationError, match="line 2"):
         read_sequences(file, tokenizer(), samples=1, sequence_length=enough + 1)
+
+
+def test_a_record_longer_than_a_call_of_the_tokenizer_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the last line break that fits, or after as much as fits; nothing is left out, and no more is tokenised."""
+    monkeypatch.setattr(calibration, "MOST_CHARACTERS", 10)
+    file = tmp_path / "a.txt"
+    file.write_text("one\ntwo\nthree\n" + "x" * 23 + "\n\nend")
+    seen = list[str]()
+
+    def one_a_character(piece: str, verbose: bool) -> dict[str, list[int]]:
+        seen.append(piece)
+        return {"input_ids": list(piece.encode())}
+
+    samples, _ = read_sequences(file, one_a_character, samples=1, sequence_length=40)
+    assert seen == ["one\ntwo\n", "three\n", "x" * 10, "x" * 10, "xxx\n\nend"]
+    assert bytes(samples[0].tolist()) == file.read_bytes()[:40]
+    seen.clear()
+    read_sequences(file, one_a_character, samples=1, sequence_length=9)
+    assert seen == ["one\ntwo\n", "three\n"]
+
+
+def test_a_line_that_is_too_long_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "MOST_LINE_BYTES", 30)
+    file = tmp_path / "a.jsonl"
+    line = '{"text": "12345678901234567"}\n'
+    assert len(line) == 30
+    file.write_text(line + "\n" + line)
+    check_text(file)
+    file.write_text(line + "\n " + line)
+    with pytest.raises(CalibrationError, match=r"a\.jsonl: line 3: is longer than 30 bytes"):
+        check_text(file)
+
+
+def test_four_megabytes_in_a_line(tmp_path: Path) -> None:
+    """In pieces of a fraction of a second each: what comes between them, such as Ctrl-C, need not wait longer."""
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps({"text": "the quick brown fox " * 200_000}))
+    check_text(file)
+    samples, _ = read_sequences(file, tokenizer(), samples=8, sequence_length=128)
+    assert samples.shape == (8, 128)
 
 
 def test_a_long_record_does_not_warn(tmp_path: Path) -> None:
