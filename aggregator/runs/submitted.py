@@ -160,13 +160,12 @@ class Runs:
             database.execute(change, (phase, done, survivors, run))
 
     def cancel(self, run: str, by: str, now: datetime) -> None:
-        """Cancel a run: one that waits at once; one at work when `serve` next looks. One that is over stays as it is."""
+        """Cancel a run: one that waits at once, one at work when `serve` next looks. One that is over stays so."""
         with transaction(self._file) as database:
-            open_run = "WHERE run = ? AND status"
-            database.execute(f"UPDATE runs SET cancelled_by = ? {open_run} = ?", (by, run, Status.RUNNING))
-            change = "UPDATE runs SET status = ?, said = ?, ended = ?, cancelled_by = ?"
-            row = (Status.CANCELLED, by, _iso(now), by, run, Status.WAITING)
-            database.execute(f"{change} {open_run} = ?", row)
+            change = "UPDATE runs SET cancelled_by = ? WHERE (run, status) = (?, ?)"
+            database.execute(change, (by, run, Status.RUNNING))
+            change = "UPDATE runs SET status = ?, said = ?, ended = ?, cancelled_by = ? WHERE (run, status) = (?, ?)"
+            database.execute(change, (Status.CANCELLED, by, _iso(now), by, run, Status.WAITING))
 
     def end(self, run: str, status: Status, said: str, now: datetime) -> None:
         """Record that a run is done, or that it failed or was cancelled and why."""

@@ -150,7 +150,7 @@ def test_a_certificate_that_cannot_be_read_leaves_the_earlier_one_in_use(
             time.sleep(0.05)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])  # noqa: S104 - on a machine of a test
 def test_a_port_has_one_owner(host: str) -> None:
     async def second(port: int) -> None:
         with pytest.raises(ConfigError, match="cannot listen"):
