@@ -7,6 +7,7 @@ from pathlib import Path
 from crypto.errors import ConfigError
 from crypto.names import Suite
 from silo_agent.host.layered_config import NOTHING, read_config
+from silo_agent.host.logs import LogFormat
 from silo_agent.network.address import split_address
 
 
@@ -28,6 +29,8 @@ class AggregatorConfig:
     """Address that /metrics, /livez and /readyz listen on."""
     metrics_port: int = 0
     """The port of /metrics, /livez and /readyz; 0 takes a free one and logs it."""
+    log_format: LogFormat = LogFormat.TEXT
+    """How the log is written on stderr: lines of text, or a JSON object a line."""
     certificate: Path | None = None
     """The server's own certificate, PEM; without one the aggregator's authority issues it."""
     private_key: Path | None = None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from crypto.names import Backend, Suite
 from silo_agent.host.layered_config import NOTHING, read_config
+from silo_agent.host.logs import LogFormat
 
 SIGNING_KEY, PRIVATE_KEY, CERTIFICATE, AUTHORITY = "signing_key", "tls.key", "tls.crt", "ca.crt"
 """Files of keys and certificates beside an agent.yaml that enrolment writes."""
@@ -51,6 +52,8 @@ class AgentConfig:
     """Address that /metrics, /livez and /readyz listen on."""
     metrics_port: int = 0
     """The port of /metrics, /livez and /readyz; 0 takes a free one and logs it."""
+    log_format: LogFormat = LogFormat.TEXT
+    """How the log is written on stderr: lines of text, or a JSON object a line."""
     proxy: str = ""
     """URL of an HTTP proxy to dial through; `none` means never one, and an empty text what the environment says."""
     proxy_file: Path | None = None

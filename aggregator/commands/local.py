@@ -1,7 +1,6 @@
 """`aggregator local`: a whole federation on this machine."""
 
 import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -14,9 +13,9 @@ from crypto.errors import ConfigError
 from crypto.names import Backend, Suite
 from crypto.plan_options import PLAN_OPTIONS, PlanOption, PlanOptions
 from crypto.pruning.sparsity import Pattern, parse_ratio
+from silo_agent.host.logs import LogFormat, logging_as
 from silo_agent.host.terminal import (
     FILE,
-    LOG_FORMAT,
     ProgressBars,
     choice_of,
     failing_as,
@@ -101,10 +100,8 @@ def local(**options: Any) -> None:
     Example:
       aggregator local --model llama --calibration a.txt --calibration b.txt --calibration c.txt --out pruned
     """
-    logging.basicConfig(
-        level=logging.INFO if options["verbose"] else logging.ERROR, format=LOG_FORMAT, stream=sys.stderr
-    )
-    with failing_as(options["output"]):
+    level = logging.INFO if options["verbose"] else logging.ERROR
+    with logging_as(LogFormat.TEXT, level), failing_as(options["output"]):
         report, model = _local(options)
     if options["output"] == "json":
         print_envelope("done", data=report.document)

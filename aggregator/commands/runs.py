@@ -1,10 +1,8 @@
 """`aggregator serve`, `aggregator plan` and `aggregator rounds`: runs over silos that dial in."""
 
 import asyncio
-import logging
 import os
 import secrets
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic, sleep
@@ -13,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crypto.errors import IdentityError, InputError, RoundAborted, TimedOut
+from silo_agent.host.logs import logging_as
 from silo_agent.host.owned_folder import owned_folder
 from silo_agent.host.terminal import (
     FILE,
-    LOG_FORMAT,
     ProgressBars,
     config_options,
     failing_as,
@@ -44,9 +42,8 @@ def serve(config: Path, settings: tuple[str, ...]) -> None:
     from aggregator.config import AggregatorConfig
     from aggregator.serve import run_aggregator
 
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
     given = AggregatorConfig.read(config, os.environ, settings)
-    with owned_folder(given.state):
+    with logging_as(given.log_format), owned_folder(given.state):
         asyncio.run(run_aggregator(given))
 
 

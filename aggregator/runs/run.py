@@ -24,6 +24,7 @@ from crypto.names import ReleaseKind
 from crypto.plan import Plan
 from crypto.releases.planned_rounds import pruning_rounds
 from crypto.roster import roster_file
+from silo_agent.host.logs import lines_about
 from silo_agent.host.whole_file import write_whole
 from silo_agent.model.bitmask_container import stored_bytes
 from silo_agent.model.dense_weights import DenseWeights
@@ -110,7 +111,8 @@ class PruningRun:
     async def _round(self) -> None:
         """Run the next round, and take what it made of the model."""
         folder = self._subfolder(f"round-{len(self.closed)}")
-        closed = await self._driver.run(self._start.round, folder)
+        with lines_about(self.plan.digest.hex()[:16], len(self.closed)):
+            closed = await self._driver.run(self._start.round, folder)
         (folder / DONE_FILE).touch()
         self._driver.files.offer_opened(closed)
         self.closed.append(closed)

@@ -13,8 +13,9 @@ from typing import Final
 import click
 
 from silo_agent.config import AgentConfig
+from silo_agent.host.logs import logging_as
 from silo_agent.host.owned_folder import owned_folder
-from silo_agent.host.terminal import LOG_FORMAT, ProgressBars, config_options
+from silo_agent.host.terminal import ProgressBars, config_options
 
 ROSTER_SECONDS: Final = 2.0
 """How often an agent without a roster looks for one."""
@@ -30,6 +31,13 @@ def run(config: Path, settings: tuple[str, ...]) -> None:
     Dials the aggregator, checks every plan against this silo's policy and ledger, prunes, and sends masked words. With
     `stay: true` in the config it goes on to the next round, whatever became of one, until SIGTERM.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    agent = AgentConfig.read(config, os.environ, settings)
+    with logging_as(agent.log_format), owned_folder(agent.state):
+        _run(agent)
+
+
+def _run(agent: AgentConfig) -> None:
     from prometheus_client import CollectorRegistry
 
     from silo_agent.consent.audit_log import AuditLog
@@ -38,12 +46,9 @@ def run(config: Path, settings: tuple[str, ...]) -> None:
     from silo_agent.identity.own_certificate import OwnCertificate
     from silo_agent.network.proxy import chosen_proxy, proxy_setting
     from silo_agent.network.transport import Transport
+    from silo_agent.rounds.block_progress import BlockProgress
     from silo_agent.rounds.round_driver import Agent
 
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    agent = AgentConfig.read(config, os.environ, settings)
-    click.get_current_context().with_resource(owned_folder(agent.state))
     registry = CollectorRegistry()
     metrics = SiloMetrics(registry)
     ready = False
@@ -68,9 +73,9 @@ def run(config: Path, settings: tuple[str, ...]) -> None:
             AuditLog(agent.state).append("certificate_renewed", "agent", datetime.now(UTC), until=until)
         metrics.certificate_expiry.set(certificate.expiry().timestamp())
 
-    with ProgressBars() as progress:
+    with ProgressBars() as bars:
         announce = partial(certificate.announce, transport)
-        rounds = Agent(agent, transport, metrics, progress, keep_certificate_fresh, announce)
+        rounds = Agent(agent, transport, metrics, BlockProgress(metrics, bars), keep_certificate_fresh, announce)
         ready = True
         try:
             rounds.run()

@@ -72,6 +72,8 @@ class SiloMetrics(RoundMetrics):
         self.pending_plans = Gauge("sparsilo_silo_pending_plans", "Plans that wait for approval.", registry=registry)
         self.decisions = Counter("sparsilo_silo_decisions", "Plans decided on.", ["decision"], registry=registry)
         from_zero(self.decisions, ("approved",), ("rejected",), ("refused",))
+        self.blocks = Gauge("sparsilo_silo_blocks", "Blocks of the present plan's model.", registry=registry)
+        self.blocks_done = Gauge("sparsilo_silo_blocks_done", "Blocks pruned for the present plan.", registry=registry)
         self.accusations = Gauge(
             "sparsilo_silo_accusations", "Rounds of which the aggregator stands accused.", registry=registry
         )

@@ -26,7 +26,6 @@ USAGE_EXIT: Final = 4
 """Exit code where the command line itself is wrong."""
 ENVELOPE_VERSION: Final = 1
 """Version of the JSON document that `--output json` prints (docs/formats.md)."""
-LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
 LINE_SECONDS: Final = 5.0
 """Least time between two lines of progress, where progress is lines."""
 FILE: Final = click.Path(path_type=Path)

@@ -55,6 +55,8 @@ class Transport:
         self._reconnect_seconds = reconnect_seconds
         self._stopped = Event()
         self._lost_at: float | None = None
+        self._up: bool | None = None
+        self._down_since = 0.0
         self._channel = self._dialled(own, authority)
 
     def _dialled(self, own: Certified, authority: bytes) -> grpc.Channel:
@@ -186,7 +188,7 @@ class Transport:
                 code = error.code()
                 if code is grpc.StatusCode.DEADLINE_EXCEEDED:
                     self._lost_at, delay = None, FIRST_DELAY  # the aggregator is there and has nothing to say yet
-                    self._metrics.connected.set(1)
+                    self._note_up(True)
                     if is_poll:
                         return None
                     continue
@@ -200,13 +202,27 @@ class Transport:
                 if monotonic() - lost_at > self._reconnect_seconds or _distrusted(error.details() or ""):
                     where = f"{self._target}, through the proxy {self._proxy}" if self._proxy else self._target
                     raise _unreachable(where, error.details() or "") from None
-                _log.warning("connection to %s lost; trying again", self._target)
+                self._note_up(False)
                 if self._stopped.wait(delay):
                     raise ConnectionFailed("stopped while reconnecting") from None
                 delay = min(2 * delay, 5.0)
             else:
-                self._metrics.connected.set(1)
+                self._note_up(True)
                 return result
+
+    def _note_up(self, up: bool) -> None:
+        """Note whether the aggregator answers: a line in the log when that changes, and not for each attempt."""
+        self._metrics.connected.set(up)
+        was, self._up = self._up, up
+        if up is was:
+            return
+        if not up:
+            self._down_since = monotonic()
+            _log.warning("connection to %s %s: trying again", self._target, "lost" if was else "cannot be made")
+        elif was is None:
+            _log.info("connected to %s", self._target)
+        else:
+            _log.info("connection to %s back after %d s", self._target, monotonic() - self._down_since)
 
 
 @contextmanager

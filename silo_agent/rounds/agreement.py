@@ -1,5 +1,6 @@
 """Whether this silo takes part in a round: policy, ledger, budget, and where one has to, a person's decision."""
 
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -29,6 +30,8 @@ from silo_agent.model.calibration import data_digest
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.rounds.offer_checks import check_plan
 
+_log = logging.getLogger(__name__)
+
 STILL_OFFERED: Final = timedelta(minutes=10)
 """A plan that was not offered for so long waits for nobody any more."""
 
@@ -42,6 +45,7 @@ class Agreement:
         self._config, self._weights, self._store = config, weights, store
         self._accusations, self._audit, self._metrics = Accusations(config.state), audit, metrics
         self._counted = b""  # the last plan whose decision is in the metrics
+        self._waiting = ""  # what is waited for, as the log has it
 
     def release(self, round_: Round, roster: Mapping[str, bytes]) -> Release | None:
         """Return what is to be released in a round that this silo takes part in.
@@ -54,14 +58,19 @@ class Agreement:
         self._check(round_, policy, roster)
         if self._store.offer(plan.digest, plan.encoded, now):
             self._note("plan_offered", "aggregator", plan=plan.digest.hex(), rounds=len(plan.message.rounds))
-        decision = self._decision(plan, policy, now)
-        if decision is None or (decision is Decision.APPROVED and policy.hours and not policy.hours.contains(now)):
+        decision, name = self._decision(plan, policy, now), plan.digest.hex()[:16]
+        if decision is None:
+            self._say_once(f"plan {name}: waits for a decision: silo-agent pending")
+            return None
+        if decision is Decision.APPROVED and policy.hours and not policy.hours.contains(now):
+            self._say_once(f"plan {name}: waits for the policy's hours")
             return None
         if plan.digest != self._counted:
             self._counted = plan.digest
             self._metrics.decisions.labels(decision).inc()
+            _log.info("plan %s: %s", name, decision)
         if decision is Decision.REJECTED:
-            raise ReleaseRefused(f"plan {plan.digest.hex()[:16]} was rejected here")
+            raise ReleaseRefused(f"plan {name} was rejected here")
         self._store.count_candidates(self._data, spec_of(plan, round_.index).files(plan, round_.index))
         return Release.of(round_, self._data)
 
@@ -85,6 +94,12 @@ class Agreement:
             self._note("refused", "policy", plan=plan.digest.hex(), round=round_.index, reason=str(error))
             self._metrics.decisions.labels("refused").inc()
             raise
+
+    def _say_once(self, what: str) -> None:
+        """Log what is waited for, once: the same round is offered again every second."""
+        if what != self._waiting:
+            self._waiting = what
+            _log.info("%s", what)
 
     def _decision(self, plan: Plan, policy: Policy, now: datetime) -> Decision | None:
         decision = self._store.decision(plan.digest)

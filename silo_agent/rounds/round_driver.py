@@ -34,6 +34,7 @@ from silo_agent.consent.accusations import Accusations
 from silo_agent.consent.audit_log import AuditLog
 from silo_agent.consent.ledger import Release
 from silo_agent.consent.state_store import STATE_FILE, StateStore
+from silo_agent.host.logs import lines_about
 from silo_agent.host.metrics import SiloMetrics
 from silo_agent.host.whole_file import write_whole
 from silo_agent.identity.own_files import read_identity
@@ -41,7 +42,7 @@ from silo_agent.model.calibration import check_text
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.device import named_device
 from silo_agent.model.model_folder import model_folder
-from silo_agent.network.calls import Call, Upload
+from silo_agent.network.calls import Advance, Call, Committed, Upload
 from silo_agent.network.transport import Transport
 from silo_agent.releases.silo_side import SiloRelease
 from silo_agent.rounds.agreement import Agreement
@@ -132,7 +133,8 @@ class Agent:
             if release is None:
                 sleep(OFFER_SECONDS)  # nobody decided yet: the same round will be offered again, or it is gone
             else:
-                self.take_part(round_, release)
+                with lines_about(round_.plan.digest.hex()[:16], round_.index):
+                    self.take_part(round_, release)
         except PreparationFailed as error:
             if not self._config.stay:
                 raise error.__cause__ or error from None
@@ -156,6 +158,7 @@ class Agent:
         plan, kind = round_.plan, round_.plan.release_kind(round_.index)
         outcome = "failed"
         self._metrics.enter(Phase.PLAN)
+        _log.info("%s round: begins, with %d silos", kind, len(round_.silos))
         try:
             run, spec = self._run_of(plan), backend_spec(plan.backend)
             with self._declining(round_):
@@ -172,10 +175,12 @@ class Agent:
             self._metrics.enter(Phase.DONE)
             outcome = "done"
             self._note("round_done", round=round_.digest.hex(), survivors=list(session.survivors))
+            _log.info("%s round: done, over %s", kind, ", ".join(session.survivors))
         except SparsiloError as error:
             self._metrics.enter(Phase.ABORTED)
             reason = str(error) if isinstance(error, PreparationFailed) else error.code
             self._note("round_failed", round=round_.digest.hex(), reason=reason)
+            _log.error("%s round: failed: %s", kind, reason)
             raise
         finally:
             self._metrics.rounds.labels(kind, outcome).inc()
@@ -198,22 +203,33 @@ class Agent:
     def _run_of(self, plan: Plan) -> RunOfPlan:
         """Return the plan's run; what an earlier plan's left in memory goes."""
         if self._run is None or self._run.plan.digest != plan.digest:
+            self._metrics.blocks.set(len(plan.block_weights))
+            self._metrics.blocks_done.set(0)
             self._run = RunOfPlan(plan, self._config, self._weights, self._device, self._transport, self._progress)
         return self._run
 
     def _go_through(self, session: SiloSession, call: Call, calls: Generator[Call, Any, None]) -> None:
         try:
             while True:
-                if self._metrics.enter(session.phase):
-                    _log.info("%s round: phase %s", session.round.plan.release_kind(session.round.index), session.phase)
-                if isinstance(call, Upload):
-                    self._note_release(session.round)
+                is_new = self._metrics.enter(session.phase)
+                match call:
+                    case Upload():
+                        self._note_release(session)
+                    case Committed() if is_new:
+                        self._say(session, f"recomputes {len(session.assigned)} chunks")
+                    case Advance():
+                        self._say(session, "waits for the others")
                 call = calls.send(self._transport.perform(call))
         except StopIteration:
             self._accusations.settle(session.round.digest)
         except SparsiloError as error:
             self._accuse(session, error)
             raise
+
+    def _say(self, session: SiloSession, what: str) -> None:
+        """Log what this silo does in the present phase."""
+        kind = session.round.plan.release_kind(session.round.index)
+        _log.info("%s round: phase %s, %s", kind, session.phase, what)
 
     def _accuse(self, session: SiloSession, error: SparsiloError) -> None:
         """Keep what there is of a round that ended, where this silo signed what it opened (14.6.1)."""
@@ -222,11 +238,13 @@ class Agent:
             write_whole(self._accusations.evidence(round_), encode(session.transcript))
             self._note("accusation", round=round_.hex(), reason=error.code)
 
-    def _note_release(self, round_: Round) -> None:
+    def _note_release(self, session: SiloSession) -> None:
         """Note in the audit log, before the first word leaves, what will."""
+        round_ = session.round
         sent = sum(backend_spec(round_.plan.backend).upload_lengths(round_.layout))
         kind, plan = round_.plan.release_kind(round_.index), round_.plan.digest.hex()
         self._note("release", round=round_.digest.hex(), kind=kind, plan=plan, bytes=sent)
+        self._say(session, f"{sent} bytes of masked words leave")
 
     def _note(self, event: str, **fields: object) -> None:
         self._audit.append(event, "agent", datetime.now(UTC), **fields)

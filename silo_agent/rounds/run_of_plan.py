@@ -33,6 +33,8 @@ from sparsilo.v1 import words_pb2
 MOST_HEADER_BYTES: Final = 1 << 26
 """More than the header of any candidate has."""
 
+PRUNING: Final = "pruning blocks"
+"""What is being done while a silo prunes."""
 Progress = Callable[[str, int, int], None]
 """Is told what is being done, how much of it is done, and how much there is."""
 
@@ -65,7 +67,7 @@ class RunOfPlan:
             lambda: self._sequences(0)[0],
             config.state,
             device,
-            lambda done, total: progress("pruning blocks", done, total),
+            lambda done, total: progress(PRUNING, done, total),
         )
 
     def start(self, index: int, roster: Mapping[str, bytes]) -> Start:

@@ -1,6 +1,7 @@
 """`aggregator serve` and agents that stay: runs one after another, decisions, a killed aggregator, an orderly stop."""
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from silo_agent.host.metrics import PHASES
 from support.deployment import PATIENCE, Deployment, Program, until
 
 
@@ -18,6 +20,25 @@ def deployment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[D
     made.close()
 
 
+STEPS = [
+    "votes round: begins, with N silos",
+    "block N of N",
+    "block N of N, about N:N minutes left",
+    *(f"votes round: phase {phase}, waits for the others" for phase in ("plan", "keys", "shares")),
+    "votes round: phase upload, N bytes of masked words leave",
+    *(f"votes round: phase {phase}, waits for the others" for phase in PHASES[3:8]),
+    "votes round: phase audit, recomputes N chunks",
+    "votes round: phase audit, waits for the others",
+    "votes round: done, over a, b, c",
+]
+"""What an agent's log says of a round, numbers aside."""
+
+
+def logged(program: Program) -> list[dict[str, object]]:
+    """The lines of a log in JSON."""
+    return [json.loads(line) for line in program.said.splitlines()]
+
+
 def zeros(result: Path) -> float:
     with safe_open(next(result.glob("model/*.safetensors")), "pt") as tensors:
         names = [name for name in tensors.keys() if "mlp" in name]  # noqa: SIM118 - it is no mapping
@@ -25,8 +46,8 @@ def zeros(result: Path) -> float:
 
 
 def test_two_runs_one_after_another_and_an_orderly_stop(deployment: Deployment) -> None:
-    server = deployment.serve()
-    deployment.join()
+    server = deployment.serve(SPARSILO_LOG_FORMAT="json")
+    deployment.join(log_format="json")
     first = deployment.submit(sparsity_ratio=0.5)
     second = deployment.submit(release="weights", pruner="sparsegpt", sparsity_ratio=0.25, evaluate=1, samples=3)
     for name, ratio in ((first, 0.5), (second, 0.25)):
@@ -56,6 +77,13 @@ def test_two_runs_one_after_another_and_an_orderly_stop(deployment: Deployment) 
         assert len(written) > 3
     assert server.end() == 0
     assert "Traceback" not in server.said
+    assert {line["run"] for line in logged(server) if "run" in line} == {first, second}
+    lines = logged(deployment.agents["a"])
+    assert [line["message"] for line in lines if line["message"].startswith(("connect", "plan "))] == [
+        f"connected to localhost:{deployment.port}",
+        *(f"plan {run}: approved" for run in (first, second)),
+    ]
+    assert [re.sub("[0-9]+", "N", line["message"]) for line in lines if line.get("run") == first] == STEPS
     agent = deployment.agents["a"]
     assert agent.end() == 128 + signal.SIGTERM
     assert "Traceback" not in agent.said

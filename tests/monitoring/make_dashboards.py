@@ -136,6 +136,13 @@ def silo() -> model.Dashboard:
     board.row("Rounds")
     timeline(board, role)
     board.graph(
+        "Blocks pruned",
+        "Blocks of the model that this silo has pruned for the present plan, and how many there are.",
+        ("sum(sparsilo_silo_blocks_done%)", "done"),
+        ("sum(sparsilo_silo_blocks%)", "blocks"),
+        width=8,
+    )
+    board.graph(
         "Budget spent over time",
         "An alert fires at 80 %, another at 100 %.",
         ("max by (budget) (sparsilo_silo_budget_spent_ratio%)", "{{budget}}"),
