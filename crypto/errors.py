@@ -99,6 +99,12 @@ class IdentityError(LinkError):
     code = "identity"
 
 
+class VersionsDiffer(LinkError):
+    """Both sides work, and do not speak the same version of the protocol."""
+
+    code = "versions"
+
+
 # --- Another party's: it broke the protocol. `party` says who. --------------------------------------------------
 
 

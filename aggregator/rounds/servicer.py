@@ -1,9 +1,11 @@
 """What an RPC is at the aggregator: a call of the round driver or the identity service. No rule lives here."""
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from importlib.metadata import version
 from typing import Any, Final
 
 import grpc
@@ -15,8 +17,10 @@ from aggregator.silos.admission import Admit
 from aggregator.silos.identity_service import IdentityService
 from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
 from crypto.errors import MalformedMessage
-from silo_agent.network.services import IDENTITY, ROUNDS, WORDS
+from silo_agent.network.services import IDENTITY, ROUNDS, SPOKEN, WORDS, said_to_speak
 from sparsilo.v1 import round_pb2, words_pb2
+
+_log = logging.getLogger(__name__)
 
 REASON: Final = re.compile("[a-z_]{1,40}")
 """An error's code."""
@@ -30,7 +34,7 @@ async def serve(
     Raises ConfigError where the address cannot be listened on.
     """
     callers = Callers(admit, driver.present, driver.traffic, driver.metrics)
-    handlers = RoundServicer(driver, callers).handlers()
+    handlers = (OtherVersions(), *RoundServicer(driver, callers).handlers())
     if identity is not None:
         handlers += IdentityServicer(identity, callers).handlers()
     listener = Listener(handlers, address, current)
@@ -38,6 +42,26 @@ async def serve(
 
 
 # No handler has (de)serialisers: crypto/encoding/wire refuses what protobuf's own parser would let pass.
+
+
+class OtherVersions(grpc.GenericRpcHandler):
+    """Asked before the services: refuses any call of an agent that speaks none of this program's versions (7.15)."""
+
+    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """Return what refuses the call; None where the services are to answer it."""
+        told = dict(call.invocation_metadata or ())
+        spoken = said_to_speak(str(told.get("user-agent", "")))
+        if {*spoken} & {*SPOKEN}:
+            return None
+
+        async def refuse(_request: bytes, context: Context) -> bytes:
+            ours = f"the aggregator is sparsilo {version('sparsilo')} and speaks {', '.join(SPOKEN)}"
+            problem = f"{ours}, this agent {', '.join(spoken)}: install one release at both"
+            _log.warning("a caller is refused: %s", problem)
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, problem)
+            raise AssertionError("abort raises")
+
+        return grpc.unary_unary_rpc_method_handler(refuse)
 
 
 class RoundServicer:

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -19,13 +20,20 @@ import grpc
 from google.protobuf.message import Message
 
 from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
-from crypto.errors import ConnectionFailed, IdentityError, ProtocolError, RoundAborted, SparsiloError
+from crypto.errors import (
+    ConnectionFailed,
+    IdentityError,
+    ProtocolError,
+    RoundAborted,
+    SparsiloError,
+    VersionsDiffer,
+)
 from crypto.identity import Certified
 from silo_agent.host.metrics import SiloMetrics, unseen
 from silo_agent.host.whole_file import whole_file
 from silo_agent.network.calls import Advance, Call, Committed, Upload
 from silo_agent.network.proxy import Proxy, chosen_proxy, dialling
-from silo_agent.network.services import IDENTITY, OPTIONS, ROUNDS, WORDS
+from silo_agent.network.services import IDENTITY, OPTIONS, ROUNDS, SPOKEN, WORDS
 from sparsilo.v1 import round_pb2, words_pb2
 
 POLL_SECONDS: Final = 30.0
@@ -62,7 +70,8 @@ class Transport:
     def _dialled(self, own: Certified, authority: bytes) -> grpc.Channel:
         credentials = grpc.ssl_channel_credentials(authority, own.private_key, own.certificate)
         address, options = dialling(self._target, self._proxy)
-        return grpc.secure_channel(address, credentials, (*OPTIONS, *options))
+        versions = ("grpc.primary_user_agent", " ".join(SPOKEN))
+        return grpc.secure_channel(address, credentials, (*OPTIONS, versions, *options))
 
     def certify(self, own: Certified, authority: bytes) -> None:
         """Go on with another certificate; between calls only."""
@@ -244,6 +253,8 @@ def _meaning(code: grpc.StatusCode, details: str) -> SparsiloError:
             return ProtocolError(f"the aggregator refuses the message: {details}")
         case grpc.StatusCode.ABORTED:
             return RoundAborted(details)
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return VersionsDiffer(details, hint=f"this is sparsilo {version('sparsilo')}")
         case _:
             return ConnectionFailed(f"the aggregator answered {code.name}: {details}")
 

@@ -39,7 +39,7 @@ USES: Uses = {
     "silo_agent.host": {"crypto": "errors names plan_options primitives pruning"},
     "silo_agent.identity": {"crypto": "errors identity names primitives roster", "silo_agent": "config host network"},
     "silo_agent.model": {"crypto": "errors releases", "silo_agent": "host"},
-    "silo_agent.network": {"crypto": "encoding errors identity", "silo_agent": "host"},
+    "silo_agent.network": {"crypto": "encoding errors identity names", "silo_agent": "host"},
     "silo_agent.pruning": {"crypto": "errors names plan pruning", "silo_agent": "model"},
     "silo_agent.releases": {
         "crypto": "encoding errors names plan pruning releases secagg",
