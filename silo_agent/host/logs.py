@@ -49,6 +49,7 @@ def logging_as(form: LogFormat, level: int = logging.INFO) -> Iterator[None]:
     text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     handler.setFormatter(_JsonLine() if form is LogFormat.JSON else text)
     logging.basicConfig(level=level, handlers=[handler])
+    logging.captureWarnings(form is LogFormat.JSON)
     try:
         yield
     except SparsiloError as error:
