@@ -79,7 +79,7 @@ def test_two_runs_one_after_another_and_an_orderly_stop(deployment: Deployment) 
     assert "Traceback" not in server.said
     assert {line["run"] for line in logged(server) if "run" in line} == {first, second}
     lines = logged(deployment.agents["a"])
-    assert [line["message"] for line in lines if line["message"].startswith(("connect", "plan "))] == [
+    assert [line["message"] for line in lines if line["message"].startswith(("connected", "plan "))] == [
         f"connected to localhost:{deployment.port}",
         *(f"plan {run}: approved" for run in (first, second)),
     ]
