@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 from crypto.errors import ConfigError
 from crypto.names import Suite
@@ -21,6 +22,8 @@ class AggregatorConfig:
     """Folder of the dense model, or a hub id, owner/name@commit."""
     state: Path
     """Folder on a local disk: the authority's key, enrolments, and runs with their uploads and results."""
+    journal: str = ""
+    """Where rounds' journals lie: postgresql://..., a server's URL without a password; empty: files in `state`."""
     address: str = "0.0.0.0:8443"  # the deployment's NetworkPolicy says who comes this far
     """host:port that gRPC listens on."""
     suite: Suite = Suite.DEFAULT
@@ -53,6 +56,7 @@ class AggregatorConfig:
         missing = [name for name, value in own.items() if value is None]
         if 0 < len(missing) < len(own):
             raise ConfigError(f"{file}: {missing[0]}: is missing", hint="give certificate, private_key and authority")
+        _check_journal(file, config.journal)
         try:
             split_address(config.public_address)
         except ConfigError:
@@ -63,3 +67,16 @@ class AggregatorConfig:
     def public_host(self) -> str:
         """The host of `public_address`."""
         return split_address(self.public_address)[0]
+
+
+def _check_journal(file: Path, url: str) -> None:
+    """Raises ConfigError where the URL is no PostgreSQL server's, or has a password, which `config show` prints."""
+    try:
+        parts = urlsplit(url)
+        if url and parts.scheme not in ("postgresql", "postgres"):
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f"{file}: journal: must be postgresql://[user@]host[:port]/database, or left out") from None
+    if parts.password or any(name.endswith("password") for name in parse_qs(parts.query)):
+        hint = "give it in a file: PGPASSFILE in the environment, or passfile= in the URL"
+        raise ConfigError(f"{file}: journal: has a password", hint=hint)

@@ -10,6 +10,7 @@ import secrets
 import signal
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,8 +18,10 @@ from prometheus_client import CollectorRegistry
 
 from aggregator.config import AggregatorConfig
 from aggregator.metrics import AggregatorMetrics
+from aggregator.rounds.journal import OpenJournal
 from aggregator.rounds.round_driver import RoundDriver
 from aggregator.rounds.servicer import serve
+from aggregator.rounds.sqlite_journal import SqliteJournal
 from aggregator.runs.plan_file import PlanFile
 from aggregator.runs.planning import Planner
 from aggregator.runs.run import PruningRun
@@ -27,7 +30,7 @@ from aggregator.silos.admission import Clock, enrolled, utc_now
 from aggregator.silos.enrolments import Enrolments
 from aggregator.silos.identity_service import IdentityService
 from aggregator.silos.server_identity import ServerIdentity
-from crypto.errors import ModelError, SparsiloError
+from crypto.errors import ConfigError, ModelError, SparsiloError
 from crypto.plan_rules import decode_plan
 from silo_agent.host.health import serve_health
 from silo_agent.model.dense_weights import DenseWeights
@@ -89,7 +92,7 @@ class Work:
         self._weights = DenseWeights.open(model_folder(config.model))
         self._runs = Runs(config.state)
         self._at_work: RunAtWork | None = None
-        self.driver = RoundDriver(metrics, self._watch, len(os.sched_getaffinity(0)))
+        self.driver = RoundDriver(metrics, self._watch, len(os.sched_getaffinity(0)), _journals(config.journal))
 
     async def replay(self) -> None:
         """Replay the finished rounds of a run that a stopped process left: to be awaited before any silo is heard.
@@ -171,3 +174,15 @@ class Work:
             survivors = min((len(closed.session.survivors) for closed in rounds), default=None)
             self._runs.advance(self._at_work.run, task, len(rounds), survivors)
         _log.info("%s: %d of %d", task, done, total)
+
+
+def _journals(url: str) -> OpenJournal:
+    """Return what opens a round's journal. Raises ConfigError where that needs a package that is not installed."""
+    if not url:
+        return SqliteJournal
+    try:
+        from aggregator.rounds.postgres_journal import PostgresJournal  # noqa: PLC0415 - needs the extra `postgresql`
+    except ImportError:
+        hint = "install it: pip install 'sparsilo[postgresql]'"
+        raise ConfigError("journal: the package psycopg is not installed", hint=hint) from None
+    return partial(PostgresJournal, url)

@@ -8,7 +8,6 @@ by an aggregator that was killed and started again (aggregator/rounds/journal).
 
 import asyncio
 import logging
-import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -16,10 +15,11 @@ from pathlib import Path
 
 from aggregator.metrics import AggregatorMetrics
 from aggregator.rounds.closed_round import ClosedRound
-from aggregator.rounds.journal import CLOSED, SPOKE, UPLOADED
+from aggregator.rounds.journal import CLOSED, SPOKE, UPLOADED, OpenJournal
 from aggregator.rounds.offered_files import OfferedFiles
 from aggregator.rounds.present_silos import PresentSilos
 from aggregator.rounds.running_round import RunningRound
+from aggregator.rounds.sqlite_journal import SqliteJournal
 from aggregator.rounds.traffic import CountedTraffic
 from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
 from crypto.errors import RoundAborted, SparsiloError, UnexpectedMessage
@@ -39,13 +39,16 @@ class RoundDriver:
     Whatever silos and `run` share changes under one lock, and whoever changes it wakes all who wait.
     """
 
-    def __init__(self, metrics: AggregatorMetrics, watch: Watch, threads: int = 1) -> None:
+    def __init__(
+        self, metrics: AggregatorMetrics, watch: Watch, threads: int = 1, open_journal: OpenJournal = SqliteJournal
+    ) -> None:
         self.metrics = metrics
         self.present = PresentSilos()
         self.files = OfferedFiles()
         self.traffic = CountedTraffic(metrics)
         self._watch = watch
         self._threads = threads
+        self._open_journal = open_journal
         self._changed = asyncio.Condition()
         self._round: RunningRound | None = None
         self._over: round_pb2.Over | None = None
@@ -200,9 +203,9 @@ class RoundDriver:
         async with self._changed:
             try:
                 earlier = self._round.own_answers if self._round else {}
-                running = RunningRound(round_, folder, self._threads, earlier)
+                running = RunningRound(round_, folder, self._threads, earlier, self._open_journal)
                 await running.replay()
-            except (OSError, sqlite3.Error) as error:
+            except OSError as error:
                 raise _disk_failed(folder, error) from None
             self._round = running
             self._changed.notify_all()
@@ -267,7 +270,7 @@ class RoundDriver:
         """
         try:
             yield
-        except (OSError, sqlite3.Error) as error:
+        except OSError as error:
             running.disk_failure = _disk_failed(running.folder, error)
             waking = asyncio.create_task(self._wake())
             self._waking.add(waking)  # a task that nobody refers to may never run
@@ -279,6 +282,6 @@ class RoundDriver:
             self._changed.notify_all()
 
 
-def _disk_failed(folder: Path, error: OSError | sqlite3.Error) -> RoundAborted:
-    reason = f"{folder}: {getattr(error, 'strerror', None) or error}"
+def _disk_failed(folder: Path, error: OSError) -> RoundAborted:
+    reason = f"{folder}: {error.strerror or error}"
     return RoundAborted(reason, hint="is there room on the aggregator's disk, and is it a local one?")

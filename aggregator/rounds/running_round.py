@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
-from aggregator.rounds.journal import CLOSED, SPOKE, UPLOADED, Journal
+from aggregator.rounds.journal import CLOSED, SPOKE, UPLOADED, OpenJournal
 from aggregator.rounds.spool import Spool
 from aggregator.rounds.word_sum import write_sum
 from crypto.backends.backend_spec import backend_spec
@@ -31,11 +31,11 @@ class RunningRound:
     Raises InputError where the folder is another round's.
     """
 
-    def __init__(self, round_: Round, folder: Path, threads: int, earlier: Answers) -> None:
+    def __init__(self, round_: Round, folder: Path, threads: int, earlier: Answers, open_journal: OpenJournal) -> None:
         spec = backend_spec(round_.plan.backend)
         lengths = spec.upload_lengths(round_.layout)
         self.session, self.folder = spec.aggregator_session(round_), folder
-        self.journal = Journal(folder / "journal.sqlite", round_.digest)
+        self.journal = open_journal(folder, round_.digest)
         self.spools = {
             silo: Spool(folder / f"{silo}{WORDS_SUFFIX}", lengths, round_.digest, silo) for silo in round_.silos
         }

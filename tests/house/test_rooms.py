@@ -39,6 +39,7 @@ MODULES = {  # what each distribution is imported as
     "numpy": "numpy",
     "prometheus-client": "prometheus_client",
     "protobuf": "google",
+    "psycopg": "psycopg",
     "pyyaml": "yaml",
     "rich": "rich",
     "safetensors": "safetensors",
@@ -71,6 +72,7 @@ EDGES: dict[str, set[str]] = {
         "aggregator/metrics.py",
     }
     | {"aggregator/local.py", "aggregator/serve.py"},
+    "psycopg": {"aggregator/rounds/postgres_journal.py"},
 }
 """Edge libraries, and the only files that may import each."""
 
@@ -192,7 +194,8 @@ def third_party() -> set[str]:
 
 def declared() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    names = {entry.split("[")[0].split(">")[0].split("=")[0].split("<")[0] for entry in project["dependencies"]}
+    entries = (*project["dependencies"], *project["optional-dependencies"]["postgresql"])
+    names = {entry.split("[")[0].split(">")[0].split("=")[0].split("<")[0] for entry in entries}
     return {name.strip().lower().replace("_", "-") for name in names}
 
 

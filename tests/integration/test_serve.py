@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from silo_agent.host.metrics import PHASES
 from support.deployment import PATIENCE, Deployment, Program, until
+from support.postgres import postgres_server
 
 
 @pytest.fixture
@@ -115,10 +116,20 @@ def test_a_rejected_plan_is_declined_at_once_and_the_others_go_on(
         deployment.close()
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.parts)])
+def journal(request: pytest.FixtureRequest) -> Iterator[str]:
+    """As aggregator.yaml names it."""
+    if request.param == "sqlite":
+        yield ""
+    else:
+        with postgres_server() as server:
+            yield server.url
+
+
 @pytest.mark.slow
-def test_a_killed_aggregator_goes_on_in_the_same_run(deployment: Deployment) -> None:
+def test_a_killed_aggregator_goes_on_in_the_same_run(deployment: Deployment, journal: str) -> None:
     """Killed twice: after a round of the run is done, and again while the next one waits for a silo."""
-    server = deployment.serve()
+    server = deployment.serve(journal)
     deployment.join(reconnect_seconds=600)
     deployment.policy("c", approval="manual")
     name = deployment.submit(schedule="iterative", sparsity_ratio=0.5)  # a round a block

@@ -79,7 +79,7 @@ class Deployment:
         self.agents: dict[str, Program] = {}
         self.config = folder / "aggregator.yaml"
 
-    def serve(self, **environment: str) -> Program:
+    def serve(self, journal: str = "", **environment: str) -> Program:
         """Start it, at first on a port that is free; again on the same."""
         if not self.port:
             import socket
@@ -93,7 +93,7 @@ class Deployment:
                 "model": str(self.model),
                 "state": "state",
             }
-            self.config.write_text(yaml.safe_dump(settings))
+            self.config.write_text(yaml.safe_dump({**settings, **({"journal": journal} if journal else {})}))
         log = self.folder / f"aggregator-{len(self.programs)}.log"
         program = Program(log, "aggregator.cli", "serve", "--config", self.config, **environment)
         self.programs.append(program)

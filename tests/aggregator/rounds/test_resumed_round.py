@@ -5,6 +5,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from aggregator.metrics import AggregatorMetrics
-from aggregator.rounds.journal import Journal
+from aggregator.rounds.journal import Event, OpenJournal
 from aggregator.rounds.round_driver import RoundDriver
 from aggregator.rounds.spool import Spool
+from aggregator.rounds.sqlite_journal import SqliteJournal
 from crypto.encoding.wire import MESSAGE_LIMIT, decode
 from crypto.errors import InputError, UnexpectedMessage
 from crypto.names import Backend, Phase
@@ -29,30 +31,48 @@ from support.plans import signing_keys
 A, B, C, D = (f"silo-{index:03d}" for index in range(4))
 
 
+def new_driver(open_journal: OpenJournal = SqliteJournal) -> RoundDriver:
+    return RoundDriver(AggregatorMetrics(CollectorRegistry()), lambda *_: None, open_journal=open_journal)
+
+
 def begun(round_: Round, folder: Path) -> tuple[RoundDriver, asyncio.Task[Any]]:
-    driver = RoundDriver(AggregatorMetrics(CollectorRegistry()), lambda *_: None)
+    driver = new_driver()
     return driver, asyncio.create_task(driver.run(round_, folder))
+
+
+@dataclass
+class Killed:
+    """What there was when an aggregator was killed."""
+
+    folder: Path
+    events: list[Event]
+    came_back: dict[str, int]
+    """How many of each silo's calls had come back."""
 
 
 class Recorded(Driven):
     """A round in which D is lost in UPLOAD; its folder is copied each time that something new is on disk."""
 
-    def __init__(self, backend: Backend, folder: Path) -> None:
+    def __init__(self, backend: Backend, folder: Path, open_journal: OpenJournal) -> None:
         super().__init__(plan(4, threshold=3, backend=backend), folder / "round")
+        self.driver, self.open_journal = new_driver(open_journal), open_journal
         self.done: dict[str, list[tuple[Call, list[bytes]]]] = defaultdict(list)
         """Each silo's finished calls and what they carried: an answer, uploaded chunks, or committed ones."""
-        self.killed: list[tuple[Path, dict[str, int]]] = []
-        """What was on disk, and how many of each silo's calls had come back."""
+        self.killed: list[Killed] = []
+        self.noted: list[Event] = []
 
     def copying(self, write: Callable[..., None]) -> Callable[..., None]:
         def write_and_copy(*arguments: object) -> None:
             write(*arguments)
+            if len(arguments) == 4:  # a journal and an event
+                self.noted.append(arguments[1:])  # type: ignore[arg-type]
             folder = self.folder.with_name(f"killed-{len(self.killed)}")
             shutil.copytree(self.folder, folder, ignore=lambda *_: ["agents"])
             for file in folder.glob("*.words"):
                 if file.stat().st_size < 8 * self.round.layout.total_words:
                     file.write_bytes(file.read_bytes() + b"torn")  # of the chunk that was being written
-            self.killed.append((folder, {silo: len(calls) for silo, calls in self.done.items()}))
+            came_back = {silo: len(calls) for silo, calls in self.done.items()}
+            self.killed.append(Killed(folder, [*self.noted], came_back))
 
         return write_and_copy
 
@@ -81,9 +101,15 @@ class Recorded(Driven):
             await self.driver.upload(D, two(self.chunks(D)))
         await self.driver.gone(D)
 
-    async def repeat(self, folder: Path, came_back: dict[str, int]) -> None:
+    async def repeat(self, killed: Killed) -> None:
         """The same silos before a new aggregator on what the killed one left, whom they call while it starts."""
-        driver = RoundDriver(AggregatorMetrics(CollectorRegistry()), lambda *_: None)
+        driver, folder, came_back = new_driver(self.open_journal), killed.folder, killed.came_back
+        if self.open_journal is not SqliteJournal:  # it is in no folder: bring it back to that moment
+            self.open_journal(folder, self.round.digest).close(is_over=True)
+            journal = self.open_journal(folder, self.round.digest)
+            for event in killed.events:
+                journal.note(*event)
+            journal.close()
 
         async def once_more(silo: str) -> None:
             for at, (call, data) in enumerate(self.done[silo]):
@@ -114,12 +140,14 @@ async def committed(driver: RoundDriver, silo: str, request: bytes) -> list[byte
 
 @pytest.mark.parametrize("backend", list(Backend))
 def test_a_round_goes_on_from_wherever_the_aggregator_was_killed(
-    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, open_journal: OpenJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    journal: Any = getattr(open_journal, "func", open_journal)  # its class
+
     async def work() -> None:
-        recorded = Recorded(backend, tmp_path)
+        recorded = Recorded(backend, tmp_path, open_journal)
         with monkeypatch.context() as patch:
-            patch.setattr(Journal, "note", recorded.copying(Journal.note))
+            patch.setattr(journal, "note", recorded.copying(journal.note))
             patch.setattr(Spool, "take", recorded.copying(Spool.take))
             running = asyncio.create_task(recorded.driver.run(recorded.round, recorded.folder))
             await asyncio.gather(*map(recorded.take_part, (A, B, C)), recorded.lost_in_upload())
@@ -129,13 +157,15 @@ def test_a_round_goes_on_from_wherever_the_aggregator_was_killed(
         assert sections == plain_sum(recorded.lanes, (A, B, C))
         before, after = (3, 6) if backend is Backend.DOUBLE_MASKING else (1, 1)  # UPLOAD, which is one of the later
         words = 3 * len(recorded.round.layout.chunks) + 2
-        assert len(recorded.killed) == 1 + before * (4 + 1) + words + 3 + after * (3 + 1)
+        begun = 1 if open_journal is SqliteJournal else 0  # the row that says whose file it is
+        assert len(recorded.killed) == begun + before * (4 + 1) + words + 3 + after * (3 + 1)
         middle = recorded.killed.pop(len(recorded.killed) // 2)
-        await recorded.repeat(*middle)
-        await recorded.repeat(middle[0], {silo: len(calls) for silo, calls in recorded.done.items()})  # killed again
-        monkeypatch.setattr(Journal, "note", lambda *_: None)  # which takes its time, and is not read any more
+        await recorded.repeat(middle)
+        again = {silo: len(calls) for silo, calls in recorded.done.items()}
+        await recorded.repeat(Killed(middle.folder, recorded.noted, again))  # killed again
+        monkeypatch.setattr(SqliteJournal, "note", lambda *_: None)  # which takes its time, and is not read any more
         for moment in recorded.killed:
-            await recorded.repeat(*moment)
+            await recorded.repeat(moment)
 
     asyncio.run(asyncio.wait_for(work(), 300))
 

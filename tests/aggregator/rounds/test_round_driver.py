@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
@@ -14,8 +13,9 @@ import pytest
 
 from aggregator.rounds import running_round
 from aggregator.rounds.closed_round import ClosedRound
-from aggregator.rounds.journal import CLOSED, SPOKE, UPLOADED, Journal
+from aggregator.rounds.journal import CLOSED, SPOKE, UPLOADED
 from aggregator.rounds.spool import Spool
+from aggregator.rounds.sqlite_journal import SqliteJournal
 from crypto.backends.double_masking.aggregator import DoubleMaskingAggregator
 from crypto.backends.double_masking.phases import TABLE
 from crypto.encoding.wire import MESSAGE_LIMIT, decode
@@ -463,9 +463,9 @@ def test_every_waiting_silo_hears_that_the_round_is_aborted(phase: Phase, tmp_pa
 
 FULL = OSError(28, "No space left on device")
 WRITES = [
-    *((Journal, "note", phase, SPOKE, sqlite3.OperationalError("database or disk is full")) for phase in PHASES),
-    *((Journal, "note", TABLE[phase].then, CLOSED, sqlite3.OperationalError("disk I/O error")) for phase in PHASES),
-    (Journal, "note", Phase.UPLOAD, UPLOADED, sqlite3.OperationalError("disk I/O error")),
+    *((SqliteJournal, "note", phase, SPOKE, OSError("database or disk is full")) for phase in PHASES),
+    *((SqliteJournal, "note", TABLE[phase].then, CLOSED, OSError("disk I/O error")) for phase in PHASES),
+    (SqliteJournal, "note", Phase.UPLOAD, UPLOADED, OSError("disk I/O error")),
     (Spool, "take", Phase.UPLOAD, None, FULL),
     (Spool, "root", Phase.UPLOAD, None, FULL),
     (running_round, "write_sum", Phase.UNMASK, None, FULL),
@@ -516,7 +516,9 @@ def test_a_round_does_not_begin_on_a_disk_that_fails(tmp_path: Path) -> None:
     async def work() -> None:
         driven = Driven(plan(3), tmp_path)
         asking = asyncio.create_task(driven.driver.next(A))
-        with pytest.raises(RoundAborted, match=f"^{tmp_path}/nowhere: unable to open database file \\(is there room"):
+        with pytest.raises(
+            RoundAborted, match=f"^{tmp_path}/nowhere: journal.sqlite: unable to open database file \\(is there room"
+        ):
             await driven.driver.run(driven.round, tmp_path / "nowhere")
         assert not asking.done()
         running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
@@ -660,7 +662,7 @@ def test_an_upload_that_ends_after_the_upload_closed_is_refused_and_not_noted(tm
         await when(lambda: driven.has_begun(next_round))
         go_on.set()
         await losing
-        assert Journal(next_folder / "journal.sqlite", next_round.digest).events() == []
+        assert SqliteJournal(next_folder, next_round.digest).events() == []
         following.cancel()
 
     timed(work)
