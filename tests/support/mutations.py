@@ -293,7 +293,7 @@ MUTATIONS = (
     ),
     Mutation(
         ORDER,
-        "aggregator/rounds/journal.py",
+        "aggregator/rounds/sqlite_journal.py",
         "FROM events ORDER BY rowid",
         "FROM events ORDER BY kind",
         "tests/aggregator/rounds/test_journal.py",
