@@ -4,13 +4,14 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
 
 import grpc
 
-from aggregator.rounds.callers import Callers, Context, certificate
+from aggregator.rounds.callers import Callers, Context, Requests, certificate
 from aggregator.rounds.listener import Current, Listener
 from aggregator.rounds.round_driver import RoundDriver
 from aggregator.silos.admission import Admit
@@ -41,7 +42,8 @@ async def serve(
     return listener, await listener.start()
 
 
-# No handler has (de)serialisers: crypto/encoding/wire refuses what protobuf's own parser would let pass.
+# No handler has (de)serialisers: crypto/encoding/wire refuses what protobuf's own parser would let pass. And each takes
+# a stream of requests, though all but an upload have one: the library would read that one before it says who calls.
 
 
 class OtherVersions(grpc.GenericRpcHandler):
@@ -74,112 +76,119 @@ class RoundServicer:
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         """Return what a server needs to call these methods."""
         rounds: dict[str, Any] = {
-            "Next": grpc.unary_unary_rpc_method_handler(self.next),
-            "Advance": grpc.unary_unary_rpc_method_handler(self.advance),
-            "Decline": grpc.unary_unary_rpc_method_handler(self.decline),
+            "Next": grpc.stream_unary_rpc_method_handler(self.next),
+            "Advance": grpc.stream_unary_rpc_method_handler(self.advance),
+            "Decline": grpc.stream_unary_rpc_method_handler(self.decline),
         }
         words: dict[str, Any] = {
             "Upload": grpc.stream_unary_rpc_method_handler(self.upload),
-            "Committed": grpc.unary_stream_rpc_method_handler(self.committed),
-            "File": grpc.unary_stream_rpc_method_handler(self.file),
+            "Committed": grpc.stream_stream_rpc_method_handler(self.committed),
+            "File": grpc.stream_stream_rpc_method_handler(self.file),
         }
         return (
             grpc.method_handlers_generic_handler(ROUNDS, rounds),
             grpc.method_handlers_generic_handler(WORDS, words),
         )
 
-    async def next(self, request: bytes, context: Context) -> bytes:
+    async def next(self, requests: Requests, context: Context) -> bytes:
         """Rounds.Next."""
 
-        async def answer(silo: str) -> bytes:
+        async def answer(silo: str, request: bytes) -> bytes:
             decode(round_pb2.NextRequest, request, MESSAGE_LIMIT)
             return await self._driver.next(silo)
 
-        return await self._callers.answered(request, answer, context)
+        return await self._callers.answered(requests, answer, context)
 
-    async def advance(self, request: bytes, context: Context) -> bytes:
+    async def advance(self, requests: Requests, context: Context) -> bytes:
         """Rounds.Advance."""
-        return await self._callers.answered(request, lambda silo: self._driver.advance(silo, request), context)
+        return await self._callers.answered(requests, self._driver.advance, context)
 
-    async def decline(self, request: bytes, context: Context) -> bytes:
+    async def decline(self, requests: Requests, context: Context) -> bytes:
         """Rounds.Decline."""
 
-        async def answer(silo: str) -> bytes:
+        async def answer(silo: str, request: bytes) -> bytes:
             message = decode(round_pb2.DeclineRequest, request, MESSAGE_LIMIT, party=silo)
             if not REASON.fullmatch(message.reason):  # it goes into the log
                 raise MalformedMessage("declines for what is no reason", party=silo)
             await self._driver.decline(silo, message.round, message.reason)
             return encode(round_pb2.DeclineReply())
 
-        return await self._callers.answered(request, answer, context)
+        return await self._callers.answered(requests, answer, context)
 
-    async def upload(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
+    async def upload(self, requests: Requests, context: Context) -> bytes:
         """Words.Upload."""
         silo = await self._callers.name(context)
+        async with self._callers.call(silo, context):
+            return await self._driver.upload(silo, self._callers.uploaded(silo, requests, context))
 
-        async def chunks() -> AsyncIterator[bytes]:
-            async for request in requests:
-                await self._callers.name(context)  # its certificate may have ended since
-                self._callers.traffic.count(silo, up=len(request))
-                yield request
-
-        return await self._callers.unless_refused(silo, lambda: self._driver.upload(silo, chunks()), context)
-
-    async def committed(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def committed(self, requests: Requests, context: Context) -> AsyncIterator[bytes]:
         """Words.Committed."""
 
-        def chunks(silo: str) -> AsyncIterator[bytes]:
+        def chunks(silo: str, request: bytes) -> AsyncIterator[bytes]:
             message = decode(words_pb2.CommittedRequest, request, MESSAGE_LIMIT)
             return self._driver.committed(silo, message.round, message.index)
 
-        async for chunk in self._callers.streamed(request, chunks, context):
+        async for chunk in self._callers.streamed(requests, chunks, context):
             yield chunk
 
-    async def file(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def file(self, requests: Requests, context: Context) -> AsyncIterator[bytes]:
         """Words.File."""
 
-        def pieces(silo: str) -> AsyncIterator[bytes]:
+        def pieces(silo: str, request: bytes) -> AsyncIterator[bytes]:
             message = decode(words_pb2.FileRequest, request, MESSAGE_LIMIT)
             kind = message.WhichOneof("file") or ""
             return self._driver.files.pieces(silo, kind, getattr(message, kind) if kind else b"")
 
-        async for piece in self._callers.streamed(request, pieces, context):
+        async for piece in self._callers.streamed(requests, pieces, context):
             yield piece
 
 
 class IdentityServicer:
-    """Identity: one method an RPC."""
+    """Identity: one method an RPC. Each may wait for the disk, in threads of their own."""
 
     def __init__(self, identity: IdentityService, callers: Callers) -> None:
         self._identity = identity
         self._callers = callers
+        self._threads = ThreadPoolExecutor(4, "identity")
 
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         """Return what a server needs to call these methods."""
+        of_strangers = {"Enroll": self._identity.enroll, "Announce": self._identity.announce}
+        of_silos = {
+            "Renew": self._identity.renew,
+            "Roster": self._identity.roster,
+            "SignRoster": self._identity.sign_roster,
+            "Status": self._identity.status,
+        }
         identity: dict[str, Any] = {
-            "Enroll": grpc.unary_unary_rpc_method_handler(self.enroll),
-            "Announce": grpc.unary_unary_rpc_method_handler(self.announce),
-            "Renew": grpc.unary_unary_rpc_method_handler(self._answering(self._identity.renew)),
-            "Roster": grpc.unary_unary_rpc_method_handler(self._answering(self._identity.roster)),
-            "SignRoster": grpc.unary_unary_rpc_method_handler(self._answering(self._identity.sign_roster)),
-            "Status": grpc.unary_unary_rpc_method_handler(self._answering(self._identity.status)),
+            **{
+                name: grpc.stream_unary_rpc_method_handler(self._of_stranger(work))
+                for name, work in of_strangers.items()
+            },
+            **{name: grpc.stream_unary_rpc_method_handler(self._of_silo(work)) for name, work in of_silos.items()},
         }
         return (grpc.method_handlers_generic_handler(IDENTITY, identity),)
 
-    async def enroll(self, request: bytes, context: Context) -> bytes:
-        """Identity.Enroll: the one call that an invitation's certificate is good for."""
-        enroll = partial(asyncio.to_thread, self._identity.enroll, certificate(context), request)
-        return await self._callers.unless_refused("a silo that enrols", enroll, context)
+    def _of_stranger(self, work: Callable[[bytes, bytes], bytes]) -> Callable[[Requests, Context], Awaitable[bytes]]:
+        """Return the RPC that answers whoever calls with `work(certificate, request)`, which says who is heard."""
 
-    async def announce(self, request: bytes, context: Context) -> bytes:
-        """Identity.Announce: what it says decides who is heard."""
-        announce = partial(asyncio.to_thread, self._identity.announce, certificate(context), request)
-        return await self._callers.unless_refused("a silo that announces a key", announce, context)
-
-    def _answering(self, work: Callable[[str, bytes], bytes]) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        """Return the RPC that answers an enrolled silo with `work(silo, request)`, which may use the disk."""
-
-        async def method(request: bytes, context: Context) -> bytes:
-            return await self._callers.answered(request, lambda silo: asyncio.to_thread(work, silo, request), context)
+        async def method(requests: Requests, context: Context) -> bytes:
+            caller = await self._callers.name_to_enrol(context)
+            async with self._callers.call(caller, context):
+                await self._callers.pace(caller, context)
+                request = await self._callers.request(caller, requests, context)
+                return await self._in_thread(work, certificate(context), request)
 
         return method
+
+    def _of_silo(self, work: Callable[[str, bytes], bytes]) -> Callable[[Requests, Context], Awaitable[bytes]]:
+        """Return the RPC that answers an enrolled silo with `work(silo, request)`."""
+
+        async def method(requests: Requests, context: Context) -> bytes:
+            await self._callers.pace(await self._callers.name(context), context)
+            return await self._callers.answered(requests, partial(self._in_thread, work), context)
+
+        return method
+
+    async def _in_thread(self, work: Callable[[Any, bytes], bytes], caller: Any, request: bytes) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, caller, request)

@@ -4,18 +4,28 @@ TLS verifies a caller's certificate when the connection is made. That the certif
 call, and while an upload lasts, so that an expired or revoked identity loses a live connection too.
 """
 
-from collections.abc import Callable, Collection
+import logging
+import math
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Final
 
+from aggregator.limits import UNREADABLE_SECONDS
 from aggregator.silos.enrolments import Enrolled, Enrolments
-from crypto.errors import IdentityError
+from crypto.errors import IdentityError, InputError
 from crypto.identity import Peer, read_peer
 
 MOST_CERTIFICATE_AGE: Final = timedelta(days=398)
 """The longest life of a certificate that is accepted, whoever issued it."""
 MOST_SIGNING_KEY_AGE: Final = timedelta(days=366)
 """How long after its enrolment a silo has to enrol anew, with new keys."""
+BUSY_SECONDS: Final = 1.0
+"""How long a caller waits for another process's lock on the enrolments."""
+AGAIN_SECONDS: Final = 5.0
+"""How long after that nobody waits for it again."""
+
+_log = logging.getLogger(__name__)
 
 Clock = Callable[[], datetime]
 
@@ -52,13 +62,16 @@ def known(silos: Collection[str], clock: Clock) -> Admit:
 def enrolled(enrolments: Enrolments, clock: Clock) -> Admit:
     """Return an `Admit` that hears every caller whose certificate is for a silo that is enrolled at that moment.
 
-    The certificate must have the key that the silo enrolled with, or announced last.
+    The certificate must have the key that the silo enrolled with, or announced last. It is to be called in one thread
+    at a time, and raises InputError too, where the enrolments cannot be read.
     """
+
+    last = LastKnown(enrolments)
 
     def admit(pem: bytes) -> str:
         now = clock()
         peer = checked(pem, now)
-        if member(enrolments, peer.name, now).certificate_key != peer.key:
+        if member(last.silos(), peer.name, now).certificate_key != peer.key:
             raise NotAdmitted(
                 "other_key",
                 f"the certificate is not the one that {peer.name} calls with",
@@ -69,9 +82,34 @@ def enrolled(enrolments: Enrolments, clock: Clock) -> Admit:
     return admit
 
 
-def member(enrolments: Enrolments, name: str, now: datetime) -> Enrolled:
+class LastKnown:
+    """Who is enrolled; while the file is locked or damaged, who was when it was last read.
+
+    Nobody can be revoked in a file that is locked, and rounds go on meanwhile.
+    """
+
+    def __init__(self, enrolments: Enrolments) -> None:
+        self._enrolments = enrolments
+        self._silos: list[Enrolled] = []
+        self._read = self._failed = -math.inf
+
+    def silos(self) -> list[Enrolled]:
+        """Return every silo that ever enrolled. Raises InputError where the file cannot be read, for too long now."""
+        now = monotonic()
+        if now - self._failed > AGAIN_SECONDS:
+            try:
+                self._silos, self._read = self._enrolments.silos(BUSY_SECONDS), now
+            except InputError as error:
+                self._failed = monotonic()
+                _log.error("%s", error)
+        if now - self._read > UNREADABLE_SECONDS:
+            raise InputError("the enrolments cannot be read", hint="the log says why")
+        return self._silos
+
+
+def member(silos: Iterable[Enrolled], name: str, now: datetime) -> Enrolled:
     """Return the enrolment that a silo has at `now`. Raises NotAdmitted."""
-    silo = next((silo for silo in enrolments.silos() if silo.silo == name), None)
+    silo = next((silo for silo in silos if silo.silo == name), None)
     if silo is None:
         raise NotAdmitted("unknown", f"{name!r} is not enrolled", "ask the aggregator for an invitation")
     if silo.revoked is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from crypto.errors import IdentityError, InputError
-from silo_agent.host.sqlite_file import bring_up_to_date, transaction
+from silo_agent.host.sqlite_file import LOCKED_SECONDS, bring_up_to_date, transaction
 
 ENROLMENTS_FILE: Final = "enrolments.sqlite"
 
@@ -113,9 +113,9 @@ class Enrolments:
             database.execute("UPDATE invitations SET request = ?, certificate = ? WHERE serial = ?", values)
         return certificate
 
-    def silos(self) -> list[Enrolled]:
-        """Return every silo that ever enrolled, ascending by name."""
-        with transaction(self._file) as database:
+    def silos(self, locked_seconds: float = LOCKED_SECONDS) -> list[Enrolled]:
+        """Return every silo that ever enrolled, ascending by name. Raises InputError where the file cannot be read."""
+        with transaction(self._file, locked_seconds) as database:
             query = "SELECT silo, signing_key, certificate_key, enrolled, revoked FROM silos ORDER BY silo"
             rows = database.execute(query).fetchall()
         return [

@@ -57,7 +57,7 @@ class IdentityService:
         now = self._clock()
         peer = checked(pem, now)
         message = decode(identity_pb2.AnnounceRequest, request, MESSAGE_LIMIT, party=peer.name)
-        enrolled = member(self._enrolments, peer.name, now)
+        enrolled = member(self._enrolments.silos(), peer.name, now)
         rosters.check_certificate_key(self._suite, enrolled.signing_key, peer.name, peer.key, message.signature)
         self._enrolments.announce(enrolled, peer.key)
         return encode(identity_pb2.AnnounceReply())

@@ -6,6 +6,7 @@ import signal
 import sys
 from datetime import UTC, datetime
 from functools import partial
+from math import inf
 from pathlib import Path
 from time import sleep
 from typing import Final
@@ -63,7 +64,7 @@ def _run(agent: AgentConfig) -> None:
         *certificate.current,
         metrics,
         proxy=proxy,
-        reconnect_seconds=agent.reconnect_seconds,
+        reconnect_seconds=inf if agent.stay else agent.reconnect_seconds,
     )
 
     def keep_certificate_fresh() -> None:

@@ -4,21 +4,26 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Final
 
 from crypto.errors import InputError
+
+LOCKED_SECONDS: Final = 120.0
+"""How long a change waits for another process's lock. A backup of a large file may take a minute."""
 
 Step = Callable[[sqlite3.Connection], None]
 """Brings the tables of one version to the next, within a transaction."""
 
 
 @contextmanager
-def transaction(file: Path) -> Iterator[sqlite3.Connection]:
+def transaction(file: Path, locked_seconds: float = LOCKED_SECONDS) -> Iterator[sqlite3.Connection]:
     """Yield a connection for one change, which is on disk and whole at the end, or where an error ends it not there.
 
-    Nobody else's change comes in between. The file is closed afterwards. Raises InputError where SQLite cannot do it.
+    Nobody else's change comes in between, and `locked_seconds` are waited for theirs to end. The file is closed
+    afterwards. Raises InputError where SQLite cannot do it.
     """
     try:
-        with closing(sqlite3.connect(file, timeout=60, isolation_level=None)) as database:
+        with closing(sqlite3.connect(file, timeout=locked_seconds, isolation_level=None)) as database:
             database.execute("PRAGMA synchronous = FULL")
             with database:  # commits, or rolls back what an error interrupts
                 database.execute("BEGIN IMMEDIATE")

@@ -8,7 +8,7 @@ on the way sees an idle stream.
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -36,10 +36,26 @@ from silo_agent.network.proxy import Proxy, chosen_proxy, dialling
 from silo_agent.network.services import IDENTITY, OPTIONS, ROUNDS, SPOKEN, WORDS
 from sparsilo.v1 import round_pb2, words_pb2
 
+CODE: Final = grpc.StatusCode
 POLL_SECONDS: Final = 30.0
 FIRST_DELAY: Final = 0.2
 COMMAND_SECONDS: Final = 5.0
 """How long a command that a person waits for tries to connect."""
+ANSWERS: Final[Mapping[grpc.StatusCode, Callable[[str], SparsiloError]]] = {
+    CODE.UNAUTHENTICATED: lambda details: IdentityError(f"the aggregator refuses this silo: {details}"),
+    CODE.PERMISSION_DENIED: lambda details: IdentityError(f"the aggregator refuses this silo: {details}"),
+    CODE.FAILED_PRECONDITION: lambda details: ProtocolError(f"the aggregator refuses the message: {details}"),
+    CODE.INVALID_ARGUMENT: lambda details: ProtocolError(f"the aggregator refuses the message: {details}"),
+    CODE.ABORTED: RoundAborted,
+    CODE.UNIMPLEMENTED: lambda details: VersionsDiffer(details, hint=f"this is sparsilo {version('sparsilo')}"),
+}
+"""What is wrong, by the status codes that answer what was sent, and from their details.
+
+DEADLINE_EXCEEDED after POLL_SECONDS says that the aggregator is there and has no answer yet: the call is made again at
+once. Every other code (UNAVAILABLE, RESOURCE_EXHAUSTED, CANCELLED, INTERNAL, UNKNOWN, ...) may come from the way or of
+other silos' calls, and says nothing of what was sent: the call is made again with the same bytes, in growing steps,
+until `reconnect_seconds` have passed without an answer.
+"""
 
 _Result = TypeVar("_Result")
 _Reply = TypeVar("_Reply", bound=Message)
@@ -191,26 +207,27 @@ class Transport:
         self._lost_at = None
         delay = FIRST_DELAY
         while True:
+            began = monotonic()
             try:
                 result = attempt()
             except grpc.RpcError as error:
-                code = error.code()
-                if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                code, details = error.code(), error.details() or ""
+                if code is CODE.DEADLINE_EXCEEDED and monotonic() - began > POLL_SECONDS / 2:
                     self._lost_at, delay = None, FIRST_DELAY  # the aggregator is there and has nothing to say yet
                     self._note_up(True)
                     if is_poll:
                         return None
                     continue
                 self._metrics.connected.set(0)
-                if code is not grpc.StatusCode.UNAVAILABLE:
-                    raise _meaning(code, error.details() or "") from None
+                if code in ANSWERS:
+                    raise ANSWERS[code](details) from None
                 lost_at = self._lost_at  # an upload's thread may forget it at any time
                 if lost_at is None:
                     lost_at = self._lost_at = monotonic()
                     delay = FIRST_DELAY
-                if monotonic() - lost_at > self._reconnect_seconds or _distrusted(error.details() or ""):
+                if monotonic() - lost_at > self._reconnect_seconds or _distrusted(details):
                     where = f"{self._target}, through the proxy {self._proxy}" if self._proxy else self._target
-                    raise _unreachable(where, error.details() or "") from None
+                    raise _unreachable(where, code, details) from None
                 self._note_up(False)
                 if self._stopped.wait(delay):
                     raise ConnectionFailed("stopped while reconnecting") from None
@@ -245,30 +262,18 @@ def dialled(target: str, own: Certified, authority: bytes, proxy: str = "") -> I
         transport.close()
 
 
-def _meaning(code: grpc.StatusCode, details: str) -> SparsiloError:
-    match code:
-        case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
-            return IdentityError(f"the aggregator refuses this silo: {details}")
-        case grpc.StatusCode.FAILED_PRECONDITION | grpc.StatusCode.INVALID_ARGUMENT:
-            return ProtocolError(f"the aggregator refuses the message: {details}")
-        case grpc.StatusCode.ABORTED:
-            return RoundAborted(details)
-        case grpc.StatusCode.UNIMPLEMENTED:
-            return VersionsDiffer(details, hint=f"this is sparsilo {version('sparsilo')}")
-        case _:
-            return ConnectionFailed(f"the aggregator answered {code.name}: {details}")
-
-
 def _distrusted(details: str) -> bool:
     return "CERTIFICATE_VERIFY_FAILED" in details or "Hostname Verification" in details
 
 
-def _unreachable(target: str, details: str) -> SparsiloError:
+def _unreachable(target: str, code: grpc.StatusCode, details: str) -> SparsiloError:
     if _distrusted(details):
         return IdentityError(
             f"{target}: the certificate shown there is not to be trusted",
             hint="check the address, and authority in the config",
         )
+    if code is not CODE.UNAVAILABLE:
+        return ConnectionFailed(f"{target}: answers {code.name}: {details}", hint="the aggregator's people have a log")
     return ConnectionFailed(
         f"{target}: cannot be reached",
         hint="check the address, the network, that the aggregator runs, and that it accepts this silo's certificate",

@@ -16,7 +16,6 @@ from torch import get_num_threads
 from crypto.backends.backend_spec import backend_spec
 from crypto.encoding.wire import encode
 from crypto.errors import (
-    ConnectionFailed,
     IdentityError,
     InputError,
     PlanError,
@@ -55,6 +54,9 @@ from sparsilo.v1 import round_pb2
 OFFER_SECONDS: Final = 1.0
 """How often a plan that nobody has decided on is asked for again."""
 
+MOST_DELAY: Final = 60.0
+"""How long an agent that stays waits at most after an error, of which there was one after another."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -89,31 +91,39 @@ class Agent:
     def run(self) -> None:
         """Take part in one round after another.
 
-        With `stay` in the config only what keeps the agent from calling ends it.
+        With `stay` in the config nothing that the aggregator answers ends it, and no error: it is logged, and then the
+        agent goes on.
         """
+        delay = OFFER_SECONDS
         while True:
-            self._between_calls()
-            self._agreement.observe()
-            offer = self._next()
-            if offer is None:
-                continue
-            match offer.WhichOneof("offer"):
-                case "round":
-                    try:
-                        self._consider(offer.round)
-                    except (ConnectionFailed, IdentityError):
-                        raise
-                    except SparsiloError as error:
-                        if not self._config.stay:
-                            raise
-                        _log.error("%s", error)
-                        sleep(OFFER_SECONDS)
-                case "over":
-                    if offer.over.failure:
-                        raise RoundAborted(offer.over.failure)
+            try:
+                self._between_calls()
+                self._agreement.observe()
+                offer = self._next()
+                if offer is not None and self._is_over(offer):
                     return
-                case _:
-                    raise PlanError("the aggregator offers nothing that this agent knows")
+                delay = OFFER_SECONDS
+            except SparsiloError as error:
+                if not self._config.stay:
+                    raise
+                _log.error("%s", error)
+                sleep(delay)
+                delay = min(2 * delay, MOST_DELAY)
+
+    def _is_over(self, offer: round_pb2.Offer) -> bool:
+        """Take part in what is offered; return whether it was the end of everything."""
+        match offer.WhichOneof("offer"):
+            case "round":
+                self._consider(offer.round)
+            case "over" if self._config.stay:
+                raise RoundAborted("the aggregator says that there are no more rounds")
+            case "over" if offer.over.failure:
+                raise RoundAborted(offer.over.failure)
+            case "over":
+                return True
+            case _:
+                raise PlanError("the aggregator offers nothing that this agent knows")
+        return False
 
     def _next(self) -> round_pb2.Offer | None:
         try:

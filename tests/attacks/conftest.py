@@ -29,6 +29,7 @@ class Approached:
 
         keys = signing_keys(5, suite)
         (folder / "key").write_text(keys["silo-002"].to_bytes().hex())
+        (folder / "key").chmod(0o600)
         (folder / "roster.yaml").write_text(
             "".join(f'{silo}: "{key.public_bytes.hex()}"\n' for silo, key in keys.items())
         )

@@ -88,7 +88,7 @@ USES: Uses = {
     "aggregator.silos": {
         "crypto": "encoding errors identity names primitives roster",
         "silo_agent": "host",
-        "aggregator": "config",
+        "aggregator": "config limits",
     },
 }
 

@@ -1,7 +1,7 @@
 """Enrolment, renewal, revocation and expiry against a real server over mutual TLS, with a clock that tests set."""
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -271,7 +271,8 @@ def test_the_servers_certificate_rotates_without_a_restart(
         monkeypatch.setattr(aggregator.identity, "_issue", issued_now(aggregator))
         while len(serials) == 1:  # until it is noticed
             wait()
-            serials.add(certificate_serial(aggregator.port, own, aggregator.identity.trusted))
+            with suppress(ConnectionResetError):  # in the first server's queue when it stopped listening
+                serials.add(certificate_serial(aggregator.port, own, aggregator.identity.trusted))
         assert status(before).version
     assert len(serials) == 2
 

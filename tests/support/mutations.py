@@ -454,8 +454,8 @@ MUTATIONS = (
     ),
     Mutation(
         CHECK,
-        "aggregator/rounds/servicer.py",
-        "                await self._callers.name(context)  # its certificate may have ended since\n",
+        "aggregator/rounds/callers.py",
+        "            await self.name(context)  # its certificate may have ended since\n",
         "",
         "tests/integration/test_identity_service.py::test_an_upload_under_way_ends_with_the_certificate",
     ),

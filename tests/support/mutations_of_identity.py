@@ -17,8 +17,8 @@ MUTATIONS = (
     Mutation(
         CHECK,
         "aggregator/silos/admission.py",
-        "if member(enrolments, peer.name, now).certificate_key != peer.key:",
-        "if member(enrolments, peer.name, now).certificate_key is None:",
+        "if member(last.silos(), peer.name, now).certificate_key != peer.key:",
+        "if member(last.silos(), peer.name, now).certificate_key is None:",
         STOLEN,
     ),
     Mutation(
@@ -127,8 +127,8 @@ MUTATIONS = (
     Mutation(
         CHECK,
         "aggregator/rounds/callers.py",
-        "if self._under_way[caller] >= MOST_CALLS:",
-        "if self._under_way[caller] > MOST_CALLS:",
+        "if self._under_way[caller] >= limits.MOST_CALLS:",
+        "if self._under_way[caller] > limits.MOST_CALLS:",
         "tests/aggregator/rounds/test_callers.py::test_a_silo_has_only_so_many_calls_under_way",
     ),
     Mutation(

@@ -5,9 +5,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+import grpc.aio
 import pytest
 from prometheus_client import CollectorRegistry
 
+from aggregator import limits
 from aggregator.metrics import AggregatorMetrics
 from aggregator.rounds import callers
 from aggregator.rounds.callers import Callers
@@ -20,14 +22,14 @@ from crypto.errors import (
     InputError,
     MalformedMessage,
     RoundAborted,
-    SparsiloError,
     UnexpectedMessage,
 )
+from support.driven import iterate
 
 CODE = grpc.StatusCode
 
 
-class Refused(Exception):
+class Refused(grpc.aio.AbortError):
     """The call was ended with a status code and details."""
 
 
@@ -40,8 +42,21 @@ class Caller:
     def auth_context(self) -> dict[str, list[bytes]]:
         return {"x509_pem_cert": [self._pem]}
 
+    def peer(self) -> str:
+        return "ipv4:192.0.2.1:4242"
+
     async def abort(self, code: grpc.StatusCode, details: str) -> None:
         raise Refused(code, details)
+
+
+def saying(*messages: bytes) -> AsyncIterator[bytes]:
+    return iterate(iter(messages))
+
+
+async def never() -> AsyncIterator[bytes]:
+    """A caller who keeps its request to itself."""
+    await asyncio.Event().wait()
+    yield b""
 
 
 class Gate:
@@ -64,14 +79,14 @@ class Gate:
     def traffic(self) -> Traffic:
         return self.callers.traffic.so_far(("a",))["a"]
 
-    def answered(self, request: bytes, answer: bytes | SparsiloError, caller: Any) -> bytes:
-        async def say(silo: str) -> bytes:
-            assert silo == "a"
-            if isinstance(answer, SparsiloError):
+    def answered(self, request: bytes, answer: bytes | Exception, caller: Any) -> bytes:
+        async def say(silo: str, asked: bytes) -> bytes:
+            assert (silo, asked) == ("a", request)
+            if isinstance(answer, Exception):
                 raise answer
             return answer
 
-        return asyncio.run(self.callers.answered(request, say, caller))
+        return asyncio.run(self.callers.answered(saying(request), say, caller))
 
 
 def test_a_request_and_its_answer_are_counted() -> None:
@@ -87,12 +102,12 @@ def test_what_is_streamed_is_counted_as_far_as_it_came() -> None:
     gate = Gate()
     caller: Any = Caller()  # as much of a context as is used
 
-    async def chunks(silo: str) -> AsyncIterator[bytes]:
+    async def chunks(silo: str, _: bytes) -> AsyncIterator[bytes]:
         yield silo.encode() * 7
         raise RoundAborted("the disk is full", hint="make room")
 
     async def listen() -> None:
-        stream = gate.callers.streamed(b"12", chunks, caller)
+        stream = gate.callers.streamed(saying(b"12"), chunks, caller)
         assert await anext(stream) == b"aaaaaaa"
         await anext(stream)
 
@@ -110,10 +125,12 @@ def test_what_is_streamed_is_counted_as_far_as_it_came() -> None:
         (UnexpectedMessage("too late", party="a"), CODE.FAILED_PRECONDITION, "unexpected_message: a: too late"),
         (BadUpload("chunk 1", party="a"), CODE.FAILED_PRECONDITION, "bad_upload: a: chunk 1"),
         (RoundAborted("the disk is full"), CODE.ABORTED, "round_aborted: the disk is full"),
-        (InputError("the state folder"), CODE.INTERNAL, "input: the state folder"),
+        (InputError("/srv/state/enrolments.sqlite: is locked"), CODE.INTERNAL, callers.OWN_FAULT),
+        (OSError("/srv/state: no space"), CODE.INTERNAL, callers.OWN_FAULT),
     ],
 )
-def test_an_error_says_whose_fault_it_is(error: SparsiloError, status: grpc.StatusCode, details: str) -> None:
+@pytest.mark.clause("7.21")
+def test_an_error_says_whose_fault_it_is(error: Exception, status: grpc.StatusCode, details: str) -> None:
     gate = Gate()
     with pytest.raises(Refused) as refused:
         gate.answered(b"12345", error, Caller())
@@ -153,35 +170,145 @@ def test_who_shows_another_certificate_is_looked_at_anew() -> None:
     assert gate.looked == 2
 
 
-@pytest.mark.clause("7.13")
+@pytest.mark.clause("7.20")
 def test_a_silo_has_only_so_many_calls_under_way() -> None:
-    """Streams among them. Others are answered, and so is the silo once one of them has ended."""
+    """Streams among them, and those whose request has not arrived. Others are answered, and so is the silo once one of
+    them has ended.
+    """
     gate = Gate()
     caller: Any = Caller()
 
     async def work() -> None:
         ended = asyncio.Event()
 
-        async def wait(_: str) -> bytes:
+        async def wait(*_: object) -> bytes:
             await ended.wait()
             return b"2"
 
-        async def chunks(_: str) -> AsyncIterator[bytes]:
-            yield await wait("a")
+        async def chunks(*_: object) -> AsyncIterator[bytes]:
+            yield await wait()
 
-        under_way = [
-            asyncio.ensure_future(gate.callers.answered(b"1", wait, caller)) for _ in range(callers.MOST_CALLS - 1)
-        ]
-        stream = gate.callers.streamed(b"1", chunks, caller)
+        def call() -> Any:
+            return gate.callers.answered(saying(b"1"), wait, caller)
+
+        under_way = [asyncio.ensure_future(call()) for _ in range(limits.MOST_CALLS - 2)]
+        stream = gate.callers.streamed(saying(b"1"), chunks, caller)
         under_way.append(asyncio.ensure_future(anext(stream)))
-        await asyncio.sleep(0)
-        for call in (gate.callers.answered(b"1", wait, caller), anext(gate.callers.streamed(b"1", chunks, caller))):
+        silent = asyncio.ensure_future(gate.callers.answered(never(), wait, caller))
+        while gate.callers._under_way["a"] < limits.MOST_CALLS:
+            await asyncio.sleep(0.01)
+        for refused_call in (call(), anext(gate.callers.streamed(never(), chunks, caller))):
             with pytest.raises(Refused) as refused:
-                await call
+                await refused_call
             assert refused.value.args[0] is CODE.RESOURCE_EXHAUSTED
         ended.set()
-        assert await asyncio.gather(*under_way) == [b"2"] * callers.MOST_CALLS
+        assert await asyncio.gather(*under_way) == [b"2"] * (limits.MOST_CALLS - 1)
         await stream.aclose()
-        assert await gate.callers.answered(b"1", wait, caller) == b"2"
+        assert await call() == b"2"
+        silent.cancel()
 
     asyncio.run(asyncio.wait_for(work(), 20))
+
+
+@pytest.mark.clause("7.20")
+@pytest.mark.parametrize("sent", [(), (b"1", b"2")])
+def test_a_message_that_does_not_arrive_ends_the_call(
+    sent: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first, or a later one of an upload."""
+    monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.05)
+    gate = Gate()
+    caller: Any = Caller()
+
+    async def trickle() -> AsyncIterator[bytes]:
+        for message in sent:
+            yield message
+        async for message in never():
+            yield message
+
+    async def upload() -> None:
+        async with gate.callers.call("a", caller):
+            assert [message async for message in gate.callers.uploaded("a", trickle(), caller)] == []
+
+    with pytest.raises(Refused) as refused:
+        asyncio.run(upload())
+    assert refused.value.args == (CODE.RESOURCE_EXHAUSTED, "keeps a request waiting")
+    assert "a: keeps a request waiting" in caplog.text
+    assert gate.traffic == Traffic(len(sent), 0)
+    assert gate.callers._under_way["a"] == 0
+
+
+def test_a_call_that_asks_for_nothing() -> None:
+    gate = Gate()
+    caller: Any = Caller()
+
+    async def say(*_: object) -> bytes:
+        return b""
+
+    with pytest.raises(Refused) as refused:
+        asyncio.run(gate.callers.answered(saying(), say, caller))
+    assert refused.value.args == (CODE.INVALID_ARGUMENT, "malformed_message: a: asks for nothing")
+
+
+@pytest.mark.clause("7.20")
+def test_identity_is_called_so_often_a_minute_and_by_one_silo_in_anothers_stead_not_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate = Gate()
+    caller: Any = Caller()
+    now = 1000.0
+    monkeypatch.setattr(callers, "monotonic", lambda: now)
+
+    async def work() -> None:
+        nonlocal now
+        for _minute in range(2):
+            for _ in range(limits.IDENTITY_CALLS_A_MINUTE):
+                await gate.callers.pace("a", caller)
+            with pytest.raises(Refused) as refused:
+                await gate.callers.pace("a", caller)
+            assert refused.value.args == (CODE.RESOURCE_EXHAUSTED, "calls Identity too often")
+            await gate.callers.pace("b", caller)
+            now += 61
+
+    asyncio.run(work())
+
+
+def test_a_loop_of_refused_calls_is_one_line_a_minute_and_says_where_it_comes_from(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gate = Gate()
+    for _ in range(50):
+        with pytest.raises(Refused):
+            gate.answered(b"1", b"2", Caller(b"b's certificate"))
+    assert [record.getMessage() for record in caplog.records] == [
+        "a caller at ipv4:192.0.2.1: refused: identity: a was revoked"
+    ]
+
+
+def test_who_does_not_read_is_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(limits, "UNREAD_SECONDS", 0.05)
+    gate = Gate()
+    caller: Any = Caller()
+
+    async def chunks(*_: object) -> AsyncIterator[bytes]:
+        yield b"1"
+        yield b"2"
+
+    async def listen() -> None:
+        stream = gate.callers.streamed(saying(b"1"), chunks, caller)
+        await anext(stream)
+        assert caplog.text == ""
+        await asyncio.sleep(0.2)
+        assert "a: does not read what it asked for" in caplog.text
+        assert [chunk async for chunk in stream] == [b"2"]
+
+    asyncio.run(listen())
+
+
+def test_who_calls_in_a_loop_is_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(limits, "MANY_CALLS_A_MINUTE", 20)
+    gate = Gate()
+    for times in range(1, 50):
+        gate.answered(b"1", b"2", Caller())
+        assert ("a: has called 20 times within a minute" in caplog.text) == (times >= 20)
+    assert len(caplog.records) == 1

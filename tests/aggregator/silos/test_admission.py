@@ -1,13 +1,17 @@
 """Who is heard, by certificate and moment."""
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from aggregator.silos import admission
 from aggregator.silos.admission import NotAdmitted, checked, enrolled, known
-from aggregator.silos.enrolments import Enrolled, Enrolments
+from aggregator.silos.enrolments import ENROLMENTS_FILE, Enrolled, Enrolments
+from crypto.errors import InputError
 from crypto.identity import Authority, read_peer
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -96,3 +100,43 @@ def test_an_invitation_is_for_enrolling_and_nothing_else() -> None:
 @pytest.mark.parametrize("pem", [b"", b"-----BEGIN CERTIFICATE-----\n", b"\xff"])
 def test_no_certificate_at_all(pem: bytes) -> None:
     refused("unknown", known({"a"}, lambda: NOW), pem)
+
+
+@pytest.mark.clause("7.21")
+def test_while_the_enrolments_are_locked_silos_are_heard_as_they_last_were(
+    enrolments: Enrolments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A backup locks the file for 70 s: nobody waits for that, and nobody who was revoked before is heard."""
+    now = 1000.0
+    monkeypatch.setattr(admission, "monotonic", lambda: now)
+    monkeypatch.setattr(admission, "BUSY_SECONDS", 0.05)
+    other = AUTHORITY.issue("b", lifetime=DAY).certificate
+    enrolments.invite("b", 8)
+    enrolments.enroll(Enrolled("b", b"l", read_peer(other).key, NOW, None), 8, b"r", b"c")
+    admit = enrolled(enrolments, lambda: NOW)
+    assert (admit(PEM), admit(other)) == ("a", "b")
+    enrolments.revoke("b", NOW)
+    assert admit(PEM) == "a"
+    with closing(sqlite3.connect(tmp_path / ENROLMENTS_FILE, isolation_level=None)) as backup:
+        backup.execute("BEGIN EXCLUSIVE")
+        for _ in range(70):
+            now += 1
+            assert admit(PEM) == "a"
+            refused("revoked", admit, other)
+        assert len(caplog.records) == 70 // 6 + 1, "nobody waits for it again within seconds"
+        assert "enrolments.sqlite: database is locked" in caplog.text
+        now += 300
+        with pytest.raises(InputError, match="cannot be read"):
+            admit(PEM)
+    now += 6
+    assert admit(PEM) == "a"
+
+
+@pytest.mark.clause("7.21")
+def test_enrolments_that_are_damaged_while_rounds_go_on(enrolments: Enrolments, tmp_path: Path) -> None:
+    admit = enrolled(enrolments, lambda: NOW)
+    assert admit(PEM) == "a"
+    (tmp_path / ENROLMENTS_FILE).write_bytes(b"no database" * 500)
+    assert admit(PEM) == "a"
+    with pytest.raises(InputError, match="cannot be read"):
+        enrolled(enrolments, lambda: NOW)(PEM)
