@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 STUBS := proto/sparsilo/v1
 
-.PHONY: demo test test-slow test-parts test-all test-demo test-families test-images house dashboards schedules adversary stories mutations bench-masking bench-streaming bench-cohort bench-cost-curve bench-privacy-tax bench-prune-speed bench-prune-memory bench-quality bench-poisoning privacy-audit lint docs proto clean
+.PHONY: demo test test-slow test-parts test-all test-demo test-families test-images house dashboards schedules adversary hostile stories mutations bench-masking bench-streaming bench-cohort bench-cost-curve bench-privacy-tax bench-prune-speed bench-prune-memory bench-quality bench-poisoning privacy-audit lint docs proto clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ok ## prune a small model over four silos and print what came of it
@@ -42,6 +42,9 @@ schedules: .venv/.ok ## 5 000 random schedules of the simulated world
 
 adversary: .venv/.ok ## an adversary searches a million sequences of rounds for what tells of one silo
 	$(PYTEST) -m "" tests/adversary
+
+hostile: .venv/.ok ## one aggregator and whatever somebody who reaches its port may do: do honest silos finish? (10 minutes)
+	$(BIN)/python -m pytest -m minutes tests/hostile
 
 stories: .venv/.ok ## write the stories of tests/scenarios/stories/ anew; git diff then shows what goes otherwise
 	$(BIN)/python -m pytest tests/scenarios/test_stories.py --rewrite-stories
