@@ -44,8 +44,8 @@ class OfferedFiles:
         """Serve none of the files any more: the run that they are about is over."""
         self._files.clear()
 
-    async def pieces(self, silo: str, kind: str, digest: bytes) -> AsyncIterator[bytes]:
-        """Yield the encoded pieces of a file, in order.
+    async def pieces(self, silo: str, kind: str, digest: bytes, offset: int = 0) -> AsyncIterator[bytes]:
+        """Yield the encoded pieces of a file, in order, from a byte on.
 
         Raises ProtocolError where none is offered under that name, or not to this silo.
         """
@@ -53,5 +53,6 @@ class OfferedFiles:
         if path is None or silo not in silos:
             raise ProtocolError("no such file is offered", party=silo)
         with path.open("rb") as file:
+            file.seek(offset)
             while data := file.read(PIECE_BYTES):
                 yield encode(words_pb2.FilePiece(data=data))

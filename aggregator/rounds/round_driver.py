@@ -21,7 +21,7 @@ from aggregator.rounds.present_silos import PresentSilos
 from aggregator.rounds.running_round import RunningRound
 from aggregator.rounds.sqlite_journal import SqliteJournal
 from aggregator.rounds.traffic import CountedTraffic
-from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
+from crypto.encoding.wire import encode
 from crypto.errors import RoundAborted, SparsiloError, UnexpectedMessage
 from crypto.names import Phase
 from crypto.secagg.round import Round
@@ -149,28 +149,34 @@ class RoundDriver:
                 await self._changed.wait_for(lambda: (silo, digest) in running.answers)
             return running.answers[silo, digest]
 
+    async def held(self, silo: str, round_digest: bytes) -> bytes:
+        """Return the encoded number of chunks that are held of a silo's upload; earlier streams of it are over.
+
+        Raises UnexpectedMessage where no upload is due any more.
+        """
+        running = await self._uploading(silo)
+        if running.session.round.digest != round_digest:
+            raise UnexpectedMessage("asks for its upload of another round", party=silo)
+        spool = running.spools[silo]
+        spool.start()
+        return encode(words_pb2.HeldReply(chunks=spool.held))
+
     async def upload(self, silo: str, chunks: AsyncIterator[bytes]) -> bytes:
         """Spool a silo's encoded chunks to disk; returns the encoded receipt.
 
         Raises UnexpectedMessage where no upload is due any more, BadUpload, or RoundAborted where it could not be
         written.
         """
-        async with self._changed:
-            running = await self._begun(silo)
-        running.check_going_on()
-        session = running.session
-        if session.phase is not Phase.UPLOAD or silo not in session.expected:
-            raise UnexpectedMessage("no upload is due", party=silo)
-        spool, count = running.spools[silo], 0
+        running = await self._uploading(silo)
+        session, spool = running.session, running.spools[silo]
         stream = spool.start()
         async for data in chunks:
             running.check_going_on()
             if session.phase is not Phase.UPLOAD:
                 raise UnexpectedMessage("the upload came too late", party=silo)
             with self._on_disk(running):
-                spool.take(stream, decode(words_pb2.WordChunk, data, MESSAGE_LIMIT, party=silo))
+                spool.take(stream, data)
             self.present.arrived()
-            count += 1
         with self._on_disk(running):
             root = await asyncio.to_thread(spool.root)
         if session.phase is not Phase.UPLOAD:  # and the journal may be closed
@@ -178,10 +184,11 @@ class RoundDriver:
         with self._on_disk(running):
             running.journal.note(UPLOADED, silo, root)
         session.uploaded(silo, root)
-        return encode(words_pb2.UploadReceipt(chunks=count))
+        return encode(words_pb2.UploadReceipt(chunks=spool.held))
 
-    async def committed(self, silo: str, round_digest: bytes, index: int) -> AsyncIterator[bytes]:
-        """Yield one chunk of every survivor's upload and of the opened sum, encoded, for an auditor of that chunk.
+    async def committed(self, silo: str, round_digest: bytes, index: int, offset: int = 0) -> AsyncIterator[bytes]:
+        """Yield one chunk of every survivor's upload and of the opened sum, encoded, for an auditor of that chunk; the
+        first `offset` of them are left out.
 
         Raises UnexpectedMessage for anybody else.
         """
@@ -191,7 +198,7 @@ class RoundDriver:
         if running.session.round.digest != round_digest or not running.session.may_audit(silo, index):
             raise UnexpectedMessage(f"is no auditor of chunk {index}", party=silo)
         self.present.arrived()
-        for words in running.committed:
+        for words in running.committed[offset:]:
             with self._on_disk(running):
                 piece = encode(await asyncio.to_thread(words.chunk, index))
             yield piece
@@ -251,6 +258,15 @@ class RoundDriver:
         if self._round is None or not self.present.may_begin(silo, self._round.session):
             return None
         return round_pb2.Offer(round=self._round.offer)
+
+    async def _uploading(self, silo: str) -> RunningRound:
+        """The present round, in which a silo's upload is due. Raises UnexpectedMessage otherwise."""
+        async with self._changed:
+            running = await self._begun(silo)
+        running.check_going_on()
+        if running.session.phase is not Phase.UPLOAD or silo not in running.session.expected:
+            raise UnexpectedMessage("no upload is due", party=silo)
+        return running
 
     async def _begun(self, silo: str) -> RunningRound:
         """The present round. An aggregator that was just started answers nobody before it has read its journal.

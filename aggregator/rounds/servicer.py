@@ -81,6 +81,7 @@ class RoundServicer:
             "Decline": grpc.stream_unary_rpc_method_handler(self.decline),
         }
         words: dict[str, Any] = {
+            "Held": grpc.stream_unary_rpc_method_handler(self.held),
             "Upload": grpc.stream_unary_rpc_method_handler(self.upload),
             "Committed": grpc.stream_stream_rpc_method_handler(self.committed),
             "File": grpc.stream_stream_rpc_method_handler(self.file),
@@ -115,6 +116,14 @@ class RoundServicer:
 
         return await self._callers.answered(requests, answer, context)
 
+    async def held(self, requests: Requests, context: Context) -> bytes:
+        """Words.Held."""
+
+        async def answer(silo: str, request: bytes) -> bytes:
+            return await self._driver.held(silo, decode(words_pb2.HeldRequest, request, MESSAGE_LIMIT).round)
+
+        return await self._callers.answered(requests, answer, context)
+
     async def upload(self, requests: Requests, context: Context) -> bytes:
         """Words.Upload."""
         silo = await self._callers.name(context)
@@ -126,7 +135,7 @@ class RoundServicer:
 
         def chunks(silo: str, request: bytes) -> AsyncIterator[bytes]:
             message = decode(words_pb2.CommittedRequest, request, MESSAGE_LIMIT)
-            return self._driver.committed(silo, message.round, message.index)
+            return self._driver.committed(silo, message.round, message.index, message.offset)
 
         async for chunk in self._callers.streamed(requests, chunks, context):
             yield chunk
@@ -137,7 +146,7 @@ class RoundServicer:
         def pieces(silo: str, request: bytes) -> AsyncIterator[bytes]:
             message = decode(words_pb2.FileRequest, request, MESSAGE_LIMIT)
             kind = message.WhichOneof("file") or ""
-            return self._driver.files.pieces(silo, kind, getattr(message, kind) if kind else b"")
+            return self._driver.files.pieces(silo, kind, getattr(message, kind) if kind else b"", message.offset)
 
         async for piece in self._callers.streamed(requests, pieces, context):
             yield piece

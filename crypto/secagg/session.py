@@ -130,6 +130,15 @@ class SiloSession(ABC):
             )
         return data
 
+    def check_held(self, chunks: int) -> None:
+        """Check how many chunks the aggregator says it holds: no more than were masked (docs/protocol.md, 6.5.5).
+
+        Raises BadUpload; the session is then ABORTED.
+        """
+        if not all(index in self._leaves for index in range(chunks)):
+            self.phase, self._sent = Phase.ABORTED, None
+            raise BadUpload(f"claims to hold {chunks} chunks, and was sent fewer", party=AGGREGATOR)
+
     def audit(self, index: int, committed: Iterable[words_pb2.CommittedChunk]) -> None:
         """Recompute, in AUDIT, an assigned chunk from what the survivors committed to. Raises BadAudit."""
         raise RuntimeError(f"chunk {index} and {committed} are not for this backend, which assigns none")

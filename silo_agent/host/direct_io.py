@@ -37,7 +37,7 @@ class DirectAppender:
             opened.seek(self._blocks)
             self._rest = opened.read(size - self._blocks)  # of a block that is not full
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes | memoryview) -> None:
         """Append `data`, of which up to a block stays in memory. Where it raises, nothing was appended."""
         rest = len(self._rest)
         whole = (rest + len(data)) // _BLOCK * _BLOCK
@@ -51,7 +51,7 @@ class DirectAppender:
             while written < whole:
                 written += os.pwrite(descriptor, aligned[written:], self._blocks + written)
         self._blocks += whole
-        self._rest = data[whole - rest :]
+        self._rest = bytes(data[whole - rest :])
 
     def sync(self) -> None:
         """Return when all that was appended is on the disk."""

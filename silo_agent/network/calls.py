@@ -13,16 +13,21 @@ class Advance:
 
 @dataclass(frozen=True)
 class Upload:
-    """Words.Upload of `chunks()`, encoded WordChunks; every call gives the same bytes. Send back None."""
+    """Words.Held with `request`, then Words.Upload of `chunks(held)`: encoded WordChunks, the same bytes every time, from
+    that index on. Send back None.
+    """
 
-    chunks: Callable[[], Iterator[bytes]]
+    request: bytes
+    chunks: Callable[[int], Iterator[bytes]]
 
 
 @dataclass(frozen=True)
 class Committed:
-    """Words.Committed with `request`; hand `take` the encoded CommittedChunks, anew on a retry. Send back None."""
+    """Words.Committed with `request(offset)`, which leaves out as many as came; hand `take` the encoded CommittedChunks.
+    Send back None.
+    """
 
-    request: bytes
+    request: Callable[[int], bytes]
     take: Callable[[Iterable[bytes]], None]
 
 

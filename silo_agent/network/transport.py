@@ -8,8 +8,8 @@ on the way sees an idle stream.
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event
@@ -30,7 +30,7 @@ from crypto.errors import (
 )
 from crypto.identity import Certified
 from silo_agent.host.metrics import SiloMetrics, unseen
-from silo_agent.host.whole_file import whole_file
+from silo_agent.host.whole_file import sync
 from silo_agent.network.calls import Advance, Call, Committed, Upload
 from silo_agent.network.proxy import Proxy, chosen_proxy, dialling
 from silo_agent.network.services import IDENTITY, OPTIONS, ROUNDS, SPOKEN, WORDS
@@ -124,27 +124,32 @@ class Transport:
         match call:
             case Advance(message):
                 return self._unary(self._simple(ROUNDS, "Advance"), message)
-            case Upload(chunks):
-                self._upload_all(chunks)
-            case Committed(request, take):
-                committed: Any = self._channel.unary_stream(f"/{WORDS}/Committed")
-                self._retried(lambda: take(map(self._received, committed(self._sent(request)))))
+            case Upload(request, chunks):
+                self._upload(request, chunks)
+            case Committed(request_from, take):
+                take(self._pieces("Committed", request_from))
         return None
 
-    def _upload_all(self, chunks: Callable[[], Iterator[bytes]]) -> None:
+    def _upload(self, request: bytes, chunks: Callable[[int], Iterator[bytes]]) -> None:
         own_errors: list[SparsiloError] = []
+        most_held = 0
         upload: Any = self._channel.stream_unary(f"/{WORDS}/Upload")
 
-        def watched() -> Iterator[bytes]:
+        def watched(held: int) -> Iterator[bytes]:
             try:
-                yield from chunks()
+                yield from chunks(held)
             except SparsiloError as error:  # in the library's thread, which would say only that the stream broke
                 own_errors.append(error)
                 raise
 
         def attempt() -> bytes:
+            nonlocal most_held
+            reply = self._received(self._simple(WORDS, "Held")(self._sent(request), timeout=POLL_SECONDS))
+            held = decode(words_pb2.HeldReply, reply, MESSAGE_LIMIT, party="aggregator").chunks
+            if held > most_held:  # only what came through counts: whoever takes chunks and forgets them is given up
+                most_held, self._lost_at = held, None
             try:
-                receipt: bytes = upload(self._counted(watched()))
+                receipt: bytes = upload(map(self._sent, watched(held)))
             except grpc.RpcError:
                 if own_errors:
                     raise own_errors[0] from None
@@ -156,43 +161,67 @@ class Transport:
 
     def candidate(self, digest: bytes, file: Path, most: int) -> None:
         """Download a candidate of at most `most` bytes and check it against its SHA-256; nothing is left where it does
-        not match.
+        not match. What came before the connection was lost for good is left, for the next time.
         """
-        with whole_file(file) as candidate:
-            self.download(words_pb2.FileRequest(candidate=digest), Path(candidate.name), most)
-            if hashlib.file_digest(candidate, "sha256").digest() != digest:
-                raise ProtocolError("the candidate is not the one that was announced", party="aggregator")
+        part = file.with_suffix(".part")
+        self.download(words_pb2.FileRequest(candidate=digest), part, most)
+        with part.open("rb") as candidate:
+            is_announced = hashlib.file_digest(candidate, "sha256").digest() == digest
+        if not is_announced:
+            part.unlink()
+            raise ProtocolError("the candidate is not the one that was announced", party="aggregator")
+        sync(part)
+        part.replace(file)
 
     def download(self, request: words_pb2.FileRequest, file: Path, most: int) -> None:
-        """Download a file as the aggregator serves it: whether it is the right one is for the caller to check.
+        """Download what is missing of a file as the aggregator serves it: whether it is the right one is for the caller
+        to check, who then deletes it.
 
-        Raises ProtocolError as soon as it has more than `most` bytes.
+        Raises ProtocolError, and deletes it, as soon as it has more than `most` bytes.
         """
-        served: Any = self._channel.unary_stream(f"/{WORDS}/File")
+        with file.open("ab") as out:
 
-        def attempt() -> None:
-            call = served(self._sent(encode(request)))
-            with file.open("wb") as out:
-                for piece in call:
-                    data = decode(words_pb2.FilePiece, self._received(piece), MESSAGE_LIMIT).data
+            def request_rest(_: int) -> bytes:
+                request.offset = out.tell()
+                return encode(request)
+
+            with closing(self._pieces("File", request_rest)) as pieces:
+                for piece in pieces:
+                    data = decode(words_pb2.FilePiece, piece, MESSAGE_LIMIT, party="aggregator").data
                     if out.tell() + len(data) > most:
-                        call.cancel()
+                        file.unlink()
                         raise ProtocolError(f"serves a file of more than {most} bytes", party="aggregator")
                     out.write(data)
 
-        self._retried(attempt)
+    def _pieces(self, method: str, request: Callable[[int], bytes]) -> Generator[bytes, None, None]:
+        """Yield what a method of Words streams. Where the connection is lost, go on after as many pieces as came."""
+        served: Any = self._channel.unary_stream(f"/{WORDS}/{method}")
+        came, stream = 0, None
+
+        def next_piece() -> bytes | None:
+            nonlocal stream
+            if stream is None:
+                stream = served(self._sent(request(came)))
+            try:
+                piece: bytes | None = next(stream, None)
+            except grpc.RpcError:
+                stream = None
+                raise
+            return piece
+
+        try:
+            while (piece := self._retried(next_piece)) is not None:
+                came += 1
+                yield self._received(piece)
+        finally:
+            if stream is not None:
+                stream.cancel()
 
     def _unary(self, call: Callable[..., bytes], message: bytes) -> bytes:
         answer = self._retried(lambda: call(self._sent(message), timeout=POLL_SECONDS))
         if answer is None:
             raise AssertionError("only polls come to nothing")
         return self._received(answer)
-
-    def _counted(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        for index, chunk in enumerate(chunks):
-            if index:  # the library asks for a second one only when the first is on its way
-                self._lost_at = None
-            yield self._sent(chunk)
 
     def _sent(self, data: bytes) -> bytes:
         self._metrics.sent_bytes.inc(len(data))
@@ -221,11 +250,9 @@ class Transport:
                 self._metrics.connected.set(0)
                 if code in ANSWERS:
                     raise ANSWERS[code](details) from None
-                lost_at = self._lost_at  # an upload's thread may forget it at any time
-                if lost_at is None:
-                    lost_at = self._lost_at = monotonic()
-                    delay = FIRST_DELAY
-                if monotonic() - lost_at > self._reconnect_seconds or _distrusted(details):
+                if self._lost_at is None:
+                    self._lost_at, delay = monotonic(), FIRST_DELAY
+                if monotonic() - self._lost_at > self._reconnect_seconds or _distrusted(details):
                     where = f"{self._target}, through the proxy {self._proxy}" if self._proxy else self._target
                     raise _unreachable(where, code, details) from None
                 self._note_up(False)

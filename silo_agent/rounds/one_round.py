@@ -4,7 +4,7 @@
 Whatever must be on disk before something leaves is on disk before its call is named.
 """
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from crypto.encoding.layout import Chunk, pack_chunk
@@ -34,6 +34,13 @@ def one_round(
         words = session.masked(chunk.index, pack_chunk(chunk, values.lanes(chunk)))
         return encode(words_pb2.WordChunk(round=round_.digest, index=chunk.index, words=words))
 
+    def upload(held: int) -> Iterator[bytes]:
+        session.check_held(held)
+        return ahead(masked, round_.layout.chunks[held:], threads)
+
+    def committed(index: int) -> Callable[[int], bytes]:
+        return lambda offset: encode(words_pb2.CommittedRequest(round=round_.digest, index=index, offset=offset))
+
     def audit(index: int) -> Callable[[Iterable[bytes]], None]:
         return lambda pieces: session.audit(
             index, (decode(words_pb2.CommittedChunk, piece, MESSAGE_LIMIT, party="aggregator") for piece in pieces)
@@ -43,15 +50,14 @@ def one_round(
         match session.phase:
             case Phase.UPLOAD:
                 store.send(release)
-                yield Upload(lambda: ahead(masked, round_.layout.chunks, threads))
+                yield Upload(encode(words_pb2.HeldRequest(round=round_.digest)), upload)
             case Phase.CONSISTENCY:
                 check_survivors(release, session.survivors, store.releases())
             case Phase.UNMASK:
                 store.confirm(release, session.survivors)
             case Phase.AUDIT:
                 for index in session.assigned:
-                    request = words_pb2.CommittedRequest(round=round_.digest, index=index)
-                    yield Committed(encode(request), audit(index))
+                    yield Committed(committed(index), audit(index))
         message = session.message()
         store.say(round_.digest, session.phase, message)
         session.receive((yield Advance(message)))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from crypto.backends.verification import MAX_TRANSCRIPT_BYTES
-from crypto.errors import InputError
+from crypto.errors import InputError, SparsiloError
 from crypto.plan import Plan
 from crypto.releases.release_spec import spec_of
 from crypto.secagg.round import Round
@@ -82,9 +82,14 @@ class RunOfPlan:
             self._transport.download(words_pb2.FileRequest(opened_sum=round_.digest), words, sum(round_.layout.lengths))
             if not transcript.exists():  # what is served is nobody's own, and may be anything
                 transcript = transcript.with_suffix(".served_transcript")
+                transcript.unlink(missing_ok=True)
                 served = words_pb2.FileRequest(transcript=round_.digest)
                 self._transport.download(served, transcript, MAX_TRANSCRIPT_BYTES)
-            self._opened.append(verify_opened(round_, words, transcript, roster))
+            try:
+                self._opened.append(verify_opened(round_, words, transcript, roster))
+            except SparsiloError:
+                words.unlink(missing_ok=True)  # else the next download would go on behind it
+                raise
         return Start(self.plan, self._opened[:index])
 
     def fetch(self, index: int) -> None:

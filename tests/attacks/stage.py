@@ -315,10 +315,10 @@ class Agent:
     def message(self) -> bytes:
         while not isinstance(self.call, Advance):
             match self.call:
-                case Upload(chunks):
-                    deque(chunks(), 0)
+                case Upload(_, chunks):
+                    deque(chunks(0), 0)
                 case Committed(request, take):
-                    index = words_pb2.CommittedRequest.FromString(request).index
+                    index = words_pb2.CommittedRequest.FromString(request(0)).index
                     take(map(encode, self._stage.committed(index)))
             self.call = self.calls.send(None)
         return self.call.message
@@ -354,15 +354,15 @@ def spool(stage: Stage, folder: Path) -> Spool:
 def assert_not_taken(taker: Spool, chunks: Sequence[words_pb2.WordChunk], at: int, honest: Sequence[Any]) -> None:
     """The spool takes the chunks before `at` and refuses that one, naming the silo; an honest retry mends all."""
     stream = taker.start()
-    for chunk in chunks[:at]:
-        taker.take(stream, chunk)
+    for chunk in chunks[taker.held : at]:
+        taker.take(stream, encode(chunk))
     before = taker.file.read_bytes()
     with pytest.raises(BadUpload) as refused:
-        taker.take(stream, chunks[at])
+        taker.take(stream, encode(chunks[at]))
     assert type(refused.value) is BadUpload
     assert refused.value.party == ONE
     assert taker.file.read_bytes() == before
     stream = taker.start()
-    for chunk in honest:
-        taker.take(stream, chunk)
+    for chunk in honest[taker.held :]:
+        taker.take(stream, encode(chunk))
     assert taker.root() == tree([chunk.words for chunk in honest]).root

@@ -91,11 +91,11 @@ class Surrounded:
                 is_random = self.plan.backend is Backend.DOUBLE_MASKING or body == "upload_root"
                 self.seen.append((f"Advance {body}", len(message) if is_random else said))
                 return self._advance(message)
-            case Upload(chunks):
-                self.world.wire[VICTIM] = [decode(words_pb2.WordChunk, data, MESSAGE_LIMIT).words for data in chunks()]
+            case Upload(_, chunks):
+                self.world.wire[VICTIM] = [decode(words_pb2.WordChunk, data, MESSAGE_LIMIT).words for data in chunks(0)]
                 self.seen.append(("Upload", tuple(map(len, self.world.wire[VICTIM]))))
             case Committed(request, take):
-                index = decode(words_pb2.CommittedRequest, request, MESSAGE_LIMIT).index
+                index = decode(words_pb2.CommittedRequest, request(0), MESSAGE_LIMIT).index
                 take(map(encode, self.world.committed(index)))  # which chunks, the coins decide
         return None
 

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from attacks.stage import ONE, Stage, assert_not_taken, spool, word_chunks
+from crypto.encoding.wire import encode
 from crypto.errors import BadUpload
 from crypto.names import Phase
 from sparsilo.v1 import words_pb2
 
-pytestmark = pytest.mark.clause("6.5.1", "6.5.2")
+pytestmark = pytest.mark.clause("6.5.1", "6.5.4")
 
 
 @pytest.mark.parametrize("twice", [0, 1, 6, 7])
@@ -31,7 +32,7 @@ def test_an_older_stream_of_the_same_silo_adds_nothing_to_a_newer(tmp_path: Path
     stage = Stage(Phase.UPLOAD)
     honest, taker = word_chunks(stage, ONE), spool(stage, tmp_path)
     older, newer = taker.start(), taker.start()
-    taker.take(newer, honest[0])
+    taker.take(newer, encode(honest[0]))
     with pytest.raises(BadUpload, match=f"{ONE}: a newer stream has begun"):
-        taker.take(older, honest[1])
+        taker.take(older, encode(honest[1]))
     assert_not_taken(taker, [*honest[:2], honest[1]], 2, honest)

@@ -45,4 +45,4 @@ def test_no_words_are_served_to_a_silo_that_is_no_auditor(network: Any) -> None:
     request = words_pb2.CommittedRequest(round=Stage().round.digest).SerializeToString()
     network.finish()
     with pytest.raises(ProtocolError):
-        network.caller(network.authority.issue(FOUR)).perform(Committed(request, list))
+        network.caller(network.authority.issue(FOUR)).perform(Committed(lambda _: request, list))

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from attacks.stage import ONE, Stage, assert_not_taken, spool, word_chunks
+from crypto.encoding.wire import encode
 from crypto.errors import BadUpload, InputError
 from crypto.names import Phase
 from support.driven import Driven, plan
 
-pytestmark = pytest.mark.clause("4.11", "6.5.2")
+pytestmark = pytest.mark.clause("4.11", "5.4.2")
 
 
 def test_a_journal_of_another_round_is_not_continued(tmp_path: Path) -> None:
@@ -31,18 +32,19 @@ def test_a_journal_of_another_round_is_not_continued(tmp_path: Path) -> None:
 
 
 def test_words_of_another_round_are_not_added_to_this_ones(tmp_path: Path) -> None:
-    """Left in the folder, they count as sent before; the silo's own do not agree, and nothing is overwritten."""
+    """Left in the folder, they count as held; but no root that the silo signs is theirs."""
     earlier, stage = Stage(Phase.UPLOAD, run=b"an earlier run  "), Stage(Phase.UPLOAD)
     old, new = word_chunks(earlier, ONE), word_chunks(stage, ONE)
     file = spool(stage, tmp_path).file
     file.write_bytes(b"".join(chunk.words for chunk in old))
     taker = spool(stage, tmp_path)
-    stream = taker.start()
-    with pytest.raises(BadUpload, match="chunk 0 is not what was sent before") as refused:
-        taker.take(stream, new[0])
+    assert taker.held == 4
+    stage.aggregator.uploaded(ONE, taker.root())
+    with pytest.raises(BadUpload, match="the signed root is not that of the uploaded chunks"):
+        stage.aggregator.receive(ONE, stage.silos[ONE].message())
+    with pytest.raises(BadUpload, match="chunk 0 where chunk 4 is due") as refused:
+        taker.take(taker.start(), encode(new[0]))
     assert refused.value.party == ONE
-    with pytest.raises(BadUpload, match="0 of 4 chunks arrived"):
-        taker.root()
     assert file.read_bytes() == b"".join(chunk.words for chunk in old)
     file.write_bytes(b"")
     assert_not_taken(spool(stage, tmp_path), [new[1]], 0, new)

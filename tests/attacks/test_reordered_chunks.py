@@ -8,7 +8,7 @@ from attacks.stage import ONE, Stage, assert_not_taken, spool, word_chunks
 from crypto.names import Phase
 from sparsilo.v1 import words_pb2
 
-pytestmark = pytest.mark.clause("6.5.1", "6.5.2")
+pytestmark = pytest.mark.clause("6.5.1", "6.5.4")
 
 
 def stage() -> Stage:
@@ -24,9 +24,9 @@ def test_refused_by_its_number(order: tuple[int, ...], at: int, tmp_path: Path) 
     assert_not_taken(spool(world, tmp_path), [honest[index] for index in order], at, honest)
 
 
-def test_renumbered_it_is_not_what_the_first_attempt_sent(tmp_path: Path) -> None:
+def test_what_is_held_is_not_sent_again_as_something_else(tmp_path: Path) -> None:
     world = stage()
     honest, taker = word_chunks(world, ONE), spool(world, tmp_path)
-    assert_not_taken(taker, [honest[0], honest[2]], 1, honest)
+    assert_not_taken(taker, [honest[0], honest[2]], 1, honest[:3])
     renumbered = words_pb2.WordChunk(round=world.round.digest, index=1, words=honest[2].words)
-    assert_not_taken(taker, [honest[0], renumbered], 1, honest)
+    assert_not_taken(taker, [*honest[:3], renumbered], 3, honest)

@@ -23,12 +23,12 @@ def test_no_second_plaintext_leaves_under_the_same_mask(tmp_path: Path) -> None:
     agent = Agent(stage, ZERO, tmp_path)
     stage.go_on(Phase.UPLOAD)
     assert isinstance(agent.call, Upload)
-    first = [words_of(chunk) for chunk in agent.call.chunks()]
-    assert [words_of(chunk) for chunk in agent.call.chunks()] == first  # an honest retry
+    first = [words_of(chunk) for chunk in agent.call.chunks(0)]
+    assert [words_of(chunk) for chunk in agent.call.chunks(0)] == first  # an honest retry
     agent.lanes["votes blocks.1.weight"] = 1 - agent.lanes["votes blocks.1.weight"]
     left: list[bytes] = []
     with pytest.raises(BadUpload, match="chunk 2 is not what was sent before") as refused:
-        left.extend(map(words_of, agent.call.chunks()))
+        left.extend(map(words_of, agent.call.chunks(0)))
     assert refused.value.party == ZERO
     assert left == first[:2]
     assert_silent(agent.session)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from attacks.stage import ONE, Stage, assert_not_taken, spool, word_chunks
+from crypto.encoding.wire import encode
 from crypto.errors import BadUpload
 from crypto.names import Phase
 from sparsilo.v1 import words_pb2
@@ -27,7 +28,7 @@ def test_an_upload_that_ends_early_has_no_root(tmp_path: Path) -> None:
     honest, taker = word_chunks(stage, ONE), spool(stage, tmp_path)
     stream = taker.start()
     for chunk in honest[:-1]:
-        taker.take(stream, chunk)
+        taker.take(stream, encode(chunk))
     with pytest.raises(BadUpload, match="3 of 4 chunks arrived") as refused:
         taker.root()
     assert refused.value.party == ONE

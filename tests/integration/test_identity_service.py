@@ -174,10 +174,14 @@ def test_an_upload_under_way_ends_with_the_certificate(aggregator: Aggregator, m
             taken.append(chunk)
         return b""
 
+    async def held(silo: str, round_digest: bytes) -> bytes:
+        return encode(words_pb2.HeldReply())
+
+    monkeypatch.setattr(aggregator.driver, "held", held)
     monkeypatch.setattr(aggregator.driver, "upload", upload)
     message = encode(words_pb2.WordChunk(index=1, words=bytes(8)))
 
-    def chunks() -> Iterator[bytes]:
+    def chunks(_: int) -> Iterator[bytes]:
         for _ in range(3):
             yield message
         while len(taken) < 3:
@@ -192,7 +196,7 @@ def test_an_upload_under_way_ends_with_the_certificate(aggregator: Aggregator, m
         closing(aggregator.transport(aggregator.enroll("a"))) as transport,
         pytest.raises(IdentityError, match="expired"),
     ):
-        transport.perform(Upload(chunks))
+        transport.perform(Upload(encode(words_pb2.HeldRequest()), chunks))
     assert 3 <= len(taken) < 1000
 
 

@@ -2,9 +2,7 @@
 
 import asyncio
 import time
-from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -39,45 +37,11 @@ from silo_agent.network.calls import Advance, Committed, Upload
 from silo_agent.network.transport import Transport
 from sparsilo.v1 import round_pb2, words_pb2
 from support.commands import local, prune
+from support.cutting_proxy import Proxy
 from support.driven import looping, on, serving
 from support.models import tiny_llama, write_text
 
 SHAPE = ("--samples", 4, "--sequence-length", 32)
-
-
-class Proxy:
-    """Passes bytes on to a port of this machine. `cut` breaks every connection; a closed one breaks new ones too."""
-
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._writers: set[StreamWriter] = set()
-        self.closed = False
-
-    async def start(self) -> int:
-        """Its port."""
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        port: int = server.sockets[0].getsockname()[1]
-        return port
-
-    def cut(self) -> None:
-        for writer in self._writers:
-            writer.transport.abort()
-
-    async def _connected(self, reader: StreamReader, writer: StreamWriter) -> None:
-        if self.closed:
-            writer.close()
-            return
-        there_reader, there = await asyncio.open_connection("127.0.0.1", self._target)
-        self._writers |= {writer, there}
-        await asyncio.gather(self._pass_on(reader, there), self._pass_on(there_reader, writer))
-
-    async def _pass_on(self, reader: StreamReader, writer: StreamWriter) -> None:
-        with suppress(ConnectionError):
-            while data := await reader.read(1 << 16):
-                writer.write(data)
-                await writer.drain()
-        writer.transport.abort()
-        self._writers.discard(writer)
 
 
 def test_a_silo_whose_connection_is_cut_twice_survives_and_the_counts_are_exact(
@@ -88,6 +52,7 @@ def test_a_silo_whose_connection_is_cut_twice_survives_and_the_counts_are_exact(
     files = [write_text(tmp_path / f"{name}.txt", 900, seed=at) for at, name in enumerate(["a", "b", "c"])]
     proxies: list[Proxy] = []
     streams: list[int] = []
+    taken: list[str] = []
     waits: list[bytes] = []
     start, take, advance = LocalAgents.start, Spool.take, RoundDriver.advance
 
@@ -97,11 +62,12 @@ def test_a_silo_whose_connection_is_cut_twice_survives_and_the_counts_are_exact(
             config = replace(config, aggregator=f"127.0.0.1:{await proxies[0].start()}")
         await start(self, config, authority)
 
-    def take_and_cut(self: Spool, stream: int, message: words_pb2.WordChunk) -> None:
+    def take_and_cut(self: Spool, stream: int, message: bytes) -> None:
         take(self, stream, message)
+        taken.append(self._silo)
         if self._silo == "b" and stream not in streams:
             streams.append(stream)
-        if self._silo == "b" and stream == 1 and message.index == len(self._lengths) // 2:
+        if self._silo == "b" and self.held == len(self._lengths) // 2:
             proxies[0].cut()
 
     async def advance_after_cut(self: RoundDriver, silo: str, data: bytes) -> bytes:
@@ -123,7 +89,8 @@ def test_a_silo_whose_connection_is_cut_twice_survives_and_the_counts_are_exact(
     assert ran.code == 0, ran.err
     assert ran.data["survivors"] == ["a", "b", "c"]
     assert ran.data["dropped"] == {}
-    assert streams == [1, 2], "the upload was cut and came once more"
+    assert streams == [2, 4], "the upload was cut and went on; both were announced by Held"
+    assert taken.count("b") == taken.count("a"), "no chunk was taken twice"
     assert len(waits) == 2
     assert waits[0] == waits[1], "the same bytes"
     counts = load_file(tmp_path / "out" / "keep_counts.safetensors")
@@ -146,6 +113,7 @@ async def until(condition: Callable[[], bool]) -> None:
 AUTHORITY = Authority("test", datetime.now(UTC), timedelta(days=1))
 SERVER = AUTHORITY.issue("aggregator", ("127.0.0.1",))
 SILO = AUTHORITY.issue("a")
+HELD = encode(words_pb2.HeldRequest())
 
 
 class Answers(RoundDriver):
@@ -155,12 +123,17 @@ class Answers(RoundDriver):
         super().__init__(AggregatorMetrics(CollectorRegistry()), lambda *_: None)
         self.uploads: list[list[bytes]] = []
         """Each stream's messages, as far as they came."""
+        self.forgets = False
+        """Whether it holds nothing of what came."""
         self.cut_after: list[int] = []
         """After how many messages each stream, up or down, is cut."""
         self.cut: Callable[[], object] = lambda: None
 
     async def next(self, silo: str) -> bytes:
         return encode(round_pb2.Offer(over=round_pb2.Over()))
+
+    async def held(self, silo: str, round_digest: bytes) -> bytes:
+        return encode(words_pb2.HeldReply(chunks=0 if self.forgets else sum(map(len, self.uploads))))
 
     async def upload(self, silo: str, chunks: AsyncIterator[bytes]) -> bytes:
         taken: list[bytes] = []
@@ -175,10 +148,10 @@ class Answers(RoundDriver):
     async def advance(self, silo: str, data: bytes) -> bytes:
         raise RoundAborted("/round: No space left on device", hint="is there room?")
 
-    async def committed(self, silo: str, round_digest: bytes, index: int) -> AsyncIterator[bytes]:
+    async def committed(self, silo: str, round_digest: bytes, index: int, offset: int = 0) -> AsyncIterator[bytes]:
         if silo != "a" or round_digest != b"r" * 32:
             raise UnexpectedMessage(f"is no auditor of chunk {index}", party=silo)
-        for sent in range(5):
+        for sent in range(offset, 5):
             if self.cut_after and sent == self.cut_after[0]:
                 del self.cut_after[0]
                 self.cut()
@@ -239,38 +212,47 @@ def test_an_upload_that_is_cut_again_long_after_the_first_time(behind: Behind, m
     monkeypatch.setattr(transport, "POLL_SECONDS", 0.5)
     messages = [encode(words_pb2.WordChunk(index=index, words=bytes(8))) for index in range(12)]
 
-    def slowly() -> Iterator[bytes]:
-        for message in messages:
+    def slowly(held: int) -> Iterator[bytes]:
+        for message in messages[held:]:
             time.sleep(0.15)  # of the network, which must not have taken the rest when it breaks
             clock[0] += 10
             yield message
 
-    behind.answers.cut_after = [1, 10]
-    behind.agent.perform(Upload(slowly))
+    behind.answers.cut_after = [1, 9]
+    behind.agent.perform(Upload(HELD, slowly))
     first, second, third = behind.answers.uploads
-    assert (len(first), len(second)) == (1, 10)
-    assert first + second[1:] + third[10:] == third == messages
+    assert (len(first), len(second)) == (1, 9)
+    assert first + second + third == messages
 
 
-def asked(index: int, round_: bytes = b"r" * 32) -> bytes:
-    return encode(words_pb2.CommittedRequest(round=round_, index=index))
+def test_an_upload_that_never_gets_further_is_given_up(behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An aggregator that takes chunks and forgets them cannot keep a silo sending."""
+    clock = [0.0]
+    monkeypatch.setattr(transport, "monotonic", lambda: clock[0])
+
+    def chunks(held: int) -> Iterator[bytes]:
+        assert held == 0
+        for _ in range(4):
+            clock[0] += 10
+            yield encode(words_pb2.WordChunk(words=bytes(8)))
+
+    behind.answers.forgets, behind.answers.cut_after = True, [1] * 100
+    with pytest.raises(ConnectionFailed, match="cannot be reached"):
+        behind.agent.perform(Upload(HELD, chunks))
+    assert 60 <= clock[0] < 300
+
+
+def asked(index: int, round_: bytes = b"r" * 32) -> Callable[[int], bytes]:
+    return lambda offset: encode(words_pb2.CommittedRequest(round=round_, index=index, offset=offset))
 
 
 @pytest.mark.parametrize("cut_after", [[], [3], [1, 4]])
-def test_a_chunks_committed_words_come_anew_when_they_are_cut(cut_after: list[int], behind: Behind) -> None:
+def test_a_chunks_committed_words_go_on_where_they_were_cut(cut_after: list[int], behind: Behind) -> None:
     behind.answers.cut_after = list(cut_after)
-    attempts: list[list[bytes]] = []
-
-    def take(pieces: Iterable[bytes]) -> None:
-        attempts.append([])
-        for piece in pieces:
-            attempts[-1].append(piece)
-
-    assert behind.agent.perform(Committed(asked(7), take)) is None
-    *broken, whole = attempts
-    assert whole == [encode(words_pb2.CommittedChunk(silo="7", words=bytes([n]) * 100_000)) for n in range(5)]
-    assert len(broken) == len(cut_after)
-    assert all(attempt == whole[: len(attempt)] for attempt in broken)
+    taken: list[bytes] = []
+    assert behind.agent.perform(Committed(asked(7), taken.extend)) is None
+    assert taken == [encode(words_pb2.CommittedChunk(silo="7", words=bytes([n]) * 100_000)) for n in range(5)]
+    assert behind.answers.cut_after == []
 
 
 def test_what_an_auditor_finds_wrong_is_its_own_error_and_not_tried_again(behind: Behind) -> None:
@@ -289,7 +271,7 @@ def test_who_is_no_auditor_is_refused(behind: Behind) -> None:
     with pytest.raises(ProtocolError, match="unexpected_message: a: is no auditor of chunk 3"):
         behind.agent.perform(Committed(asked(3, bytes(32)), list))
     with pytest.raises(ProtocolError, match="malformed_message"):
-        behind.agent.perform(Committed(asked(3) + b"x", list))
+        behind.agent.perform(Committed(lambda _: asked(3)(0) + b"x", list))
 
 
 def test_a_disk_that_is_full_over_there_is_no_fault_of_the_silo_or_the_connection(behind: Behind) -> None:
@@ -299,12 +281,12 @@ def test_a_disk_that_is_full_over_there_is_no_fault_of_the_silo_or_the_connectio
 
 @pytest.mark.clause("6.5.3")
 def test_what_a_silo_finds_wrong_in_its_own_upload_is_its_own_error(behind: Behind) -> None:
-    def changed() -> Iterator[bytes]:
+    def changed(_: int) -> Iterator[bytes]:
         yield encode(words_pb2.WordChunk(words=bytes(8)))
         raise BadUpload("chunk 1 is not what was sent before", party="a")
 
     with pytest.raises(BadUpload, match="chunk 1 is not what was sent before"):
-        behind.agent.perform(Upload(changed))
+        behind.agent.perform(Upload(HELD, changed))
 
 
 @pytest.mark.clause("7.5")

@@ -27,6 +27,7 @@ AUTHORITY = Authority("test", datetime.now(UTC), timedelta(days=1))
 SERVER = AUTHORITY.issue("aggregator", ("127.0.0.1",))
 SILO = AUTHORITY.issue("a")
 OVER = round_pb2.Offer(over=round_pb2.Over())
+HELD = encode(words_pb2.HeldRequest())
 MESSAGES = [encode(words_pb2.WordChunk(index=index, words=bytes([index]) * 1_000_000)) for index in range(12)]
 
 
@@ -35,16 +36,18 @@ class Answers(RoundDriver):
 
     def __init__(self) -> None:
         super().__init__(AggregatorMetrics(CollectorRegistry()), lambda *_: None)
-        self.uploads: list[list[bytes]] = []
+        self.taken: list[bytes] = []
 
     async def next(self, silo: str) -> bytes:
         return encode(OVER)
 
+    async def held(self, silo: str, round_digest: bytes) -> bytes:
+        return encode(words_pb2.HeldReply(chunks=len(self.taken)))
+
     async def upload(self, silo: str, chunks: AsyncIterator[bytes]) -> bytes:
-        self.uploads.append(taken := [])
         async for chunk in chunks:
-            taken.append(chunk)
-        return encode(words_pb2.UploadReceipt(chunks=len(taken)))
+            self.taken.append(chunk)
+        return encode(words_pb2.UploadReceipt(chunks=len(self.taken)))
 
 
 @dataclass
@@ -102,12 +105,12 @@ def test_everything_goes_through_the_proxy(world: World, stack: ExitStack, tmp_p
     world.start_proxy()
     agent = world.agent(stack, world.url)
     assert agent.next() == OVER
-    agent.perform(Upload(lambda: iter(MESSAGES)))
+    agent.perform(Upload(HELD, lambda held: iter(MESSAGES[held:])))
     content = b"keep" * 1_000_000
     (tmp_path / "offered").write_bytes(content)
     world.answers.files.offer_candidate(sha256(content).digest(), tmp_path / "offered", ["a"])
     agent.candidate(sha256(content).digest(), tmp_path / "candidate.safetensors", len(content))
-    assert world.answers.uploads == [MESSAGES]
+    assert world.answers.taken == MESSAGES
     assert (tmp_path / "candidate.safetensors").read_bytes() == content
     assert world.callers == [OUTGOING]
 
@@ -118,17 +121,17 @@ def test_a_proxy_that_goes_away_in_an_upload_is_waited_for(world: World, stack: 
     agent = world.agent(stack, world.url)
     attempts: list[int] = []
 
-    def chunks() -> Iterator[bytes]:
+    def chunks(held: int) -> Iterator[bytes]:
         attempts.append(0)
         if world.proxy is None:
             world.start_proxy()
-        for index, message in enumerate(MESSAGES):
+        for index, message in enumerate(MESSAGES[held:]):
             if index == 6 and len(attempts) == 1:
                 world.stop_proxy()
             yield message
 
-    agent.perform(Upload(chunks))
-    assert world.answers.uploads[-1] == MESSAGES
+    agent.perform(Upload(HELD, chunks))
+    assert world.answers.taken == MESSAGES
     assert len(attempts) > 1
     assert set(world.callers) == {OUTGOING}
 

@@ -250,10 +250,10 @@ class Simulation:
         match call:
             case Advance(message):
                 return await self._call(self._advance, silo, message)
-            case Upload(chunks):
-                await self._call(self._upload, silo, chunks)
-            case Committed(request, take):
-                take(await self._call(self._committed, silo, request))
+            case Upload(request, chunks):
+                await self._call(self._upload, silo, request, chunks)
+            case Committed(request_from, take):
+                take(await self._call(self._committed, silo, request_from(0)))
         return None
 
     async def _call(self, handler: Callable[..., Awaitable[Result]], *arguments: Any) -> Result:
@@ -313,9 +313,15 @@ class Simulation:
     async def _advance(self, driver: RoundDriver, silo: str, message: bytes) -> bytes:
         return await driver.advance(silo, message)
 
-    async def _upload(self, driver: RoundDriver, silo: str, chunks: Callable[[], Iterator[bytes]]) -> None:
+    async def _upload(
+        self, driver: RoundDriver, silo: str, request: bytes, chunks: Callable[[int], Iterator[bytes]]
+    ) -> None:
+        asked = decode(words_pb2.HeldRequest, request, MESSAGE_LIMIT)
+        held = decode(words_pb2.HeldReply, await driver.held(silo, asked.round), MESSAGE_LIMIT).chunks
+        await self._travel()
+
         async def travelling() -> AsyncIterator[bytes]:
-            for chunk in chunks():
+            for chunk in chunks(held):
                 await self._travel()
                 yield chunk
 

@@ -66,6 +66,10 @@ async def listed(stream: AsyncIterator[bytes]) -> list[bytes]:
     return [piece async for piece in stream]
 
 
+async def held_of(driver: RoundDriver, silo: str, round_digest: bytes) -> int:
+    return decode(words_pb2.HeldReply, await driver.held(silo, round_digest), MESSAGE_LIMIT).chunks
+
+
 class Driven:
     """One driver and the silos of one plan, each an agent's `one_round`. Lives in one event loop."""
 
@@ -106,11 +110,11 @@ class Driven:
             self._calls[silo] = next(self._rounds[silo])
         return self._calls[silo]
 
-    def chunks(self, silo: str) -> Iterator[bytes]:
+    def chunks(self, silo: str, held: int = 0) -> Iterator[bytes]:
         """What the silo uploads now, masked as it is asked for."""
         call = self.call(silo)
         assert isinstance(call, Upload)
-        return call.chunks()
+        return call.chunks(held)
 
     async def step(self, silo: str) -> None:
         """The silo's next call and what came back."""
@@ -130,12 +134,13 @@ class Driven:
             case Upload():
                 await self.upload(silo)
             case Committed(request, take):
-                asked = decode(words_pb2.CommittedRequest, request, MESSAGE_LIMIT)
+                asked = decode(words_pb2.CommittedRequest, request(0), MESSAGE_LIMIT)
                 take(await listed(self.driver.committed(silo, asked.round, asked.index)))
         return None
 
     async def upload(self, silo: str) -> None:
-        await self.driver.upload(silo, iterate(self.chunks(silo)))
+        held = await held_of(self.driver, silo, self.round.digest)
+        await self.driver.upload(silo, iterate(self.chunks(silo, held)))
 
     async def take_part(self, silo: str, until: Phase = Phase.DONE) -> None:
         """From the offer to DONE; with `until`, silent from that phase on."""

@@ -24,25 +24,29 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17sparsilo/v1/words.proto\x12\x0bsparsilo.v1\"8\n\tWordChunk\x12\r\n\x05round\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\r\x12\r\n\x05words\x18\x03 \x01(\x0c\"\x1f\n\rUploadReceipt\x12\x0e\n\x06\x63hunks\x18\x01 \x01(\r\"0\n\x10\x43ommittedRequest\x12\r\n\x05round\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\r\";\n\x0e\x43ommittedChunk\x12\x0c\n\x04silo\x18\x01 \x01(\t\x12\r\n\x05words\x18\x02 \x01(\x0c\x12\x0c\n\x04path\x18\x03 \x03(\x0c\"V\n\x0b\x46ileRequest\x12\x13\n\tcandidate\x18\x01 \x01(\x0cH\x00\x12\x14\n\ntranscript\x18\x02 \x01(\x0cH\x00\x12\x14\n\nopened_sum\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04\x66ile\"\x19\n\tFilePiece\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xce\x01\n\x05Words\x12>\n\x06Upload\x12\x16.sparsilo.v1.WordChunk\x1a\x1a.sparsilo.v1.UploadReceipt(\x01\x12I\n\tCommitted\x12\x1d.sparsilo.v1.CommittedRequest\x1a\x1b.sparsilo.v1.CommittedChunk0\x01\x12:\n\x04\x46ile\x12\x18.sparsilo.v1.FileRequest\x1a\x16.sparsilo.v1.FilePiece0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17sparsilo/v1/words.proto\x12\x0bsparsilo.v1\"\x1c\n\x0bHeldRequest\x12\r\n\x05round\x18\x01 \x01(\x0c\"\x1b\n\tHeldReply\x12\x0e\n\x06\x63hunks\x18\x01 \x01(\r\"8\n\tWordChunk\x12\r\n\x05round\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\r\x12\r\n\x05words\x18\x03 \x01(\x0c\"\x1f\n\rUploadReceipt\x12\x0e\n\x06\x63hunks\x18\x01 \x01(\r\"@\n\x10\x43ommittedRequest\x12\r\n\x05round\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\r\x12\x0e\n\x06offset\x18\x03 \x01(\r\";\n\x0e\x43ommittedChunk\x12\x0c\n\x04silo\x18\x01 \x01(\t\x12\r\n\x05words\x18\x02 \x01(\x0c\x12\x0c\n\x04path\x18\x03 \x03(\x0c\"f\n\x0b\x46ileRequest\x12\x13\n\tcandidate\x18\x01 \x01(\x0cH\x00\x12\x14\n\ntranscript\x18\x02 \x01(\x0cH\x00\x12\x14\n\nopened_sum\x18\x03 \x01(\x0cH\x00\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x42\x06\n\x04\x66ile\"\x19\n\tFilePiece\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\x88\x02\n\x05Words\x12\x38\n\x04Held\x12\x18.sparsilo.v1.HeldRequest\x1a\x16.sparsilo.v1.HeldReply\x12>\n\x06Upload\x12\x16.sparsilo.v1.WordChunk\x1a\x1a.sparsilo.v1.UploadReceipt(\x01\x12I\n\tCommitted\x12\x1d.sparsilo.v1.CommittedRequest\x1a\x1b.sparsilo.v1.CommittedChunk0\x01\x12:\n\x04\x46ile\x12\x18.sparsilo.v1.FileRequest\x1a\x16.sparsilo.v1.FilePiece0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sparsilo.v1.words_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WORDCHUNK']._serialized_start=40
-  _globals['_WORDCHUNK']._serialized_end=96
-  _globals['_UPLOADRECEIPT']._serialized_start=98
-  _globals['_UPLOADRECEIPT']._serialized_end=129
-  _globals['_COMMITTEDREQUEST']._serialized_start=131
-  _globals['_COMMITTEDREQUEST']._serialized_end=179
-  _globals['_COMMITTEDCHUNK']._serialized_start=181
-  _globals['_COMMITTEDCHUNK']._serialized_end=240
-  _globals['_FILEREQUEST']._serialized_start=242
-  _globals['_FILEREQUEST']._serialized_end=328
-  _globals['_FILEPIECE']._serialized_start=330
-  _globals['_FILEPIECE']._serialized_end=355
-  _globals['_WORDS']._serialized_start=358
-  _globals['_WORDS']._serialized_end=564
+  _globals['_HELDREQUEST']._serialized_start=40
+  _globals['_HELDREQUEST']._serialized_end=68
+  _globals['_HELDREPLY']._serialized_start=70
+  _globals['_HELDREPLY']._serialized_end=97
+  _globals['_WORDCHUNK']._serialized_start=99
+  _globals['_WORDCHUNK']._serialized_end=155
+  _globals['_UPLOADRECEIPT']._serialized_start=157
+  _globals['_UPLOADRECEIPT']._serialized_end=188
+  _globals['_COMMITTEDREQUEST']._serialized_start=190
+  _globals['_COMMITTEDREQUEST']._serialized_end=254
+  _globals['_COMMITTEDCHUNK']._serialized_start=256
+  _globals['_COMMITTEDCHUNK']._serialized_end=315
+  _globals['_FILEREQUEST']._serialized_start=317
+  _globals['_FILEREQUEST']._serialized_end=419
+  _globals['_FILEPIECE']._serialized_start=421
+  _globals['_FILEPIECE']._serialized_end=446
+  _globals['_WORDS']._serialized_start=449
+  _globals['_WORDS']._serialized_end=713
 # @@protoc_insertion_point(module_scope)

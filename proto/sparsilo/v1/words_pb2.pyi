@@ -6,6 +6,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class HeldRequest(_message.Message):
+    __slots__ = ("round",)
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    round: bytes
+    def __init__(self, round: _Optional[bytes] = ...) -> None: ...
+
+class HeldReply(_message.Message):
+    __slots__ = ("chunks",)
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    chunks: int
+    def __init__(self, chunks: _Optional[int] = ...) -> None: ...
+
 class WordChunk(_message.Message):
     __slots__ = ("round", "index", "words")
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -23,12 +35,14 @@ class UploadReceipt(_message.Message):
     def __init__(self, chunks: _Optional[int] = ...) -> None: ...
 
 class CommittedRequest(_message.Message):
-    __slots__ = ("round", "index")
+    __slots__ = ("round", "index", "offset")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
     round: bytes
     index: int
-    def __init__(self, round: _Optional[bytes] = ..., index: _Optional[int] = ...) -> None: ...
+    offset: int
+    def __init__(self, round: _Optional[bytes] = ..., index: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class CommittedChunk(_message.Message):
     __slots__ = ("silo", "words", "path")
@@ -41,14 +55,16 @@ class CommittedChunk(_message.Message):
     def __init__(self, silo: _Optional[str] = ..., words: _Optional[bytes] = ..., path: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class FileRequest(_message.Message):
-    __slots__ = ("candidate", "transcript", "opened_sum")
+    __slots__ = ("candidate", "transcript", "opened_sum", "offset")
     CANDIDATE_FIELD_NUMBER: _ClassVar[int]
     TRANSCRIPT_FIELD_NUMBER: _ClassVar[int]
     OPENED_SUM_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
     candidate: bytes
     transcript: bytes
     opened_sum: bytes
-    def __init__(self, candidate: _Optional[bytes] = ..., transcript: _Optional[bytes] = ..., opened_sum: _Optional[bytes] = ...) -> None: ...
+    offset: int
+    def __init__(self, candidate: _Optional[bytes] = ..., transcript: _Optional[bytes] = ..., opened_sum: _Optional[bytes] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class FilePiece(_message.Message):
     __slots__ = ("data",)

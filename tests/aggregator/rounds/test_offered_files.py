@@ -15,8 +15,9 @@ from sparsilo.v1 import words_pb2
 from support.driven import Driven, plan
 
 
-async def served(files: OfferedFiles, kind: str, digest: bytes, silo: str = "silo-000") -> list[bytes]:
-    return [decode(words_pb2.FilePiece, piece, MESSAGE_LIMIT).data async for piece in files.pieces(silo, kind, digest)]
+async def served(files: OfferedFiles, kind: str, digest: bytes, silo: str = "silo-000", offset: int = 0) -> list[bytes]:
+    pieces = files.pieces(silo, kind, digest, offset)
+    return [decode(words_pb2.FilePiece, piece, MESSAGE_LIMIT).data async for piece in pieces]
 
 
 @pytest.mark.parametrize("size", [0, 1, 6, 7, 8, 20])
@@ -31,6 +32,8 @@ def test_candidates_are_served_by_digest(size: int, tmp_path: Path, monkeypatch:
         pieces = await served(files, "candidate", digest)
         assert b"".join(pieces) == content
         assert all(0 < len(piece) <= 7 for piece in pieces)
+        for offset in (1, size, size + 9):
+            assert b"".join(await served(files, "candidate", digest, offset=offset)) == content[offset:]
         others = [("candidate", b""), ("candidate", sha256(b"another").digest()), ("", digest)]
         for kind, unknown in (*others, ("transcript", digest), ("opened_sum", digest)):
             with pytest.raises(ProtocolError, match="no such file"):

@@ -25,7 +25,7 @@ from scenarios.world import World, plain_sum
 from silo_agent.network.calls import Advance, Call, Committed, Upload
 from silo_agent.rounds.committed_words import SUM_FILE
 from sparsilo.v1 import words_pb2
-from support.driven import Driven, iterate, listed, plan
+from support.driven import Driven, held_of, iterate, listed, plan
 from support.plans import signing_keys
 
 A, B, C, D = (f"silo-{index:03d}" for index in range(4))
@@ -78,8 +78,8 @@ class Recorded(Driven):
 
     async def perform(self, silo: str, call: Call) -> bytes | None:
         match call:
-            case Upload(chunks):
-                data = list(chunks())
+            case Upload(_, chunks):
+                data = list(chunks(0))
                 answer = await super().perform(silo, call)
             case Advance():
                 answer = await super().perform(silo, call)
@@ -117,7 +117,8 @@ class Recorded(Driven):
                     case Advance(message):  # also what was answered: the answer may have been lost on its way
                         assert await driver.advance(silo, message) == data[0]
                     case Upload() if at >= came_back.get(silo, 0):
-                        await driver.upload(silo, iterate(iter(data)))
+                        held = await held_of(driver, silo, self.round.digest)
+                        await driver.upload(silo, iterate(iter(data[held:])))
                     case Committed(request) if at >= came_back.get(silo, 0):
                         assert await committed(driver, silo, request) == data
             if silo == D:
@@ -133,8 +134,8 @@ class Recorded(Driven):
         assert (folder / SUM_FILE).read_bytes() == (self.folder / SUM_FILE).read_bytes()
 
 
-async def committed(driver: RoundDriver, silo: str, request: bytes) -> list[bytes]:
-    asked = decode(words_pb2.CommittedRequest, request, MESSAGE_LIMIT)
+async def committed(driver: RoundDriver, silo: str, request: Callable[[int], bytes]) -> list[bytes]:
+    asked = decode(words_pb2.CommittedRequest, request(0), MESSAGE_LIMIT)
     return await listed(driver.committed(silo, asked.round, asked.index))
 
 
@@ -189,12 +190,13 @@ def test_a_silo_is_held_to_what_it_told_the_killed_aggregator(tmp_path: Path) ->
     asyncio.run(asyncio.wait_for(work(), 300))
 
 
-@pytest.mark.parametrize("call", ["advance", "upload", "committed"])
+@pytest.mark.parametrize("call", ["advance", "held", "upload", "committed"])
 def test_who_waits_for_a_round_that_never_begins_is_told(call: str) -> None:
     async def work() -> None:
         driver = RoundDriver(AggregatorMetrics(CollectorRegistry()), lambda *_: None)
         calls = {
             "advance": lambda: driver.advance(A, b""),
+            "held": lambda: driver.held(A, bytes(32)),
             "upload": lambda: driver.upload(A, iterate(iter([]))),
             "committed": lambda: listed(driver.committed(A, bytes(32), 0)),
         }

@@ -58,7 +58,7 @@ class Agent:
     def message(self) -> bytes:
         call = self.calls[-1][1] if self.calls else self.go_on()
         while isinstance(call, Committed):
-            index = decode(words_pb2.CommittedRequest, call.request, MESSAGE_LIMIT).index
+            index = decode(words_pb2.CommittedRequest, call.request(0), MESSAGE_LIMIT).index
             call.take(map(encode, self.world.committed(index)))
             call = self.go_on()
         assert isinstance(call, Advance)
@@ -73,8 +73,11 @@ class Agent:
     def masked(self, index: int, words: Words) -> bytes:
         call = self.calls[-1][1]
         if isinstance(call, Upload):
-            self._uploaded = list(call.chunks())
-            assert self._uploaded == list(call.chunks()), "a retry brings the same bytes"
+            asked = decode(words_pb2.HeldRequest, call.request, MESSAGE_LIMIT)
+            assert asked.round == self.world.round.digest
+            self._uploaded = list(call.chunks(0))
+            for held in range(len(self._uploaded) + 1):
+                assert list(call.chunks(held)) == self._uploaded[held:], "a retry brings the same bytes"
             self.go_on()
         chunk = decode(words_pb2.WordChunk, self._uploaded[index], MESSAGE_LIMIT)
         assert (chunk.round, chunk.index) == (self.world.round.digest, index)
@@ -202,12 +205,12 @@ def test_an_upload_whose_file_changed_stops_before_the_chunk(changed: int, store
     step_until(Phase.UPLOAD, me)
     call = me.calls[-1][1]
     assert isinstance(call, Upload)
-    first, again = list(call.chunks()), []
+    first, again = list(call.chunks(0)), []
     assert len(first) == 4
     chunk = me.world.layout.chunks[changed]
     me.release.values[chunk.section.name][chunk.start + chunk.lanes - 1] ^= 1
     with pytest.raises(BadUpload, match=f"silo-001: chunk {changed} is not what was sent before"):
-        for data in call.chunks():
+        for data in call.chunks(0):
             again.append(data)
     assert again == first[:changed]
     assert me.session.phase is Phase.ABORTED
@@ -230,7 +233,7 @@ def test_without_its_chunks_recomputed_an_agent_gives_no_verdict(
     step_until(Phase.AUDIT, me)
     call = me.calls[-1][1]
     assert isinstance(call, Committed)
-    index = decode(words_pb2.CommittedRequest, call.request, MESSAGE_LIMIT).index
+    index = decode(words_pb2.CommittedRequest, call.request(0), MESSAGE_LIMIT).index
     with pytest.raises(error, match=r"^aggregator: "):
         call.take(iter(alter([encode(piece) for piece in me.world.committed(index)])))
     with pytest.raises((UnexpectedMessage, RuntimeError)):
