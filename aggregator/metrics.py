@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from crypto.names import ReleaseKind
+from crypto.names import Phase, ReleaseKind
 from silo_agent.host.metrics import PHASES, RoundMetrics, from_zero
 
 
@@ -18,6 +18,14 @@ class AggregatorMetrics(RoundMetrics):
         self.connected_silos = Gauge(
             f"{prefix}_connected_silos", "Silos that called within the last 90 seconds.", registry=registry
         )
+        self.awaited = Gauge(
+            f"{prefix}_awaited_silos", "Silos that the present phase waits for.", ["phase"], registry=registry
+        )
+        self.late = Gauge(
+            f"{prefix}_late_silos", "Those of them that have used up half of its time.", ["phase"], registry=registry
+        )
+        for phase in PHASES:
+            self.awaits(phase, 0, 0)
         self.dropped = Counter(f"{prefix}_dropped", "Silos dropped.", ["phase"], registry=registry)
         self.declined = Counter(f"{prefix}_declined", "Silos that declined a round.", ["release"], registry=registry)
         self.refused_calls = Counter(f"{prefix}_refused_calls", "Calls refused.", ["reason"], registry=registry)
@@ -26,3 +34,8 @@ class AggregatorMetrics(RoundMetrics):
         from_zero(self.declined, *((release,) for release in ReleaseKind))
         from_zero(self.refused_calls, ("expired",), ("revoked",), ("unknown",), ("too_old",), ("other_key",))
         from_zero(self.runs, ("done",), ("failed",), ("cancelled",))
+
+    def awaits(self, phase: Phase, awaited: int, late: int) -> None:
+        """Show how many silos a phase waits for, and how many of them are late."""
+        self.awaited.labels(phase).set(awaited)
+        self.late.labels(phase).set(late)

@@ -22,6 +22,8 @@ FEWEST_SILOS: Final = 3
 MOST_SILOS: Final = 200
 RUN_BYTES: Final = 16
 DIGEST_BYTES: Final = 32
+USUAL_LEAST_RATE: Final = 125_000
+"""Bytes a second, 1 Mbit/s: an eighth of what a line of 8 Mbit/s has."""
 SILO_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 """A DNS label (RFC 1123): a silo's name is also its certificate's subject."""
 
@@ -81,6 +83,11 @@ class Plan:
     def honest_survivors(self) -> int:
         """Honest silos that every sum of the plan, and every combination of such sums, is over at least."""
         return 2 if self.message.two_honest_survivors else 3
+
+    @property
+    def least_bytes_per_second(self) -> int:
+        """The least rate of a silo's words at which UPLOAD and AUDIT go on waiting for it."""
+        return self.message.least_bytes_per_second or USUAL_LEAST_RATE
 
     @cached_property
     def pruning(self) -> PruningWork:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
 from crypto.errors import PlanError
 from crypto.names import Allocation, ComparisonGroup, Pruner, ReleaseKind, Schedule
-from crypto.plan import Plan
+from crypto.plan import USUAL_LEAST_RATE, Plan
 from crypto.pruning.sparsity import Pattern, Sparsity, spell_ratio
 from crypto.releases.release_spec import release_spec
 from sparsilo.v1 import plan_pb2
@@ -261,7 +261,7 @@ class PlanOptions:
             PlanOption,
             "phase_seconds",
             _told_elsewhere,
-            "A phase closes this long after the last thing that arrived in it.",
+            "A phase waits so long for a silo, and so long again after each new chunk.",
             of_local=False,
         ),
     ] = 600
@@ -271,10 +271,21 @@ class PlanOptions:
             PlanOption,
             "preparation_seconds",
             _told_elsewhere,
-            "The same for PLAN, in which people approve and silos prune; phase_seconds at least.",
+            "The time for PLAN, in which people approve and silos prune; phase_seconds at least.",
             of_local=False,
         ),
     ] = 24 * 3600
+    least_bytes_per_second: Annotated[
+        int,
+        partial(
+            PlanOption,
+            "least_bytes_per_second",
+            _told_elsewhere,
+            "UPLOAD and AUDIT wait no longer for a silo whose words are slower than this on average.",
+            least=1,
+            of_local=False,
+        ),
+    ] = USUAL_LEAST_RATE
 
     @property
     def sparsity(self) -> Sparsity:

@@ -1,6 +1,5 @@
-"""Which silos are there: who called and when, whom a phase still waits for, and how long."""
+"""Which silos are there: who called and when, and of whom it is known that they will not come."""
 
-import asyncio
 from time import monotonic
 from typing import Final
 
@@ -12,18 +11,17 @@ CONNECTED_SECONDS: Final = 90.0
 
 
 class PresentSilos:
-    """What is known of every silo beside what it says, and the clock of the present phase.
+    """What is known of every silo beside what it says.
 
-    A silo is *gone* once its process has ended, *lost* from the round that drops it until it asks for another, and has
-    *declined* the one round that it will not take part in.
+    A silo is *gone* once its process has ended or it is revoked, *lost* from the round that drops it until it asks for
+    another, and has *declined* the one round that it will not take part in.
     """
 
     def __init__(self) -> None:
         self._called: dict[str, float] = {}
-        self._gone: set[str] = set()
+        self._gone: dict[str, str] = {}
         self._lost: set[str] = set()
         self._declined: set[tuple[bytes, str]] = set()
-        self._last_arrival = 0.0
 
     def called(self, silo: str) -> None:
         """A call of this silo was heard."""
@@ -37,9 +35,18 @@ class PresentSilos:
         """A silo asked for a round: it is not lost any more."""
         self._lost.discard(silo)
 
-    def gone(self, silo: str) -> None:
-        """A silo's process has ended: nobody waits for it, in this round or a later one."""
-        self._gone.add(silo)
+    def gone(self, silo: str, why: str) -> None:
+        """A silo is gone: nobody waits for it, in this round or a later one."""
+        self._gone[silo] = why
+
+    def why_not(self, silo: str, session: AggregatorSession) -> str:
+        """Return why nobody waits for a silo in a round; nothing where it may come."""
+        declined = (session.round.digest, silo) in self._declined
+        return self._gone.get(silo) or ("declined the round" if declined else "")
+
+    def is_lost(self, silo: str) -> bool:
+        """Return whether a silo was dropped, and has asked for no round since."""
+        return silo in self._lost
 
     def dropped(self, session: AggregatorSession) -> None:
         """A round has ended, and whomever it dropped is lost."""
@@ -53,18 +60,3 @@ class PresentSilos:
         """Return whether a round is still to be offered to a silo: it neither accepted nor declined it."""
         declined = (session.round.digest, silo) in self._declined
         return session.phase is Phase.PLAN and silo in session.expected and silo not in session.arrived and not declined
-
-    def arrived(self) -> None:
-        """A phase begins, or something new of it came: it waits anew for as long as the plan allows."""
-        self._last_arrival = asyncio.get_running_loop().time()
-
-    def seconds_left(self, session: AggregatorSession) -> float:
-        """Return how long the phase still waits; 0 or less where nobody is left to wait for, or the time is up."""
-        missing = set(session.expected) - session.arrived
-        if all(silo in self._gone or (session.round.digest, silo) in self._declined for silo in missing):
-            return 0
-        plan = session.round.plan.message
-        # A round a block would otherwise wait for a lost silo's preparation as often as there are blocks.
-        prepares = session.phase is Phase.PLAN and not missing <= self._lost
-        patience = plan.preparation_seconds if prepares else plan.phase_seconds
-        return self._last_arrival + patience - asyncio.get_running_loop().time()

@@ -1,15 +1,15 @@
 """The aggregator's driver: one round at a time over the silos that call in. Owns the clock, the disk and retries; no
 cryptography.
 
-Silos call, the aggregator never dials. A call waits here until its phase closes: when everybody expected has spoken,
-or nothing has arrived for as long as the plan allows. Whatever was answered is answered again to the same bytes, also
-by an aggregator that was killed and started again (aggregator/rounds/journal).
+Silos call, the aggregator never dials. A call waits here until its phase closes: when everybody expected has spoken, or
+has had the time that the plan gives (aggregator/rounds/phase_clock). Whatever was answered is answered again to the
+same bytes, also by an aggregator that was killed and started again (aggregator/rounds/journal).
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,11 +18,11 @@ from aggregator.rounds.closed_round import ClosedRound
 from aggregator.rounds.journal import CLOSED, SPOKE, UPLOADED, OpenJournal
 from aggregator.rounds.offered_files import OfferedFiles
 from aggregator.rounds.present_silos import PresentSilos
-from aggregator.rounds.running_round import RunningRound
+from aggregator.rounds.running_round import RunningRound, disk_failed
 from aggregator.rounds.sqlite_journal import SqliteJournal
 from aggregator.rounds.traffic import CountedTraffic
 from crypto.encoding.wire import encode
-from crypto.errors import RoundAborted, SparsiloError, UnexpectedMessage
+from crypto.errors import SparsiloError, UnexpectedMessage
 from crypto.names import Phase
 from crypto.secagg.round import Round
 from sparsilo.v1 import round_pb2, words_pb2
@@ -73,7 +73,7 @@ class RoundDriver:
                 await self._run_phase(running)
                 seconds[phase] = clock() - start
             if not running.committed:  # a backend without AUDIT
-                with self._on_disk(running):
+                with running.on_disk():
                     await running.open_sum()
         except (SparsiloError, asyncio.CancelledError) as error:
             reason = str(error) or "the aggregator ended the run"
@@ -100,9 +100,9 @@ class RoundDriver:
             self._over = self._over or round_pb2.Over(failure=failure)
             self._changed.notify_all()
 
-    async def gone(self, silo: str) -> None:
-        """A silo's process is known to have ended: nobody waits for it any more."""
-        self.present.gone(silo)
+    async def gone(self, silo: str, why: str = "its process has ended") -> None:
+        """A silo is known to be gone: nobody waits for it any more."""
+        self.present.gone(silo, why)
         await self._wake()
 
     # What silos call.
@@ -142,9 +142,8 @@ class RoundDriver:
             if (silo, digest) not in running.answers:
                 if not running.waits_on(silo, digest):  # asking again is no arrival
                     running.receive(silo, data)
-                    self.present.arrived()
                     self._changed.notify_all()
-                    with self._on_disk(running):
+                    with running.on_disk():
                         running.journal.note(SPOKE, silo, data)
                 await self._changed.wait_for(lambda: (silo, digest) in running.answers)
             return running.answers[silo, digest]
@@ -174,14 +173,14 @@ class RoundDriver:
             running.check_going_on()
             if session.phase is not Phase.UPLOAD:
                 raise UnexpectedMessage("the upload came too late", party=silo)
-            with self._on_disk(running):
+            with running.on_disk():
                 spool.take(stream, data)
-            self.present.arrived()
-        with self._on_disk(running):
+            running.clock.brought(silo, len(data))
+        with running.on_disk():
             root = await asyncio.to_thread(spool.root)
         if session.phase is not Phase.UPLOAD:  # and the journal may be closed
             raise UnexpectedMessage("the upload ended too late", party=silo)
-        with self._on_disk(running):
+        with running.on_disk():
             running.journal.note(UPLOADED, silo, root)
         session.uploaded(silo, root)
         return encode(words_pb2.UploadReceipt(chunks=spool.held))
@@ -197,11 +196,11 @@ class RoundDriver:
         running.check_going_on()
         if running.session.round.digest != round_digest or not running.session.may_audit(silo, index):
             raise UnexpectedMessage(f"is no auditor of chunk {index}", party=silo)
-        self.present.arrived()
-        for words in running.committed[offset:]:
-            with self._on_disk(running):
+        for at, words in enumerate(running.committed[offset:], offset):
+            with running.on_disk():
                 piece = encode(await asyncio.to_thread(words.chunk, index))
             yield piece
+            running.clock.served(silo, index, at, len(piece))
 
     # How a round goes on.
 
@@ -210,40 +209,45 @@ class RoundDriver:
         async with self._changed:
             try:
                 earlier = self._round.own_answers if self._round else {}
-                running = RunningRound(round_, folder, self._threads, earlier, self._open_journal)
+                journal = self._open_journal
+                running = RunningRound(round_, folder, self._threads, earlier, journal, self.present, self._wake_soon)
                 await running.replay()
             except OSError as error:
-                raise _disk_failed(folder, error) from None
+                raise disk_failed(folder, error) from None
             self._round = running
             self._changed.notify_all()
         return running
 
     async def _run_phase(self, running: RunningRound) -> None:
-        session, phase = running.session, running.session.phase
+        phase = running.session.phase
         await self._all_arrived_or_late(running)
         async with self._changed:  # nobody speaks while the phase closes
+            self.metrics.awaits(phase, 0, 0)
             if running.disk_failure:
                 raise running.disk_failure
-            with self._on_disk(running):
+            for silo, why in running.clock.reasons().items():
+                running.why_dropped[silo] = why
+                _log.warning("%s: dropped in phase %s: %s", silo, phase, why)
+            with running.on_disk():
                 answers = await running.close_phase()
                 running.journal.note(CLOSED, "", b"")
             running.answer(answers)
             self._changed.notify_all()
-        for silo, dropped_in in session.dropped.items():
-            if dropped_in is phase:
-                _log.warning("%s: dropped in phase %s", silo, phase)
 
     async def _all_arrived_or_late(self, running: RunningRound) -> None:
-        session = running.session
-        self.present.arrived()
+        named: set[str] = set()
         async with self._changed:
             while True:
-                self._watch(f"{session.phase}", len(session.arrived), len(session.expected))
-                left = self.present.seconds_left(session)
-                if running.disk_failure or left <= 0:
+                waiting = running.clock.waiting()
+                self.metrics.awaits(waiting.phase, len(waiting.awaited), len(waiting.late))
+                if late := [silo for silo in waiting.late if silo not in named]:
+                    named.update(late)
+                    _log.warning("phase %s still waits for %s, until %s at the latest", *waiting.named(late))
+                self._watch(f"{waiting.phase}", waiting.arrived, waiting.expected)
+                if running.disk_failure or running.clock.seconds_left() <= 0:
                     return
                 with suppress(TimeoutError):  # words may have arrived in the meantime; nobody is notified of those
-                    async with asyncio.timeout(left):
+                    async with asyncio.timeout(running.clock.seconds_to_next()):
                         await self._changed.wait()
 
     async def _abort(self, running: RunningRound, reason: str) -> None:
@@ -278,26 +282,11 @@ class RoundDriver:
             raise UnexpectedMessage("no round has begun", party=silo)
         return self._round
 
-    @contextmanager
-    def _on_disk(self, running: RunningRound) -> Iterator[None]:
-        """A disk that fails ends the round: nothing is answered that a restart would not remember (4.11).
-
-        Raises RoundAborted, here and in `run`.
-        """
-        try:
-            yield
-        except OSError as error:
-            running.disk_failure = _disk_failed(running.folder, error)
-            waking = asyncio.create_task(self._wake())
-            self._waking.add(waking)  # a task that nobody refers to may never run
-            waking.add_done_callback(self._waking.discard)
-            raise running.disk_failure from None
+    def _wake_soon(self) -> None:
+        waking = asyncio.create_task(self._wake())
+        self._waking.add(waking)  # a task that nobody refers to may never run
+        waking.add_done_callback(self._waking.discard)
 
     async def _wake(self) -> None:
         async with self._changed:
             self._changed.notify_all()
-
-
-def _disk_failed(folder: Path, error: OSError) -> RoundAborted:
-    reason = f"{folder}: {error.strerror or error}"
-    return RoundAborted(reason, hint="is there room on the aggregator's disk, and is it a local one?")

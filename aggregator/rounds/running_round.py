@@ -4,15 +4,18 @@ its journal, the uploads and the opened sum.
 
 import asyncio
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
 from aggregator.rounds.journal import CLOSED, SPOKE, UPLOADED, OpenJournal
+from aggregator.rounds.phase_clock import PhaseClock
+from aggregator.rounds.present_silos import PresentSilos
 from aggregator.rounds.spool import Spool
 from aggregator.rounds.word_sum import write_sum
 from crypto.backends.backend_spec import backend_spec
-from crypto.errors import RoundAborted
+from crypto.errors import RoundAborted, TooFewSurvivors
 from crypto.names import Phase, ReleaseKind
 from crypto.primitives import merkle
 from crypto.secagg.round import Round
@@ -28,10 +31,19 @@ class RunningRound:
 
     A message is answered when its phase closes, and again by the same bytes whenever it comes again: `earlier` are the
     answers of the round before, of which some may have been lost on their way. Nobody asks for older ones.
-    Raises InputError where the folder is another round's.
+    `wake` is called when the disk fails. Raises InputError where the folder is another round's.
     """
 
-    def __init__(self, round_: Round, folder: Path, threads: int, earlier: Answers, open_journal: OpenJournal) -> None:
+    def __init__(
+        self,
+        round_: Round,
+        folder: Path,
+        threads: int,
+        earlier: Answers,
+        open_journal: OpenJournal,
+        present: PresentSilos,
+        wake: Callable[[], None],
+    ) -> None:
         spec = backend_spec(round_.plan.backend)
         lengths = spec.upload_lengths(round_.layout)
         self.session, self.folder = spec.aggregator_session(round_), folder
@@ -46,8 +58,11 @@ class RunningRound:
         self.disk_failure: RoundAborted | None = None
         self.ended: RoundAborted | None = None
         """Why the round was aborted, for silos that have something to say only now."""
+        self.why_dropped: dict[str, str] = {}
+        """Of each silo that was dropped since the process began, why."""
         self._waits_on: dict[str, bytes] = {}
-        self._threads = threads
+        self._threads, self._present, self._wake = threads, present, wake
+        self.clock = PhaseClock(self.session, present)
 
     @property
     def release_kind(self) -> ReleaseKind:
@@ -91,10 +106,19 @@ class RunningRound:
             raise self.ended
 
     async def close_phase(self) -> dict[str, bytes]:
-        """Return each silo's answer; UNMASK opens the sum first. Raises TooFewSurvivors naming the phase."""
-        if self.session.phase is Phase.UNMASK:
-            await self.open_sum()
-        return await asyncio.to_thread(self.session.close_phase)
+        """Return each silo's answer; UNMASK opens the sum first. Raises TooFewSurvivors naming the phase, and who was
+        dropped when and why.
+        """
+        try:
+            if self.session.phase is Phase.UNMASK:
+                await self.open_sum()
+            answers = await asyncio.to_thread(self.session.close_phase)
+        except TooFewSurvivors as error:
+            dropped = sorted(self.session.dropped.items())
+            whys = (f"{silo} in {phase}, {self.why_dropped.get(silo, 'before a restart')}" for silo, phase in dropped)
+            raise TooFewSurvivors(error.message, hint=f"dropped: {'; '.join(whys)}") from None
+        self.clock = PhaseClock(self.session, self._present)
+        return answers
 
     def answer(self, answers: Mapping[str, bytes]) -> None:
         """Give silos the answer to what they wait on."""
@@ -116,3 +140,22 @@ class RunningRound:
         opened = CommittedWords(file, layout.lengths, "", leaves)
         self.committed = [*(spool.committed() for spool in survivors), opened]
         session.summed(merkle.root(leaves))
+
+    @contextmanager
+    def on_disk(self) -> Iterator[None]:
+        """A disk that fails ends the round: nothing is answered that a restart would not remember (4.11).
+
+        Raises RoundAborted, here and in the driver's `run`.
+        """
+        try:
+            yield
+        except OSError as error:
+            self.disk_failure = disk_failed(self.folder, error)
+            self._wake()
+            raise self.disk_failure from None
+
+
+def disk_failed(folder: Path, error: OSError) -> RoundAborted:
+    """Return the error that ends a round for everybody."""
+    reason = f"{folder}: {error.strerror or error}"
+    return RoundAborted(reason, hint="is there room on the aggregator's disk, and is it a local one?")

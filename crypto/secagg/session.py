@@ -229,6 +229,11 @@ class AggregatorSession(ABC):
         """Return whether, in AUDIT, a silo recomputes that chunk and may be given it."""
         raise RuntimeError(f"{silo} asks for chunk {index} of a backend that has no AUDIT")
 
+    @property
+    def audited_bytes(self) -> Mapping[str, int]:
+        """How many bytes of words each auditor has to fetch in AUDIT."""
+        return {}
+
     def close_phase(self) -> dict[str, bytes]:
         """Drop whoever has not spoken; return the answers to the others. Raises TooFewSurvivors naming the phase."""
         exchange = self._table[self.phase]
@@ -269,15 +274,16 @@ class AggregatorSession(ABC):
     def _enough(self, spoke: Mapping[str, Any]) -> None:
         """Drop whoever did not speak. Raises TooFewSurvivors naming the phase."""
         self.dropped |= {silo: self.phase for silo in self.expected if silo not in spoke}
-        fewest = self._fewest()
+        fewest = self.fewest
         if len(spoke) < fewest:
             raise TooFewSurvivors(
                 f"phase {self.phase}: {len(spoke)} of {len(self.round.silos)} silos answered and {fewest} are needed",
                 hint=f"dropped: {', '.join(f'{silo} in {when}' for silo, when in sorted(self.dropped.items()))}",
             )
 
-    def _fewest(self) -> int:
-        """Return how many silos the present phase needs: least survivors until they are fixed, then the threshold."""
+    @property
+    def fewest(self) -> int:
+        """How many silos the present phase needs: least survivors until they are fixed, then the threshold."""
         return self.round.threshold if self.survivors else self.round.least_survivors
 
 

@@ -78,6 +78,7 @@ class PlanInWords:
     not_protected: tuple[str, ...]
     preparation_seconds: int
     phase_seconds: int
+    least_bytes_per_second: int
 
     def as_dict(self) -> dict[str, object]:
         """Return what the JSON document has of the plan: lists for tuples."""
@@ -118,6 +119,7 @@ def plan_in_words(plan: Plan, silo: str) -> PlanInWords:
         not_protected=tuple(_not_protected(kinds, least)),
         preparation_seconds=message.preparation_seconds,
         phase_seconds=message.phase_seconds,
+        least_bytes_per_second=plan.least_bytes_per_second,
     )
 
 
@@ -149,9 +151,9 @@ def sentences(words: PlanInWords) -> Iterator[tuple[str, str]]:
     yield from _under("not protected", words.not_protected)
     yield (
         "time",
-        f"a round goes on without this silo once nothing has arrived from anybody for "
-        f"{_span(words.preparation_seconds)}, in which people decide and silos compute; later, for "
-        f"{_span(words.phase_seconds)}",
+        f"a round goes on without this silo where it has not answered within {_span(words.preparation_seconds)}, in "
+        f"which people decide and silos compute; later, within {_span(words.phase_seconds)}, where its words take no "
+        f"longer than at {words.least_bytes_per_second:,} bytes a second",
     )
 
 

@@ -13,8 +13,8 @@ class Advance:
 
 @dataclass(frozen=True)
 class Upload:
-    """Words.Held with `request`, then Words.Upload of `chunks(held)`: encoded WordChunks, the same bytes every time, from
-    that index on. Send back None.
+    """Words.Held with `request`, then Words.Upload of `chunks(held)`: the encoded WordChunks from that index on, every
+    time the same bytes. Send back None.
     """
 
     request: bytes
@@ -23,8 +23,8 @@ class Upload:
 
 @dataclass(frozen=True)
 class Committed:
-    """Words.Committed with `request(offset)`, which leaves out as many as came; hand `take` the encoded CommittedChunks.
-    Send back None.
+    """Words.Committed with `request(offset)`, which leaves out as many as came; hand `take` the encoded
+    CommittedChunks. Send back None.
     """
 
     request: Callable[[int], bytes]

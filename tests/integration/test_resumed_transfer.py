@@ -31,6 +31,10 @@ CONNECTION_BYTES = 20_000
 """More than a handshake takes, and the calls' headers."""
 
 
+FRAMING = 1.004
+"""TLS and HTTP/2 add 31 bytes to 16 384."""
+
+
 def words(index: int, length: int) -> bytes:
     return sha256(bytes([index])).digest() * (length // 32)
 
@@ -107,7 +111,7 @@ def through(folder: Path, chunks: int, length: int, **proxy: int) -> Iterator[Li
     ("chunks", "length", "proxy"),
     [
         (12, 1 << 20, {"most_up": 2_500_000}),
-        (200, 1 << 14, {"most_up": 50 * ((1 << 14) + 64) + CONNECTION_BYTES}),  # about 50 messages a connection
+        (110, 1 << 20, {"most_up": 50 * (1 << 20) + CONNECTION_BYTES}),  # about 50 messages a connection
         (24, 1 << 17, {"most_up": 700_000, "rate": 1_000_000}),  # 8 Mbit/s
     ],
 )
@@ -117,22 +121,22 @@ def test_what_is_sent_again_after_a_cut_is_at_most_a_chunk(
     with through(tmp_path, chunks, length, **proxy) as path:
         path.upload()
         cuts = path.proxy.connections - 1
-        assert cuts >= 3
+        assert cuts >= 2
         assert path.driver.came == chunks * length, "no chunk came whole twice"
-        resent = path.proxy.passed["up"] - chunks * length
+        resent = path.proxy.passed["up"] - FRAMING * chunks * length
         assert resent <= cuts * (length + CONNECTION_BYTES) + CONNECTION_BYTES
         assert all(held > before for before, held in pairwise(path.driver.first))
 
 
 def test_a_restarted_aggregator_goes_on_with_what_is_on_its_disk(tmp_path: Path) -> None:
     with through(tmp_path, 9, 100_000, most_up=450_000) as path:
-        upload = path.driver.upload
+        held = path.driver.held
 
-        async def restarted(silo: str, chunks: AsyncIterator[bytes]) -> bytes:
+        async def restarted(silo: str, round_digest: bytes) -> bytes:
             path.driver.restart()
-            return await upload(silo, chunks)
+            return await held(silo, round_digest)
 
-        path.driver.upload = restarted  # type: ignore[method-assign]
+        path.driver.held = restarted  # type: ignore[method-assign]
         path.upload()
         assert path.driver.first[1:]
         assert path.driver.came <= 900_000 + 100_000 * len(path.driver.first)
@@ -145,15 +149,17 @@ def test_a_proxy_that_lets_no_chunk_through_is_given_up(tmp_path: Path) -> None:
 
 @pytest.mark.clause("7.16")
 def test_a_chunk_that_is_audited_goes_on_at_the_piece(tmp_path: Path) -> None:
-    with through(tmp_path, 20, 200_000, most_down=900_000) as path:
+    chunks, length = 12, 1 << 20
+    with through(tmp_path, chunks, length, most_down=2_500_000) as path:
         taken: list[bytes] = []
         path.agent.perform(
             Committed(lambda offset: encode(words_pb2.CommittedRequest(round=ROUND, offset=offset)), taken.extend)
         )
-        assert taken == [encode(words_pb2.CommittedChunk(words=words(at, 200_000))) for at in range(20)]
+        assert taken == [encode(words_pb2.CommittedChunk(words=words(at, length))) for at in range(chunks)]
         cuts = path.proxy.connections - 1
         assert cuts >= 3
-        assert path.proxy.passed["down"] <= 20 * 200_000 + cuts * (200_000 + CONNECTION_BYTES) + CONNECTION_BYTES
+        resent = path.proxy.passed["down"] - FRAMING * chunks * length
+        assert resent <= cuts * (length + CONNECTION_BYTES) + CONNECTION_BYTES
 
 
 @pytest.mark.clause("7.16")

@@ -35,10 +35,11 @@ from support.plans import plan_message, signing_keys
 Result = TypeVar("Result")
 
 
-def plan(silos: int = 4, *, seconds: int = 60, **fields: object) -> Plan:
-    """A plan whose phases, PLAN among them, close after so many seconds of silence."""
+def plan(silos: int = 4, *, seconds: int = 60, rate: int = 0, **fields: object) -> Plan:
+    """A plan whose phases, PLAN among them, give a silo so many seconds, and words that come at that rate."""
     message = plan_message(silos, **fields)  # type: ignore[arg-type]
     message.phase_seconds = message.preparation_seconds = seconds
+    message.least_bytes_per_second = rate
     return checked_plan(message)
 
 

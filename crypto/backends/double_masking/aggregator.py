@@ -3,6 +3,7 @@
 It routes, counts who is left, and at the end can remove masks from the sum over the survivors, and from nothing else.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.message import Message
@@ -72,6 +73,12 @@ class DoubleMaskingAggregator(AggregatorSession):
             and self._known.may_audit(silo, index)
         )
 
+    @property
+    def audited_bytes(self) -> Mapping[str, int]:
+        """How many bytes of words each auditor has to fetch in AUDIT: of its chunks every survivor's, and the sum's."""
+        assigned = self._known.assigned_bytes if isinstance(self._known, CollectingVerdicts) else {}
+        return {silo: size * (len(self.survivors) + 1) for silo, size in assigned.items()}
+
     def _check(self, silo: str, body: Any) -> None:
         self._known.check(silo, body)
 
@@ -79,9 +86,11 @@ class DoubleMaskingAggregator(AggregatorSession):
         answers, self._known = self._known.close(bodies)
         return answers
 
-    def _fewest(self) -> int:
+    @property
+    def fewest(self) -> int:
+        """How many silos the present phase needs."""
         # A missing coin would let whoever withholds it choose between two assignments (5.8.3).
-        return len(self.expected) if self.phase is Phase.COIN else super()._fewest()
+        return len(self.expected) if self.phase is Phase.COIN else super().fewest
 
 
 def _nothing_recovered(index: int, words: Words) -> None:

@@ -184,6 +184,13 @@ class CollectingVerdicts:
             return False
         return self.signers.index(silo) in self.auditors[index]
 
+    @property
+    def assigned_bytes(self) -> dict[str, int]:
+        """How many bytes the chunks have that each signer is an auditor of."""
+        lengths = np.repeat(self.group.round.layout.lengths, self.auditors.shape[1])
+        of_places = np.bincount(self.auditors.ravel(), lengths, len(self.signers))
+        return {silo: int(of_places[place]) for place, silo in enumerate(self.signers)}
+
     def check(self, silo: str, body: round_pb2.Verdict) -> None:
         """Check one silo's signature (5.9.5). Raises BadSignature."""
         self.group.check(silo, body.signature, VERDICT, self.judged)

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Plan(_message.Message):
-    __slots__ = ("protocol", "run", "suite", "backend", "roster", "threshold", "least_survivors", "colluders", "model", "pruning", "rounds", "chunk_words", "phase_seconds", "preparation_seconds", "two_honest_survivors", "files")
+    __slots__ = ("protocol", "run", "suite", "backend", "roster", "threshold", "least_survivors", "colluders", "model", "pruning", "rounds", "chunk_words", "phase_seconds", "preparation_seconds", "two_honest_survivors", "files", "least_bytes_per_second")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     SUITE_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,7 @@ class Plan(_message.Message):
     PREPARATION_SECONDS_FIELD_NUMBER: _ClassVar[int]
     TWO_HONEST_SURVIVORS_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
+    LEAST_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     protocol: str
     run: bytes
     suite: str
@@ -40,7 +41,8 @@ class Plan(_message.Message):
     preparation_seconds: int
     two_honest_survivors: bool
     files: _containers.RepeatedCompositeFieldContainer[File]
-    def __init__(self, protocol: _Optional[str] = ..., run: _Optional[bytes] = ..., suite: _Optional[str] = ..., backend: _Optional[str] = ..., roster: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., threshold: _Optional[int] = ..., least_survivors: _Optional[int] = ..., colluders: _Optional[int] = ..., model: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., pruning: _Optional[_Union[Pruning, _Mapping]] = ..., rounds: _Optional[_Iterable[_Union[Round, _Mapping]]] = ..., chunk_words: _Optional[int] = ..., phase_seconds: _Optional[int] = ..., preparation_seconds: _Optional[int] = ..., two_honest_survivors: _Optional[bool] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ...) -> None: ...
+    least_bytes_per_second: int
+    def __init__(self, protocol: _Optional[str] = ..., run: _Optional[bytes] = ..., suite: _Optional[str] = ..., backend: _Optional[str] = ..., roster: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., threshold: _Optional[int] = ..., least_survivors: _Optional[int] = ..., colluders: _Optional[int] = ..., model: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., pruning: _Optional[_Union[Pruning, _Mapping]] = ..., rounds: _Optional[_Iterable[_Union[Round, _Mapping]]] = ..., chunk_words: _Optional[int] = ..., phase_seconds: _Optional[int] = ..., preparation_seconds: _Optional[int] = ..., two_honest_survivors: _Optional[bool] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., least_bytes_per_second: _Optional[int] = ...) -> None: ...
 
 class Member(_message.Message):
     __slots__ = ("silo", "signing_key", "sparsity_ratio", "capacity")

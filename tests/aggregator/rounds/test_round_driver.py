@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
@@ -277,7 +278,7 @@ def test_every_chunk_prolongs_the_upload(tmp_path: Path) -> None:
     """Whoever is slow is not silent; whoever stops in the middle is dropped."""
 
     async def work() -> None:
-        driven = Driven(plan(4, threshold=3, seconds=1, chunk_words=2), tmp_path)
+        driven = Driven(plan(4, threshold=3, seconds=1, rate=24, chunk_words=2), tmp_path)
 
         async def slow(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
             for chunk in chunks:
@@ -293,9 +294,10 @@ def test_every_chunk_prolongs_the_upload(tmp_path: Path) -> None:
         async def uploads(silo: str) -> None:
             if silo == B:
                 await driven.driver.upload(B, slow(driven.chunks(B)))
-            if silo == D:
+            elif silo == D:
                 await driven.driver.upload(D, stopping(driven.chunks(D)))
-            await upload(silo)
+            else:
+                await upload(silo)
 
         driven.upload = uploads  # type: ignore[method-assign]
         stopped = asyncio.create_task(driven.take_part(D))
@@ -312,10 +314,70 @@ def test_every_chunk_prolongs_the_upload(tmp_path: Path) -> None:
     timed(work)
 
 
-@pytest.mark.clause("4.5")
+@pytest.mark.clause("4.12", "4.14")
+def test_a_silo_that_sends_too_slowly_holds_the_upload_open_as_long_as_the_plan_says(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its own chunks, its retries and what it asks: no more than the rest of its upload at the least rate."""
+
+    async def work() -> None:
+        driven = Driven(plan(4, threshold=3, seconds=10, rate=100, chunk_words=1, shape=(20, 32)), tmp_path)
+        size, phase_ended = sum(driven.round.layout.lengths), asyncio.Event()
+
+        async def trickling(silo: str) -> None:
+            chunks = list(driven.chunks(silo))
+            while not phase_ended.is_set():
+                held = await held_of(driven.driver, silo, driven.round.digest)
+                with suppress(BadUpload):  # the stream ends early
+                    await driven.driver.upload(silo, iterate(iter(chunks[held : held + 1])))
+                await asyncio.sleep(2)
+
+        upload = driven.upload
+        driven.upload = lambda silo: trickling(silo) if silo == D else upload(silo)  # type: ignore[method-assign]
+        slow = asyncio.create_task(driven.take_part(D))
+        closed, *_ = await asyncio.gather(driven.driver.run(driven.round, tmp_path), *map(driven.take_part, (A, B, C)))
+        phase_ended.set()
+        slow.cancel()
+        assert closed.session.dropped == {D: Phase.UPLOAD}
+        assert 10 < closed.seconds[Phase.UPLOAD] <= 10 + size / 100
+        assert driven.metric("awaited_silos", phase="upload") == driven.metric("late_silos", phase="upload") == 0
+
+    timed(work)
+    said = [record.getMessage() for record in caplog.records if D in record.getMessage()]
+    assert any(line.startswith(f"phase upload still waits for {D}, until ") for line in said)
+    assert any(
+        re.fullmatch(rf"{D}: dropped in phase upload: \d+ bytes in \d+ seconds: .* 100 a second", line) for line in said
+    )
+
+
+@pytest.mark.clause("4.13")
+@pytest.mark.parametrize("phase", [phase for phase in PHASES if phase is not Phase.PLAN])
+def test_a_phase_that_too_few_can_come_to_ends_at_once_and_says_why(phase: Phase, tmp_path: Path) -> None:
+    async def work() -> str:
+        driven = Driven(plan(4, threshold=3, seconds=3600), tmp_path)
+
+        async def lose() -> None:
+            await when(lambda: driven.has_begun(driven.round) and driven.session.phase is phase)
+            await driven.driver.gone(C, "is revoked")
+            await driven.driver.gone(D)
+
+        silos = [driven.take_part(silo, Phase.DONE if silo == A else phase) for silo in (A, B, C, D)]
+        running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
+        await asyncio.gather(lose(), *silos, return_exceptions=True)
+        with pytest.raises(TooFewSurvivors, match=rf"^phase {phase}: ") as failed:
+            await running
+        return failed.value.hint
+
+    hint, seconds = timed(work)
+    assert seconds < 60
+    assert f"{C} in {phase}, is revoked" in hint
+    assert f"{D} in {phase}, " in hint
+
+
+@pytest.mark.clause("4.12")
 def test_every_chunk_that_is_asked_for_prolongs_the_audit(tmp_path: Path) -> None:
     async def work() -> None:
-        driven = Driven(plan(3, seconds=1, chunk_words=1, shape=(20, 32)), tmp_path)  # 42 chunks
+        driven = Driven(plan(3, seconds=1, rate=1, chunk_words=1, shape=(20, 32)), tmp_path)  # 42 chunks
         perform, pauses = driven.perform, [0.4] * 4
 
         async def slowly(silo: str, call: Call) -> bytes | None:

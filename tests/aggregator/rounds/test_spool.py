@@ -164,7 +164,6 @@ def test_a_chunk_has_one_encoding(spool: Spool) -> None:
     stream, honest = take(spool, 0), chunk(1)
     field = words_pb2.WordChunk(index=1).SerializeToString()
     for other in (
-        b"",
         honest + b"\0",
         honest + field,
         field + honest,

@@ -252,9 +252,11 @@ def test_deadlines(seconds: int, text: str) -> None:
     message = plan_message(4)
     message.preparation_seconds = seconds
     found = plan_in_words(checked_plan(message), SILO)
-    assert (found.preparation_seconds, found.phase_seconds) == (seconds, 5)
-    assert f"for {text}, in which people decide" in said(checked_plan(message))
-    assert said(checked_plan(message)).endswith("later, for 5 seconds")
+    assert (found.preparation_seconds, found.phase_seconds, found.least_bytes_per_second) == (seconds, 5, 125_000)
+    assert f"within {text}, in which people decide" in said(checked_plan(message))
+    assert said(checked_plan(message)).endswith(
+        "later, within 5 seconds, where its words take no longer than at 125,000 bytes a second"
+    )
 
 
 @pytest.mark.parametrize("pruner", Pruner)

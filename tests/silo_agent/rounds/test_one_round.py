@@ -112,7 +112,7 @@ def test_a_whole_round(backend: Backend, threads: int, store: StateStore) -> Non
     assert spoken == [p for p in Phase if p in me.session._table]
     uploads = [at for at, (_, call) in enumerate(me.calls) if isinstance(call, Upload)]
     assert [me.calls[at + 1][0] for at in uploads] == [Phase.UPLOAD], "one upload, right before its root"
-    audits = [decode(words_pb2.CommittedRequest, c.request, 99) for _, c in me.calls if isinstance(c, Committed)]
+    audits = [decode(words_pb2.CommittedRequest, c.request(0), 99) for _, c in me.calls if isinstance(c, Committed)]
     assert {each.round for each in audits} <= {me.world.round.digest}
     assert [each.index for each in audits] == [*me.session.assigned]
 
