@@ -199,7 +199,8 @@ def _print_plan(made: "Plan", more: dict[str, Any], output: str) -> None:
     from crypto.releases.release_spec import layout_of
 
     cohort = made.message
-    up = sum(8 * chunk.words for index in range(len(cohort.rounds)) for chunk in layout_of(made, index).chunks)
+    of_rounds = [sum(layout_of(made, index).lengths) for index in range(len(cohort.rounds))]
+    up, most, rate = sum(of_rounds), max(of_rounds), made.least_bytes_per_second
     fields = {
         **more,
         "plan": made.digest.hex(),
@@ -211,6 +212,8 @@ def _print_plan(made: "Plan", more: dict[str, Any], output: str) -> None:
         "auditors a chunk": backend_spec(made.backend).auditors(made),
         "bytes up a silo": up,
         "bytes down a silo in audit": audited_bytes(made, up, len(made.silos)),
+        "seconds of an upload at most": cohort.phase_seconds + most // rate,
+        "seconds of an audit at most": cohort.phase_seconds + audited_bytes(made, most, len(made.silos)) // rate,
     }
     if output == "json":
         print_envelope("done", data={name.replace(" ", "_"): value for name, value in fields.items()})

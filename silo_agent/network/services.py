@@ -13,7 +13,7 @@ OPTIONS: Final = (
     ("grpc.max_receive_message_length", MESSAGE_LIMIT),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    # What is on its way and not read yet is lost with a connection: beside the message that is being read, only so much.
+    # What is on its way and not read yet is lost with a connection: at most this, and the message that is being read.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 1 << 18),
 )

@@ -461,6 +461,27 @@ MUTATIONS = (
     ),
     Mutation(
         CHECK,
+        "aggregator/rounds/phase_clock.py",
+        "min(self._moved.get(silo, self._began), allowed)",
+        "self._moved.get(silo, self._began)",
+        "tests/aggregator/rounds/test_phase_clock.py",
+    ),
+    Mutation(
+        CHECK,
+        "aggregator/rounds/phase_clock.py",
+        "        if (chunk, piece) > self._served.get(silo, (-1, -1)):\n",
+        "        if True:\n",
+        "tests/aggregator/rounds/test_phase_clock.py::test_what_an_auditor_fetches_again_prolongs_nothing",
+    ),
+    Mutation(
+        CHECK,
+        "crypto/secagg/session.py",
+        "if not all(index in self._leaves for index in range(chunks)):",
+        "if chunks > len(self.round.layout.chunks):",
+        "tests/attacks/test_held_more_than_was_sent.py",
+    ),
+    Mutation(
+        CHECK,
         "aggregator/rounds/present_silos.py",
         "and silo not in session.arrived and not declined",
         "and silo not in session.arrived",
