@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -30,7 +31,8 @@ from aggregator.silos.admission import Clock, enrolled, utc_now
 from aggregator.silos.enrolments import Enrolments
 from aggregator.silos.identity_service import IdentityService
 from aggregator.silos.server_identity import ServerIdentity
-from crypto.errors import ConfigError, ModelError, SparsiloError
+from crypto.errors import ConfigError, InputError, ModelError, SparsiloError
+from crypto.plan import Plan
 from crypto.plan_rules import decode_plan
 from silo_agent.host.health import serve_health
 from silo_agent.model.dense_weights import DenseWeights
@@ -49,7 +51,7 @@ async def run_aggregator(config: AggregatorConfig, clock: Clock = utc_now) -> No
     identity, enrolments = ServerIdentity(config, clock), Enrolments(config.state)
     registry = CollectorRegistry()
     metrics = AggregatorMetrics(registry)
-    work = Work(config, metrics)
+    work = Work(config, metrics, enrolments)
     metrics.connected_silos.set_function(work.driver.present.connected)
     metrics.enrolled_silos.set_function(lambda: len(enrolments.roster()))
     metrics.certificate_expiry.set_function(identity.expiry)
@@ -87,8 +89,8 @@ class RunAtWork:
 class Work:
     """The submitted runs, carried out one after another."""
 
-    def __init__(self, config: AggregatorConfig, metrics: AggregatorMetrics) -> None:
-        self._config, self._metrics = config, metrics
+    def __init__(self, config: AggregatorConfig, metrics: AggregatorMetrics, enrolments: Enrolments) -> None:
+        self._config, self._metrics, self._enrolments = config, metrics, enrolments
         self._weights = DenseWeights.open(model_folder(config.model))
         self._runs = Runs(config.state)
         self._at_work: RunAtWork | None = None
@@ -136,7 +138,10 @@ class Work:
     async def _carry_out(self, at_work: RunAtWork) -> None:
         run, folder = at_work.run, at_work.folder
         finishing = asyncio.create_task(at_work.pruning.finish())
-        looking = asyncio.create_task(self._cancel_when_asked(run, finishing))
+        looking = [
+            asyncio.create_task(self._cancel_when_asked(run, finishing)),
+            asyncio.create_task(self._notice_revoked(at_work.pruning.plan)),
+        ]
         try:
             _, result = await finishing
             result.rename(folder / RESULT_FOLDER)
@@ -151,7 +156,8 @@ class Work:
             self._ended(run, Status.DONE, "")
             _log.info("run %s: done: %s", run, folder / RESULT_FOLDER)
         finally:
-            looking.cancel()
+            for task in looking:
+                task.cancel()
         at_work.pruning.discard()
 
     async def _cancel_when_asked(self, run: str, finishing: asyncio.Task[Any]) -> None:
@@ -159,6 +165,18 @@ class Work:
         while not self._runs.find(run).cancelled_by:
             await asyncio.sleep(LOOK_SECONDS)
         finishing.cancel(CANCELLED)
+
+    async def _notice_revoked(self, plan: Plan) -> None:
+        """Let nobody wait for a silo that was revoked, also where it is enrolled again with another key."""
+        noticed: set[str] = set()
+        while True:
+            with suppress(InputError):  # the disk's trouble is told to whoever calls
+                for silo in await asyncio.to_thread(self._enrolments.silos):
+                    of_plan = silo.silo in plan.silos and silo.silo not in noticed
+                    if of_plan and (silo.revoked or silo.signing_key != plan.signing_key(silo.silo)):
+                        noticed.add(silo.silo)
+                        await self.driver.gone(silo.silo, "it is revoked")
+            await asyncio.sleep(LOOK_SECONDS)
 
     def _failed(self, run: str, error: SparsiloError) -> None:
         _log.error("run %s: failed: %s", run, error)
@@ -172,7 +190,8 @@ class Work:
         if self._at_work is not None:
             rounds = self._at_work.pruning.closed
             survivors = min((len(closed.session.survivors) for closed in rounds), default=None)
-            self._runs.advance(self._at_work.run, task, len(rounds), survivors)
+            waiting = self.driver.waiting
+            self._runs.advance(self._at_work.run, task, len(rounds), survivors, waiting.as_dict() if waiting else None)
         _log.info("%s: %d of %d", task, done, total)
 
 

@@ -144,7 +144,9 @@ def wait(run: str, config: Path, settings: tuple[str, ...], timeout: int | None,
         since = monotonic()
         with ProgressBars() as progress:
             while not (shown_run := runs.find(run)).is_over:
-                progress(f"rounds ({shown_run.phase or shown_run.status})", shown_run.done, shown_run.rounds)
+                waiting = shown_run.as_dict()["waiting"]
+                awaited = f"; awaited: {', '.join(waiting['awaited'])}" if waiting else ""
+                progress(f"rounds ({shown_run.phase or shown_run.status}{awaited})", shown_run.done, shown_run.rounds)
                 if timeout is not None and monotonic() - since > timeout:
                     where = shown_run.phase or shown_run.status
                     raise TimedOut(f"{shown_run.run}: not over after {timeout} seconds, but {where}")
@@ -229,4 +231,12 @@ def _print_run(shown_run: "Run", runs: "Runs", output: str) -> None:
     if output == "json":
         print_envelope("done", data=fields)
         return
+    if waiting := fields.pop("waiting"):
+        fields |= {
+            "arrived": f"{waiting['arrived']} of {waiting['expected']}",
+            "awaited": ", ".join(waiting["awaited"]),
+            "late": ", ".join(waiting["late"]),
+            "phase_since": waiting["since"],
+            "phase_until_at_the_latest": waiting["until"],
+        }
     print_fields({name: "-" if value in (None, "") else value for name, value in fields.items()})

@@ -7,7 +7,7 @@ least rate allows: nobody can hold a round open.
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -33,6 +33,11 @@ class Waiting:
     awaited: tuple[str, ...]
     late: tuple[str, ...]
     """Those of the awaited that have used up half of their time."""
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the fields as a JSON document has them."""
+        since, until = (moment.isoformat(timespec="seconds") for moment in (self.since, self.until))
+        return {**asdict(self), "since": since, "until": until}
 
     def named(self, late: Sequence[str]) -> tuple[Phase, str, str]:
         """Return phase, silos and end as a log line has them."""

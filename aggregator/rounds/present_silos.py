@@ -32,11 +32,12 @@ class PresentSilos:
         return sum(monotonic() - at <= CONNECTED_SECONDS for at in tuple(self._called.values()))
 
     def asked(self, silo: str) -> None:
-        """A silo asked for a round: it is not lost any more."""
+        """A silo asked for a round: it is not lost any more, and not gone."""
         self._lost.discard(silo)
+        self._gone.pop(silo, None)
 
     def gone(self, silo: str, why: str) -> None:
-        """A silo is gone: nobody waits for it, in this round or a later one."""
+        """A silo is gone: nobody waits for it, in this round or a later one, until it asks for one."""
         self._gone[silo] = why
 
     def why_not(self, silo: str, session: AggregatorSession) -> str:

@@ -17,6 +17,7 @@ from aggregator.metrics import AggregatorMetrics
 from aggregator.rounds.closed_round import ClosedRound
 from aggregator.rounds.journal import CLOSED, SPOKE, UPLOADED, OpenJournal
 from aggregator.rounds.offered_files import OfferedFiles
+from aggregator.rounds.phase_clock import Waiting
 from aggregator.rounds.present_silos import PresentSilos
 from aggregator.rounds.running_round import RunningRound, disk_failed
 from aggregator.rounds.sqlite_journal import SqliteJournal
@@ -93,6 +94,12 @@ class RoundDriver:
         self.metrics.rounds.labels(running.release_kind, "done").inc()
         self.metrics.survivors.set(len(session.survivors))
         return ClosedRound(session, folder, seconds)
+
+    @property
+    def waiting(self) -> Waiting | None:
+        """Whom the present phase waits for at this moment; None where there is none."""
+        is_open = self._round and self._round.session.phase not in (Phase.DONE, Phase.ABORTED)
+        return self._round.clock.waiting() if self._round and is_open else None
 
     async def finish(self, failure: str = "") -> None:
         """Tell every silo that asks for more that there is none; what was said first stands."""

@@ -3,7 +3,9 @@
 It is opened for each change. A run's plan and results lie in a folder of its own.
 """
 
+import json
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -38,7 +40,12 @@ def _wish_to_cancel(database: sqlite3.Connection) -> None:
     database.execute("ALTER TABLE runs ADD COLUMN cancelled_by TEXT NOT NULL DEFAULT ''")
 
 
-_STEPS: Final = (_first_table, _wish_to_cancel)
+def _awaited_silos(database: sqlite3.Connection) -> None:
+    """Make the table of version 3, which says whom the present phase waits for."""
+    database.execute("ALTER TABLE runs ADD COLUMN waiting TEXT NOT NULL DEFAULT ''")
+
+
+_STEPS: Final = (_first_table, _wish_to_cancel, _awaited_silos)
 
 
 class Status(StrEnum):
@@ -81,6 +88,8 @@ class Run:
     """When it ended, ISO 8601."""
     cancelled_by: str = ""
     """Who asked that it be cancelled; empty where nobody did."""
+    waiting: str = ""
+    """Whom the present phase waits for and until when, JSON; empty where there is none."""
 
     @property
     def is_over(self) -> bool:
@@ -89,7 +98,7 @@ class Run:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON document has them."""
-        return asdict(self)
+        return {**asdict(self), "waiting": json.loads(self.waiting) if self.waiting else None}
 
 
 class Runs:
@@ -130,7 +139,7 @@ class Runs:
         """Return every run, the one that was submitted first first."""
         query = (
             "SELECT run, plan_digest, release, rounds, done, silos, survivors, status, phase, said, submitted, ended, "
-            "cancelled_by FROM runs ORDER BY submitted, rowid"
+            "cancelled_by, waiting FROM runs ORDER BY submitted, rowid"
         )
         with transaction(self._file) as database:
             return [Run(*row) for row in database.execute(query)]
@@ -153,11 +162,15 @@ class Runs:
         with transaction(self._file) as database:
             database.execute("UPDATE runs SET status = ? WHERE run = ?", (Status.RUNNING, run))
 
-    def advance(self, run: str, phase: str, done: int, survivors: int | None) -> None:
-        """Record what a run is at, how many of its rounds are over, and the fewest survivors that one had."""
+    def advance(
+        self, run: str, phase: str, done: int, survivors: int | None, waiting: Mapping[str, Any] | None = None
+    ) -> None:
+        """Record what a run is at, how many of its rounds are over, the fewest survivors that one had, and whom the
+        present phase waits for.
+        """
         with transaction(self._file) as database:
-            change = "UPDATE runs SET phase = ?, done = ?, survivors = ? WHERE run = ?"
-            database.execute(change, (phase, done, survivors, run))
+            change = "UPDATE runs SET phase = ?, done = ?, survivors = ?, waiting = ? WHERE run = ?"
+            database.execute(change, (phase, done, survivors, json.dumps(waiting) if waiting else "", run))
 
     def cancel(self, run: str, by: str, now: datetime) -> None:
         """Cancel a run: one that waits at once, one at work when `serve` next looks. One that is over stays so."""
@@ -170,7 +183,7 @@ class Runs:
     def end(self, run: str, status: Status, said: str, now: datetime) -> None:
         """Record that a run is done, or that it failed or was cancelled and why."""
         with transaction(self._file) as database:
-            change = "UPDATE runs SET status = ?, phase = '', said = ?, ended = ? WHERE run = ?"
+            change = "UPDATE runs SET status = ?, phase = '', waiting = '', said = ?, ended = ? WHERE run = ?"
             database.execute(change, (status, said, _iso(now), run))
 
 

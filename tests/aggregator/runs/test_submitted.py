@@ -51,12 +51,14 @@ def test_runs_are_worked_on_in_the_order_in_which_they_came_and_a_begun_one_firs
 def test_progress_and_end_are_seen_by_others(runs: Runs, tmp_path: Path) -> None:
     first, second = (run.run for run in runs.all())
     runs.begin(first)
-    runs.advance(first, "upload", 2, 3)
+    runs.advance(first, "upload", 2, 3, {"awaited": ["silo-002"]})
     others = Runs(tmp_path)
     seen = others.find(first)
     assert (seen.status, seen.phase, seen.done, seen.survivors, seen.is_over) == ("running", "upload", 2, 3, False)
+    assert seen.as_dict()["waiting"] == {"awaited": ["silo-002"]}
     runs.end(first, Status.FAILED, "too few", NOW)
     ended = others.find(first)
+    assert ended.as_dict()["waiting"] is None
     assert (ended.status, ended.phase, ended.said, ended.is_over) == ("failed", "", "too few", True)
     assert (ended.done, ended.survivors, ended.ended) == (2, 3, "2026-03-01T12:00:00+0000")
     assert others.find(second).status == "waiting"
@@ -75,5 +77,6 @@ def test_a_file_from_before_there_were_versions_is_taken_as_it_is(runs: Runs, tm
     before = runs.all()
     with transaction(tmp_path / RUNS_FILE) as database:
         database.execute("ALTER TABLE runs DROP COLUMN cancelled_by")
+        database.execute("ALTER TABLE runs DROP COLUMN waiting")
         database.execute("PRAGMA user_version = 0")
     assert Runs(tmp_path).all() == before
