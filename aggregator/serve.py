@@ -169,6 +169,8 @@ class Work:
     async def _notice_revoked(self, plan: Plan) -> None:
         """Let nobody wait for a silo that was revoked, also where it is enrolled again with another key."""
         noticed: set[str] = set()
+        for silo_of_plan in plan.silos:  # which may be enrolled again since an earlier run
+            self.driver.present.returned(silo_of_plan)
         while True:
             with suppress(InputError):  # the disk's trouble is told to whoever calls
                 for silo in await asyncio.to_thread(self._enrolments.silos):

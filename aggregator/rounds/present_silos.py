@@ -32,13 +32,16 @@ class PresentSilos:
         return sum(monotonic() - at <= CONNECTED_SECONDS for at in tuple(self._called.values()))
 
     def asked(self, silo: str) -> None:
-        """A silo asked for a round: it is not lost any more, and not gone."""
+        """A silo asked for a round: it is not lost any more."""
         self._lost.discard(silo)
-        self._gone.pop(silo, None)
 
     def gone(self, silo: str, why: str) -> None:
-        """A silo is gone: nobody waits for it, in this round or a later one, until it asks for one."""
+        """A silo is gone: nobody waits for it, in this round or a later one."""
         self._gone[silo] = why
+
+    def returned(self, silo: str) -> None:
+        """A silo is not gone any more."""
+        self._gone.pop(silo, None)
 
     def why_not(self, silo: str, session: AggregatorSession) -> str:
         """Return why nobody waits for a silo in a round; nothing where it may come."""

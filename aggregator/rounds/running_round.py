@@ -29,8 +29,8 @@ Answers = dict[tuple[str, bytes], bytes]
 class RunningRound:
     """A round from its beginning, or the moment that its journal tells of, until the next one begins.
 
-    A message is answered when its phase closes, and again by the same bytes whenever it comes again: `earlier` are the
-    answers of the round before, of which some may have been lost on their way. Nobody asks for older ones.
+    A message is answered when its phase closes, and again by the same bytes whenever it comes again, until its silo
+    goes on. `earlier` are the last answers of the round before, of which some may have been lost on their way.
     `wake` is called when the disk fails. Raises InputError where the folder is another round's.
     """
 
@@ -98,6 +98,8 @@ class RunningRound:
         """
         self.check_going_on()
         self.session.receive(silo, data)
+        for answered in [known for known in self.own_answers if known[0] == silo]:
+            del self.own_answers[answered]  # it has got that, or it would not go on: one with 200 seals has 250 kB
         self._waits_on[silo] = sha256(data).digest()
 
     def check_going_on(self) -> None:

@@ -8,8 +8,8 @@ from crypto.encoding.wire import decode
 from crypto.errors import PlanError
 from crypto.names import AGGREGATOR
 from crypto.plan import MAX_PLAN_BYTES
+from crypto.secagg.messages import MAX_MESSAGE_BYTES
 from crypto.secagg.round import Round
-from crypto.secagg.session import MAX_MESSAGE_BYTES
 from crypto.secagg.verified import Verified, step
 from sparsilo.v1 import round_pb2
 

@@ -13,15 +13,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
 from google.protobuf.message import Message
 
-from crypto.encoding.wire import decode, encode
+from crypto.encoding.wire import encode
 from crypto.encoding.words import Words, word_bytes
 from crypto.errors import (
     BadUpload,
-    MalformedMessage,
     RoundAborted,
     SparsiloError,
     TooFewSurvivors,
@@ -29,11 +28,9 @@ from crypto.errors import (
 )
 from crypto.names import AGGREGATOR, Phase
 from crypto.primitives import merkle
+from crypto.secagg.messages import Bodies, decode_message
 from crypto.secagg.round import Round
 from sparsilo.v1 import round_pb2, words_pb2
-
-MAX_MESSAGE_BYTES: Final = 1 << 22
-"""The longest that a control message may be; the largest, sealed shares from each of 200 silos, has under 400 KB."""
 
 Entropy = Callable[[int], bytes]
 """Returns n bytes from a cryptographic source; a parameter, so that the core has no global randomness."""
@@ -96,7 +93,7 @@ class SiloSession(ABC):
         """
         exchange = self._exchange()
         try:
-            message = _decode_round(round_pb2.AggregatorMessage, answer, self.round.digest, AGGREGATOR)
+            message = decode_message(round_pb2.AggregatorMessage, answer, self.round.digest, AGGREGATOR)
             kind = message.WhichOneof("body")
             if kind == "aborted":
                 raise RoundAborted(f"{message.aborted.phase}: {message.aborted.reason}")
@@ -179,7 +176,7 @@ class AggregatorSession(ABC):
         self.expected: tuple[str, ...] = round_.silos
         self.survivors: tuple[str, ...] = ()
         self.dropped: dict[str, Phase] = {}
-        self._messages: dict[str, tuple[bytes, Any]] = {}
+        self._messages: dict[str, bytes] = {}
         self.transcript = round_.transcript()
         self._roots: dict[str, bytes] = {}
         self.sum_root = b""
@@ -197,18 +194,14 @@ class AggregatorSession(ABC):
         if self.phase not in self._table or silo not in self.expected:
             raise UnexpectedMessage(f"has nothing to say in phase {self.phase}", party=silo)
         if silo in self._messages:
-            if self._messages[silo][0] != data:
+            if self._messages[silo] != data:
                 raise UnexpectedMessage(f"spoke twice in phase {self.phase}, differently", party=silo)
             return
-        message = _decode_round(round_pb2.SiloMessage, data, self.round.digest, silo)
-        kind = message.WhichOneof("body")
-        if kind != self._table[self.phase].silo:
-            raise UnexpectedMessage(f"{kind} in phase {self.phase}", party=silo)
-        body = getattr(message, kind)
+        body = self._body(silo, data)
         if self.phase is Phase.UPLOAD and self._roots.get(silo) != body.root:
             raise BadUpload("the signed root is not that of the uploaded chunks", party=silo)
         self._check(silo, body)
-        self._messages[silo] = (data, body)
+        self._messages[silo] = data
 
     def uploaded(self, silo: str, root: bytes) -> None:
         """Note that the driver holds all of a silo's chunks, and computed `root` over their bytes."""
@@ -237,7 +230,7 @@ class AggregatorSession(ABC):
     def close_phase(self) -> dict[str, bytes]:
         """Drop whoever has not spoken; return the answers to the others. Raises TooFewSurvivors naming the phase."""
         exchange = self._table[self.phase]
-        bodies = {silo: self._messages[silo][1] for silo in self.expected if silo in self._messages}
+        bodies = Bodies({silo: self._messages[silo] for silo in self.expected if silo in self._messages}, self._body)
         self._enough(bodies)
         answers = self._close(bodies)
         if self.phase is Phase.UPLOAD:
@@ -245,15 +238,26 @@ class AggregatorSession(ABC):
         self.expected, self.phase = tuple(bodies), exchange.then
         self._messages = {}
         _note(self.transcript, exchange.aggregator, next(iter(answers.values())))
-        alike = {id(answer): answer for answer in answers.values()}  # most phases tell everybody the same
-        encoded = {key: self._encoded(exchange.aggregator, answer) for key, answer in alike.items()}
-        return {silo: encoded[id(answer)] for silo, answer in answers.items()}
+        encoded, told, same = {}, None, b""
+        for silo in tuple(answers):  # most phases tell everybody the same; where not, each goes once it is encoded
+            if (answer := answers.pop(silo)) is not told:
+                told, same = answer, self._encoded(exchange.aggregator, answer)
+            encoded[silo] = same
+        return encoded
 
     def abort(self, reason: str) -> bytes:
         """End the round; return the message that tells every silo."""
         aborted = round_pb2.Aborted(phase=self.phase, reason=reason)
         self.phase = Phase.ABORTED
         return self._encoded("aborted", aborted)
+
+    def _body(self, silo: str, data: bytes) -> Any:
+        """Return the body of a silo's message of this phase. Raises MalformedMessage or UnexpectedMessage."""
+        message = decode_message(round_pb2.SiloMessage, data, self.round.digest, silo)
+        kind = message.WhichOneof("body")
+        if kind != self._table[self.phase].silo:
+            raise UnexpectedMessage(f"{kind} in phase {self.phase}", party=silo)
+        return getattr(message, kind)
 
     def _encoded(self, field: str, body: Message) -> bytes:
         fields: dict[str, Any] = {field: body}
@@ -268,7 +272,7 @@ class AggregatorSession(ABC):
         """Check the body of one silo's message of the present phase. Raises ProtocolError."""
 
     @abstractmethod
-    def _close(self, bodies: dict[str, Any]) -> dict[str, Message]:
+    def _close(self, bodies: Mapping[str, Any]) -> dict[str, Message]:
         """Return the body of each silo's answer, from the bodies of all messages of the present phase, by silo."""
 
     def _enough(self, spoke: Mapping[str, Any]) -> None:
@@ -290,12 +294,3 @@ class AggregatorSession(ABC):
 def _note(transcript: round_pb2.Transcript, field: str, body: Message) -> None:
     if field in transcript.DESCRIPTOR.fields_by_name:  # what differs from silo to silo has none
         getattr(transcript, field).CopyFrom(body)
-
-
-def _decode_round(kind: Any, data: bytes, digest: bytes, party: str) -> Any:
-    message = decode(kind, data, MAX_MESSAGE_BYTES, party=party)
-    if message.WhichOneof("body") is None:
-        raise MalformedMessage("the message has no body", party=party)
-    if message.round != digest:
-        raise UnexpectedMessage("the message belongs to another round or plan", party=party)
-    return message

@@ -11,7 +11,7 @@ from crypto.errors import MalformedMessage
 from crypto.names import Phase
 from crypto.plan import MAX_PLAN_BYTES
 from crypto.plan_rules import checked_plan
-from crypto.secagg.session import MAX_MESSAGE_BYTES
+from crypto.secagg.messages import MAX_MESSAGE_BYTES
 from sparsilo.v1 import round_pb2, words_pb2
 from support.plans import plan_message
 

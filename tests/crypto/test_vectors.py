@@ -37,7 +37,7 @@ from crypto.primitives import merkle, sealed, shamir, signing
 from crypto.primitives.mask_stream import add_masks
 from crypto.releases.evaluation import NLL_FRACTION_BITS
 from crypto.releases.release_spec import layout_of
-from crypto.secagg.session import MAX_MESSAGE_BYTES
+from crypto.secagg.messages import MAX_MESSAGE_BYTES
 from sparsilo.v1 import plan_pb2, round_pb2, words_pb2
 from vectors.case import plain
 from vectors.generate import every_case, text

@@ -10,7 +10,7 @@ from crypto.names import Suite
 from crypto.plan import Plan
 from crypto.plan_rules import checked_plan
 from crypto.releases.release_spec import layout_of
-from crypto.secagg.session import MAX_MESSAGE_BYTES
+from crypto.secagg.messages import MAX_MESSAGE_BYTES
 from sparsilo.v1 import plan_pb2, round_pb2, words_pb2
 from vectors.case import SILOS, Cases, Fields, case, entropy, signing_key
 

@@ -19,6 +19,7 @@ from crypto.backends.double_masking.unmasking import (
 )
 from crypto.encoding.words import Words
 from crypto.names import Phase
+from crypto.secagg.messages import Bodies
 from crypto.secagg.round import Round
 from crypto.secagg.session import AggregatorSession
 
@@ -52,7 +53,7 @@ class DoubleMaskingAggregator(AggregatorSession):
         """Combine the revealed shares into the seeds that open the sum (5.6.4). Raises TooFewSurvivors or BadShare."""
         super().recover()
         if isinstance(self._known, CollectingShares):
-            recovered = self._known.recover({silo: body for silo, (_, body) in self._messages.items()})
+            recovered = self._known.recover(Bodies(self._messages, self._body))
             self._known, self._unmask = recovered, recovered.unmask
 
     def unmask_chunk(self, index: int, words: Words) -> None:
@@ -82,7 +83,7 @@ class DoubleMaskingAggregator(AggregatorSession):
     def _check(self, silo: str, body: Any) -> None:
         self._known.check(silo, body)
 
-    def _close(self, bodies: dict[str, Any]) -> dict[str, Message]:
+    def _close(self, bodies: Mapping[str, Any]) -> dict[str, Message]:
         answers, self._known = self._known.close(bodies)
         return answers
 

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.message import Message
-
 from crypto.backends.double_masking.participants import Answers, Group, Participant
 from crypto.backends.double_masking.transcript import (
     ACCEPTANCE,
@@ -243,10 +241,11 @@ def _check_sealed(sealed: Any, silos: Iterable[str], silo: str) -> None:
     check_names([item.silo for item in sealed], list(others(silos, silo)), "sealed messages", silo)
 
 
-def _route(bodies: Mapping[str, Any], delivery: Callable[..., Message]) -> Answers:
+def _route(bodies: Mapping[str, Any], delivery: Callable[[], Any]) -> Answers:
     """Return each silo's delivery: what every other silo sealed for it, ascending by sender."""
-    sealed = {sender: {item.silo: item.sealed for item in body.sealed} for sender, body in bodies.items()}
-    return {
-        silo: delivery(sealed=[round_pb2.Sealed(silo=peer, sealed=sealed[peer][silo]) for peer in others(bodies, silo)])
-        for silo in bodies
-    }
+    routed = {silo: delivery() for silo in bodies}
+    for sender, body in bodies.items():  # each is decoded once
+        for item in body.sealed:
+            if item.silo in routed:
+                routed[item.silo].sealed.add(silo=sender, sealed=item.sealed)
+    return routed

@@ -2,6 +2,7 @@
 asked by name.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -57,7 +58,7 @@ class InsecurePlaintextAggregator(AggregatorSession):
     def _check(self, silo: str, body: Any) -> None:
         """There is nothing to check but the root, which every backend has."""
 
-    def _close(self, bodies: dict[str, Any]) -> dict[str, Message]:
+    def _close(self, bodies: Mapping[str, Any]) -> dict[str, Message]:
         roots = [round_pb2.SignedRoot(silo=silo) for silo in bodies]
         answer = round_pb2.Participants() if self.phase is Phase.PLAN else round_pb2.Survivors(roots=roots)
         return dict.fromkeys(bodies, answer)

@@ -21,8 +21,9 @@ from crypto.errors import (
 )
 from crypto.names import Backend, Phase
 from crypto.plan_rules import checked_plan
+from crypto.secagg.messages import MAX_MESSAGE_BYTES
 from crypto.secagg.round import Round
-from crypto.secagg.session import MAX_MESSAGE_BYTES, SiloSession, Table
+from crypto.secagg.session import SiloSession, Table
 from scenarios.world import World, plain_sum, random_lanes
 from sparsilo.v1 import round_pb2
 from support.plans import plan, plan_message, signing_keys
