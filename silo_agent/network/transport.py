@@ -166,10 +166,9 @@ class Transport:
         part = file.with_suffix(".part")
         self.download(words_pb2.FileRequest(candidate=digest), part, most)
         with part.open("rb") as candidate:
-            is_announced = hashlib.file_digest(candidate, "sha256").digest() == digest
-        if not is_announced:
-            part.unlink()
-            raise ProtocolError("the candidate is not the one that was announced", party="aggregator")
+            if hashlib.file_digest(candidate, "sha256").digest() != digest:
+                part.unlink()
+                raise ProtocolError("the candidate is not the one that was announced", party="aggregator")
         sync(part)
         part.replace(file)
 
