@@ -149,15 +149,13 @@ class Transport:
             if held > most_held:  # only what came through counts: whoever takes chunks and forgets them is given up
                 most_held, self._lost_at = held, None
             try:
-                receipt: bytes = upload(map(self._sent, watched(held)))
+                return self._received(upload(map(self._sent, watched(held))))
             except grpc.RpcError:
                 if own_errors:
                     raise own_errors[0] from None
                 raise
-            return receipt
 
-        if (receipt := self._retried(attempt)) is not None:
-            self._received(receipt)
+        self._retried(attempt)
 
     def candidate(self, digest: bytes, file: Path, most: int) -> None:
         """Download a candidate of at most `most` bytes and check it against its SHA-256; nothing is left where it does
