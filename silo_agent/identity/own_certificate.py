@@ -15,8 +15,9 @@ from silo_agent.config import AgentConfig
 from silo_agent.host.credential_files import naming, read_credential, read_secret, read_signing_key, write_secret
 from silo_agent.host.watched_files import WatchedFiles
 from silo_agent.identity.own_files import read_tls
+from silo_agent.network.dialled import dialled
 from silo_agent.network.proxy import proxy_setting
-from silo_agent.network.transport import Transport, dialled
+from silo_agent.network.transport import Transport
 from sparsilo.v1 import identity_pb2
 
 _NEXT: Final = ".next"

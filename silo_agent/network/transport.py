@@ -7,9 +7,8 @@ on the way sees an idle stream.
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event
@@ -29,18 +28,16 @@ from crypto.errors import (
     VersionsDiffer,
 )
 from crypto.identity import Certified
-from silo_agent.host.metrics import SiloMetrics, unseen
+from silo_agent.host.metrics import SiloMetrics
 from silo_agent.host.whole_file import sync
 from silo_agent.network.calls import Advance, Call, Committed, Upload
-from silo_agent.network.proxy import Proxy, chosen_proxy, dialling
+from silo_agent.network.proxy import Proxy, dialling
 from silo_agent.network.services import IDENTITY, OPTIONS, ROUNDS, SPOKEN, WORDS
 from sparsilo.v1 import round_pb2, words_pb2
 
 CODE: Final = grpc.StatusCode
 POLL_SECONDS: Final = 30.0
 FIRST_DELAY: Final = 0.2
-COMMAND_SECONDS: Final = 5.0
-"""How long a command that a person waits for tries to connect."""
 ANSWERS: Final[Mapping[grpc.StatusCode, Callable[[str], SparsiloError]]] = {
     CODE.UNAUTHENTICATED: lambda details: IdentityError(f"the aggregator refuses this silo: {details}"),
     CODE.PERMISSION_DENIED: lambda details: IdentityError(f"the aggregator refuses this silo: {details}"),
@@ -273,17 +270,6 @@ class Transport:
             _log.info("connected to %s", self._target)
         else:
             _log.info("connection to %s back after %d s", self._target, monotonic() - self._down_since)
-
-
-@contextmanager
-def dialled(target: str, own: Certified, authority: bytes, proxy: str = "") -> Iterator[Transport]:
-    """Yield a transport for one short command, with less patience. Raises ConfigError where the proxy is none."""
-    chosen = chosen_proxy(proxy, target, os.environ)
-    transport = Transport(target, own, authority, unseen(), proxy=chosen, reconnect_seconds=COMMAND_SECONDS)
-    try:
-        yield transport
-    finally:
-        transport.close()
 
 
 def _distrusted(details: str) -> bool:

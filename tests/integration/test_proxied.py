@@ -17,8 +17,9 @@ from crypto.errors import ConfigError, ConnectionFailed
 from crypto.identity import Authority
 from silo_agent.host.metrics import unseen
 from silo_agent.network.calls import Upload
+from silo_agent.network.dialled import dialled
 from silo_agent.network.proxy import EXCEPTIONS, VARIABLES, chosen_proxy
-from silo_agent.network.transport import Transport, dialled
+from silo_agent.network.transport import Transport
 from sparsilo.v1 import round_pb2, words_pb2
 from support.driven import serving
 from support.on_loopback import OUTGOING, Tinyproxy, door, free_port
