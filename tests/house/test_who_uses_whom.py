@@ -81,7 +81,7 @@ USES: Uses = {
         "aggregator": "results rounds",
     },
     "aggregator.serve": {
-        "crypto": "errors plan_rules",
+        "crypto": "errors plan plan_rules",
         "silo_agent": "host model",
         "aggregator": "config metrics rounds runs silos",
     },
