@@ -42,6 +42,7 @@ from silo_agent.pruning.pruned_files import pruned_files
 
 LIFETIME: Final = timedelta(days=7)
 """How long the authority of one run, and the certificates that it issues, are in force."""
+RESULT_FOLDER: Final = "result"
 UNBOUNDED: Final = 1_000_000_000
 """How much of anything a run on one machine may ask for, and how often: as good as whatever it likes."""
 WIDEST: Final = {
@@ -86,10 +87,10 @@ def run_local(settings: LocalSettings, watch: Watch) -> Report:
     weights = _check(settings)
     with _work_folder(settings.out) as work:
         federation = Federation(settings, weights, Path(work), watch)
-        report, result = asyncio.run(federation.run())
+        report = asyncio.run(federation.run())
         if settings.out.exists():
             settings.out.rmdir()
-        result.rename(settings.out)
+        federation.result.rename(settings.out)
     return report
 
 
@@ -137,6 +138,8 @@ class Federation:
         self._settings = settings
         self._weights = weights
         self._work = work
+        self.result: Final = work / RESULT_FOLDER
+        """The folder that becomes OUT."""
         self._watch = watch
         self._calibration = dict(sorted(zip(silo_names(settings.calibration), settings.calibration, strict=True)))
         self._signing_keys = {silo: SigningKey.generate(settings.suite) for silo in self._calibration}
@@ -145,8 +148,8 @@ class Federation:
         self._planner = Planner(weights, settings.asked, roster, suite, secrets.token_bytes, backend)
         self._plan = self._planner.pruning(settings.evaluate)  # found wrong here, before a process is started
 
-    async def run(self) -> tuple[Report, Path]:
-        """Carry out all rounds; return the report and the folder that becomes OUT.
+    async def run(self) -> Report:
+        """Carry out all rounds; return the report.
 
         Raises LinkError or RoundAborted, and an agent's own error where one says why.
         """
@@ -166,13 +169,13 @@ class Federation:
             *(self._planner, self._plan, self._weights, driver, self._work, self._settings.wanted, self._watch),
             self._own_keep_masks,
         )
-        rounds = asyncio.create_task(run.finish())
+        rounds = asyncio.create_task(run.finish(self.result))
         try:
             await self._until_done(rounds, watchers)
             return await rounds
         except SparsiloError as error:
             await driver.finish(error.message)
-            raise
+            return run.not_evaluated(error, self.result)
         finally:
             rounds.cancel()
             await driver.finish()

@@ -31,7 +31,7 @@ from aggregator.silos.admission import Clock, enrolled, utc_now
 from aggregator.silos.enrolments import Enrolments
 from aggregator.silos.identity_service import IdentityService
 from aggregator.silos.server_identity import ServerIdentity
-from crypto.errors import ConfigError, InputError, ModelError, SparsiloError
+from crypto.errors import ConfigError, InputError, ModelError, RoundAborted, SparsiloError
 from crypto.plan import Plan
 from crypto.plan_rules import decode_plan
 from silo_agent.host.health import serve_health
@@ -137,23 +137,24 @@ class Work:
 
     async def _carry_out(self, at_work: RunAtWork) -> None:
         run, folder = at_work.run, at_work.folder
-        finishing = asyncio.create_task(at_work.pruning.finish())
+        finishing = asyncio.create_task(at_work.pruning.finish(folder / RESULT_FOLDER))
         looking = [
             asyncio.create_task(self._cancel_when_asked(run, finishing)),
             asyncio.create_task(self._notice_revoked(at_work.pruning.plan)),
         ]
         try:
-            _, result = await finishing
-            result.rename(folder / RESULT_FOLDER)
+            report = await finishing
         except asyncio.CancelledError:
             if not (by := self._runs.find(run).cancelled_by):
                 raise  # this process is stopped: the next one goes on
             _log.warning("run %s: cancelled by %s", run, by)
+            if at_work.pruning.report is not None:  # the result stands
+                at_work.pruning.not_evaluated(RoundAborted(CANCELLED), folder / RESULT_FOLDER)
             self._ended(run, Status.CANCELLED, by)
         except SparsiloError as error:
             self._failed(run, error)
         else:
-            self._ended(run, Status.DONE, "")
+            self._ended(run, Status.DONE, report.unevaluated)
             _log.info("run %s: done: %s", run, folder / RESULT_FOLDER)
         finally:
             for task in looking:

@@ -13,6 +13,8 @@ from crypto.plan import Plan
 from crypto.releases.release_spec import release_spec
 
 SCHEMA_VERSION: Final = 1
+NOT_YET: Final = "not_yet"
+"""Why there are no perplexities as long as the evaluation goes on."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,10 @@ class Report:
     """By phase over all rounds, to the millisecond."""
     plan_digest: str
     perplexity: Perplexity | None
-    """None where no evaluation was asked for."""
+    """None where no evaluation was asked for, or it is not over, or failed."""
     bytes_on_disk: BytesOnDisk
+    not_evaluated: str = ""
+    """Why perplexities that were asked for are missing: NOT_YET, or the error's code."""
     behaviour: tuple[Behaviour, ...] = ()
     """A pair for each prompt; none where none was given."""
 
@@ -112,8 +116,9 @@ class Report:
     def document(self) -> dict[str, Any]:
         """The content of `report.json`, as json.dumps takes it; what was not asked for is left out."""
         document = asdict(self)
-        if not self.behaviour:
-            del document["behaviour"]
+        for field in ("behaviour", "not_evaluated"):
+            if not document[field]:
+                del document[field]
         if self.perplexity is None:
             del document["perplexity"]
         else:
@@ -121,6 +126,15 @@ class Report:
                 name: value for name, value in document["perplexity"].items() if value is not None
             }
         return document
+
+    @property
+    def unevaluated(self) -> str:
+        """What of an evaluation is missing, in words; empty where nothing is."""
+        if not self.not_evaluated:
+            return ""
+        if self.not_evaluated == NOT_YET:
+            return "The evaluation is not over."
+        return f"The evaluation failed ({self.not_evaluated}). That takes nothing from the model."
 
     @property
     def seen(self) -> str:
@@ -148,11 +162,14 @@ def make_report(
     achieved: Mapping[str, float],
     traffic: Mapping[str, Traffic],
     keep_counts: Mapping[str, Sequence[int]],
-    perplexity: Perplexity | None,
     bytes_on_disk: BytesOnDisk,
     behaviour: Sequence[Behaviour] = (),
+    not_evaluated: str = "",
 ) -> Report:
-    """Return the report of a run whose rounds are closed. `achieved` is the fraction of zeros written, by tensor."""
+    """Return the report of a run whose pruning's rounds are closed; perplexities come later.
+
+    `achieved` is the fraction of zeros written, by tensor.
+    """
     sizes = {tensor.name: tensor.shape[0] * tensor.shape[1] for tensor in plan.prunable}
     weights = sum(sizes.values())
     overall = sum(achieved[name] * size for name, size in sizes.items()) / weights
@@ -181,8 +198,9 @@ def make_report(
         bytes={silo: traffic[silo] for silo in plan.silos},
         seconds=_seconds(rounds),
         plan_digest=plan.digest.hex(),
-        perplexity=perplexity,
+        perplexity=None,
         bytes_on_disk=bytes_on_disk,
+        not_evaluated=not_evaluated,
         behaviour=tuple(behaviour),
     )
 

@@ -85,6 +85,8 @@ def _page(report: Report, model: str) -> Element:
     _heading(main, report, model)
     if report.perplexity is not None:
         _perplexity(main, report.perplexity)
+    if report.unevaluated:
+        _section(main, "Evaluation", report.unevaluated)
     if report.behaviour:
         _behaviour(main, report.behaviour)
     _sparsity(main, report.sparsity_ratio.per_tensor)

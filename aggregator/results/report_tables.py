@@ -14,6 +14,8 @@ def print_report(report: Report, model: str, console: Console) -> None:
     ratio = report.sparsity_ratio
     if report.perplexity is not None:
         console.print(_perplexities(report.perplexity, ratio.asked))
+    if report.unevaluated:
+        console.print(report.unevaluated)
     console.print(_silos(report))
     phases = Table("phase", Column("seconds", justify="right"), title="Phases")
     for phase, seconds in report.seconds.items():

@@ -4,22 +4,24 @@ the rounds before it opened. `aggregator local` and `aggregator serve` have this
 
 import asyncio
 import json
+import logging
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 import torch
 
 from aggregator.results.pruned_tensors import PrunedTensors
-from aggregator.results.report import Behaviour, BytesOnDisk, Perplexity, Report, make_report
+from aggregator.results.report import NOT_YET, Behaviour, BytesOnDisk, Report, make_report
 from aggregator.results.report_html import write_report_html
 from aggregator.results.sparse_checkpoint import write_sparse_model
 from aggregator.rounds.closed_round import ClosedRound
 from aggregator.rounds.round_driver import RoundDriver, Watch
 from aggregator.runs.evaluation import ROUND_FOLDER, KeepMasks, evaluate
 from aggregator.runs.planning import Planner
+from crypto.errors import SparsiloError
 from crypto.names import ReleaseKind
 from crypto.plan import Plan
 from crypto.releases.planned_rounds import pruning_rounds
@@ -37,6 +39,9 @@ PRUNED_FOLDER: Final = "pruned"
 OUT_FOLDER: Final = "out"
 DONE_FILE: Final = "done"
 """In the folder of a round that is over."""
+REPORT_FILE: Final = "report.json"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,8 @@ class PruningRun:
         self.plan, self._planner, self._weights, self._driver = plan, planner, weights, driver
         self._folder, self._wanted, self._watch, self._own_keep_masks = folder, wanted, watch, own_keep_masks
         self.closed: list[ClosedRound] = []
+        self.report: Report | None = None
+        """What the run came to, once its result is published."""
         for half in (PRUNED_FOLDER, OUT_FOLDER):  # what an earlier process may have left of them
             shutil.rmtree(folder / half, ignore_errors=True)
         self._pruned = PrunedTensors(plan, weights, self._subfolder(PRUNED_FOLDER))
@@ -80,27 +87,40 @@ class PruningRun:
         while len(self.closed) < finished:
             await self._round()
 
-    async def finish(self) -> tuple[Report, Path]:
-        """Run the rounds that are left; return the report, and the folder that holds it, `model/` and what else was
-        wanted.
+    async def finish(self, result: Path) -> Report:
+        """Run the rounds that are left; return the report.
 
-        Raises what RoundDriver.run raises, OutputError where the folder cannot be written.
+        `result` appears whole, with the report, `model/` and what else was wanted, as soon as the pruning is over. An
+        evaluation comes after that; where it fails, the report says so and all else stands.
+        Raises what RoundDriver.run raises, and OutputError where the folder cannot be written.
         """
         while len(self.closed) < (pruning := pruning_rounds(self.plan)):
             await self._round()
         await asyncio.to_thread(self._pruned.write)
         traffic = self._driver.traffic.so_far(self.plan.silos)  # without the evaluation's
-        result = self._subfolder(OUT_FOLDER)
-        achieved = await self._write_model(result)
+        made = result if result.exists() else self._subfolder(OUT_FOLDER)  # an earlier process may have published it
+        achieved = _achieved(result) if made is result else await self._write_model(made)
+        is_evaluated = self.plan.release_kind(-1) is ReleaseKind.EVALUATION
         report = make_report(
             *(self.plan, self.closed[:pruning], achieved, traffic, self._pruned.keep_counts),
-            await self._perplexity(),
-            self._bytes_on_disk(result / "model", achieved),
-            await asyncio.to_thread(self._behaviour, result / "model"),
+            self._bytes_on_disk(made / "model", achieved),
+            await asyncio.to_thread(self._behaviour, made / "model"),
+            not_evaluated=NOT_YET if is_evaluated else "",
         )
-        write_whole(result / "report.json", f"{json.dumps(report.document, indent=2)}\n".encode())
-        write_report_html(report, self._weights.folder.name, result / "report.html")
-        return report, result
+        if made is not result:
+            self._write_report(report, made)
+            made.rename(result)
+        self.report = report
+        return await self._evaluate(report, result) if is_evaluated else report
+
+    def not_evaluated(self, error: SparsiloError, result: Path) -> Report:
+        """Say in a published report why it has no perplexities, or not all; return it."""
+        if self.report is None:
+            raise error
+        _log.error("the evaluation failed, and the result stands without it: %s", error)
+        self.report = replace(self.report, not_evaluated=error.code)  # silos may read it: not the aggregator's paths
+        self._write_report(self.report, result)
+        return self.report
 
     def discard(self) -> None:
         """Remove what nobody needs once the run has ended: uploads, opened sums and pruned tensors."""
@@ -137,27 +157,33 @@ class PruningRun:
         self._watch("writing model", 1, 1)
         return achieved
 
-    async def _perplexity(self) -> Perplexity | None:
-        """Evaluate what was made, where the plan ends with that.
+    async def _evaluate(self, report: Report, result: Path) -> Report:
+        """Add the perplexities of what was made, as the plan ends with that, and then those of keep masks from outside.
 
         Silos' own keep masks are at hand only where all is on one machine; and a silo that layer sampling spared some
         blocks has none of the whole model.
         """
-        if self.plan.release_kind(-1) is not ReleaseKind.EVALUATION:
-            return None
-        while len(self.closed) < len(self.plan.message.rounds):
-            await self._round()
-        spec = self.plan.message.rounds[-1].evaluation
-        by_name = await asyncio.to_thread(perplexities, spec, self.closed[-1].opened.chunks())
-        keep_masks = KeepMasks(
-            {} if self.plan.pruning.cohort_floor else self._own_keep_masks(), self._wanted.candidates
-        )
-        if keep_masks.files:
-            evaluated = await evaluate(
-                *(keep_masks.files, spec.sequences, self._planner, self._driver, self._folder),
-            )
-            by_name |= evaluated
-        return keep_masks.perplexity(by_name)
+        try:
+            while len(self.closed) < len(self.plan.message.rounds):
+                await self._round()
+            spec = self.plan.message.rounds[-1].evaluation
+            by_name = await asyncio.to_thread(perplexities, spec, self.closed[-1].opened.chunks())
+            self.report = replace(report, perplexity=KeepMasks({}, {}).perplexity(by_name), not_evaluated="")
+            alone = {} if self.plan.pruning.cohort_floor else self._own_keep_masks()
+            outside = KeepMasks(alone, self._wanted.candidates)
+            if outside.files:
+                by_name |= await evaluate(
+                    *(outside.files, spec.sequences, self._planner, self._driver, self._folder),
+                )
+                self.report = replace(report, perplexity=outside.perplexity(by_name), not_evaluated="")
+        except SparsiloError as error:
+            return self.not_evaluated(error, result)
+        self._write_report(self.report, result)
+        return self.report
+
+    def _write_report(self, report: Report, folder: Path) -> None:
+        write_whole(folder / REPORT_FILE, f"{json.dumps(report.document, indent=2)}\n".encode())
+        write_report_html(report, self._weights.folder.name, folder / "report.html")
 
     def _behaviour(self, model: Path) -> list[Behaviour]:
         """Have both models go on from the prompts that were given, on the CPU."""
@@ -213,3 +239,9 @@ class PruningRun:
         folder = self._folder / name
         folder.mkdir(mode=0o700, exist_ok=True)
         return folder
+
+
+def _achieved(result: Path) -> dict[str, float]:
+    """Return the fraction of zeros by tensor that a published report has."""
+    achieved: dict[str, float] = json.loads((result / REPORT_FILE).read_bytes())["sparsity_ratio"]["per_tensor"]
+    return achieved

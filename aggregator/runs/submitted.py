@@ -81,7 +81,7 @@ class Run:
     phase: str
     """What the run is at; empty before and after."""
     said: str
-    """Why the run failed, or who cancelled it."""
+    """Why the run failed, who cancelled it, or why one that is done has no evaluation."""
     submitted: str
     """When it was submitted, ISO 8601."""
     ended: str | None
@@ -181,7 +181,7 @@ class Runs:
             database.execute(change, (Status.CANCELLED, by, _iso(now), by, run, Status.WAITING))
 
     def end(self, run: str, status: Status, said: str, now: datetime) -> None:
-        """Record that a run is done, or that it failed or was cancelled and why."""
+        """Record that a run is done, failed or was cancelled; and why, or what is missing."""
         with transaction(self._file) as database:
             change = "UPDATE runs SET status = ?, phase = '', waiting = '', said = ?, ended = ? WHERE run = ?"
             database.execute(change, (status, said, _iso(now), run))
