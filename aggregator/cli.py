@@ -2,7 +2,7 @@
 
 import click
 
-from aggregator.commands import containers, local, runs, silos
+from aggregator.commands import containers, local, results, runs, silos
 from aggregator.config import AggregatorConfig
 from silo_agent.host.config_command import config_group
 from silo_agent.host.terminal import completion_command, run_command
@@ -17,7 +17,7 @@ def cli() -> None:
 for _command in (
     *(runs.serve, runs.plan, runs.rounds, silos.invite, silos.silos),
     *(config_group(AggregatorConfig), completion_command("aggregator", cli)),
-    *(local.local, containers.pack, containers.unpack),
+    *(results.result, local.local, containers.pack, containers.unpack),
 ):
     cli.add_command(_command)
 

@@ -37,6 +37,7 @@ from crypto.plan_rules import decode_plan
 from silo_agent.host.health import serve_health
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.model_folder import model_folder
+from silo_agent.results.manifest import MANIFEST_FILE
 
 CANCELLED: Final = "the aggregator's people cancelled the run"
 """What silos are told of a run that was cancelled."""
@@ -95,6 +96,18 @@ class Work:
         self._runs = Runs(config.state)
         self._at_work: RunAtWork | None = None
         self.driver = RoundDriver(metrics, self._watch, len(os.sched_getaffinity(0)), _journals(config.journal))
+        for run in self._runs.all():
+            self._publish(run.run)
+
+    def _publish(self, run: str) -> None:
+        """Let silos fetch a result that an earlier process left; one that is damaged is left out."""
+        folder = self._runs.folder(run)
+        if (folder / RESULT_FOLDER / MANIFEST_FILE).exists():
+            try:
+                plan = decode_plan((folder / PLAN_FILE).read_bytes())
+                self.driver.files.results.publish(plan, folder / RESULT_FOLDER)
+            except (SparsiloError, OSError) as error:
+                _log.error("run %s: its result cannot be fetched: %s", run, error)
 
     async def replay(self) -> None:
         """Replay the finished rounds of a run that a stopped process left: to be awaited before any silo is heard.

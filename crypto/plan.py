@@ -50,6 +50,14 @@ class Plan:
         return sha256(b"sparsilo/1 plan" + self.encoded).digest()
 
     @cached_property
+    def model_digest(self) -> bytes:
+        """The digest of the dense model that the plan is about."""
+        tensors, files = (
+            {entry.name: entry.digest for entry in listed} for listed in (self.message.model, self.message.files)
+        )
+        return model_digest(tensors, files)
+
+    @cached_property
     def silos(self) -> tuple[str, ...]:
         """Names in roster order; a silo's index here plus one is its Shamir point."""
         return tuple(member.silo for member in self.message.roster)
@@ -130,6 +138,17 @@ class Plan:
     def is_sampled(self, round_index: int) -> bool:
         """Tell whether a cohort of the roster, drawn by the silos' joint coin, takes part in the round."""
         return bool(self.pruning.cohort_floor) and self.block(round_index) is not None
+
+
+def model_digest(tensors: Mapping[str, bytes], files: Mapping[str, bytes]) -> bytes:
+    """Return the SHA-256 that stands for a model: over names and digests of its tensors and its other files, both
+    ascending by name (docs/formats.md, section 2).
+    """
+    listed = (
+        b"".join(sha256(name.encode()).digest() + digests[name] for name in sorted(digests))
+        for digests in (tensors, files)
+    )
+    return sha256(b"sparsilo/1 model" + b"".join(sha256(part).digest() for part in listed)).digest()
 
 
 def oriented(tensor: plan_pb2.Tensor) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from silo_agent.commands.identity import enroll, roster
 from silo_agent.commands.ledger import ledger
 from silo_agent.commands.preflight import preflight
 from silo_agent.commands.prune import prune
+from silo_agent.commands.result import result
 from silo_agent.commands.run import run
 from silo_agent.commands.support_bundle import support_bundle
 from silo_agent.commands.verify import verify
@@ -22,7 +23,7 @@ def cli() -> None:
 
 
 for _command in (
-    *(prune, run, verify, preflight, ledger),
+    *(prune, run, result, verify, preflight, ledger),
     *(enroll, roster, pending, approve, reject, audit, support_bundle),
     *(config_group(AgentConfig), completion_command("silo-agent", cli)),
 ):

@@ -58,6 +58,8 @@ class AgentConfig:
     """URL of an HTTP proxy to dial through; `none` means never one, and an empty text what the environment says."""
     proxy_file: Path | None = None
     """A file that holds the proxy's URL, where it has a password."""
+    fetch_results: Path | None = None
+    """Folder into which an agent that stays fetches the result of every run that this silo approved, verified."""
     renew_certificate: bool = False
     """Whether the agent asks the aggregator for a new certificate at half its life, and replaces the files."""
     reconnect_seconds: int = 60

@@ -1,14 +1,15 @@
 """A sparse model's folder packed without its zeros, and unpacked again (docs/bitmask-container.md)."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from torch import Tensor
 
-from aggregator.results.sparse_checkpoint import SLICE, copy_others
 from crypto.errors import ModelError
 from silo_agent.host.whole_file import whole_folder
 from silo_agent.model.bitmask_container import (
@@ -24,6 +25,12 @@ from silo_agent.model.bitmask_container import (
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.mapped_tensors import as_integers
 from silo_agent.model.tensor_files import Entry, read_tensor_file, write_tensor_file
+
+SLICE: Final = 1 << 22
+"""Elements packed at a time."""
+
+WEIGHT_SUFFIXES: Final = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx"}
+"""Files of weights, in whatever format: those of one form must not lie beside those of another."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ def pack(model: Path, folder: Path) -> PackedBytes:
         for index, file in enumerate(weights.files, 1):
             part = f"{index}/{len(weights.files)}"
             left -= _pack_file(weights, left, file, partial / f"{file.stem}{SUFFIX}", part)
-        copy_others(model, partial)
+        _copy_others(model, partial)
         packed = sum(file.stat().st_size for file in partial.glob(f"*{SUFFIX}"))
     return PackedBytes(sum(file.stat().st_size for file in weights.files), packed)
 
@@ -65,7 +72,7 @@ def unpack(container: Path, folder: Path) -> None:
             tensors = [(name, packed.dtype(name), packed.shape(name)) for name in packed.names(file)]
             dense = partial / f"{file.name.removesuffix(SUFFIX)}.safetensors"
             write_tensor_file(dense, tensors, lambda name: _dense(as_integers(packed[name])), packed.metadata(file))
-        copy_others(container, partial)
+        _copy_others(container, partial)
 
 
 def _pack_file(weights: DenseWeights, wanted: set[str], file: Path, target: Path, part: str) -> set[str]:
@@ -96,6 +103,13 @@ def _pack_file(weights: DenseWeights, wanted: set[str], file: Path, target: Path
     own = {"format": FORMAT, PART: part, SHAPES: json.dumps(shapes, sort_keys=True, separators=(",", ":"))}
     write_tensor_file(target, entries, data, {**header.metadata, **own})
     return set(names)
+
+
+def _copy_others(source: Path, folder: Path) -> None:
+    """Copy every file beside the weights: config, tokenizer, index, card."""
+    for file in sorted(source.iterdir()):
+        if file.is_file() and file.suffix.lower() not in WEIGHT_SUFFIXES:
+            shutil.copyfile(file, folder / file.name)
 
 
 def _dense(bits: Tensor) -> Iterator[memoryview]:

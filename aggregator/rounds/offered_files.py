@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from aggregator.rounds.closed_round import ClosedRound
+from aggregator.rounds.published_results import PublishedResults
 from crypto.encoding.wire import encode
 from crypto.errors import ProtocolError
 from silo_agent.host.whole_file import write_whole
@@ -18,12 +19,15 @@ PIECE_BYTES: Final = 1 << 20
 
 
 class OfferedFiles:
-    """Candidates of an evaluation by their SHA-256; transcripts and opened sums by the digest of their round.
+    """Candidates of an evaluation and files of results by their SHA-256; transcripts and opened sums by the digest of
+    their round.
 
     A kind is the name of the field of `FileRequest` that holds the digest.
     """
 
     def __init__(self) -> None:
+        self.results = PublishedResults()
+        """Of all runs so far: they are not withdrawn."""
         self._files: dict[tuple[str, bytes], tuple[Path, Collection[str]]] = {}
 
     def offer_candidate(self, digest: bytes, file: Path, silos: Collection[str]) -> None:
@@ -50,6 +54,8 @@ class OfferedFiles:
         Raises ProtocolError where none is offered under that name, or not to this silo.
         """
         path, silos = self._files.get((kind, digest), (None, ()))
+        if kind == "result":
+            path, silos = self.results.file(silo, digest), (silo,)
         if path is None or silo not in silos:
             raise ProtocolError("no such file is offered", party=silo)
         with path.open("rb") as file:

@@ -84,6 +84,7 @@ class RoundServicer:
             "Held": grpc.stream_unary_rpc_method_handler(self.held),
             "Upload": grpc.stream_unary_rpc_method_handler(self.upload),
             "Committed": grpc.stream_stream_rpc_method_handler(self.committed),
+            "Results": grpc.stream_unary_rpc_method_handler(self.results),
             "File": grpc.stream_stream_rpc_method_handler(self.file),
         }
         return (
@@ -139,6 +140,15 @@ class RoundServicer:
 
         async for chunk in self._callers.streamed(requests, chunks, context):
             yield chunk
+
+    async def results(self, requests: Requests, context: Context) -> bytes:
+        """Words.Results."""
+
+        async def answer(silo: str, request: bytes) -> bytes:
+            decode(words_pb2.ResultsRequest, request, MESSAGE_LIMIT)
+            return self._driver.files.results.listed(silo)
+
+        return await self._callers.answered(requests, answer, context)
 
     async def file(self, requests: Requests, context: Context) -> AsyncIterator[bytes]:
         """Words.File."""

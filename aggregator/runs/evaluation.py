@@ -13,8 +13,8 @@ from aggregator.rounds.round_driver import RoundDriver
 from aggregator.runs.planning import DENSE, FEDERATED, OWN, Planner
 from crypto.plan_rules import decode_plan
 from crypto.secagg.round import Round
+from silo_agent.host.file_digest import file_digest
 from silo_agent.host.whole_file import write_whole
-from silo_agent.model.pruned_file import file_digest
 from silo_agent.releases.evaluation import perplexities
 
 PLAN_FILE: Final = "evaluation.plan"

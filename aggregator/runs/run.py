@@ -13,10 +13,8 @@ from typing import Final
 
 import torch
 
-from aggregator.results.pruned_tensors import PrunedTensors
 from aggregator.results.report import NOT_YET, Behaviour, BytesOnDisk, Report, make_report
 from aggregator.results.report_html import write_report_html
-from aggregator.results.sparse_checkpoint import write_sparse_model
 from aggregator.rounds.closed_round import ClosedRound
 from aggregator.rounds.round_driver import RoundDriver, Watch
 from aggregator.runs.evaluation import ROUND_FOLDER, KeepMasks, evaluate
@@ -32,6 +30,11 @@ from silo_agent.model.bitmask_container import stored_bytes
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.releases.evaluation import perplexities
 from silo_agent.releases.silo_side import expanded_tensors
+from silo_agent.results.manifest import MANIFEST_FILE, MODEL_FOLDER, REPORT_FILE, Manifest
+from silo_agent.results.provenance import Provenance
+from silo_agent.results.pruned_tensors import PrunedTensors
+from silo_agent.results.sparse_checkpoint import SparseModel, write_sparse_model
+from silo_agent.rounds.committed_words import TRANSCRIPT_FOLDER
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.writing.continuation import continuations
 
@@ -39,7 +42,7 @@ PRUNED_FOLDER: Final = "pruned"
 OUT_FOLDER: Final = "out"
 DONE_FILE: Final = "done"
 """In the folder of a round that is over."""
-REPORT_FILE: Final = "report.json"
+REPORT_PAGE: Final = "report.html"
 
 _log = logging.getLogger(__name__)
 
@@ -96,20 +99,23 @@ class PruningRun:
         """
         while len(self.closed) < (pruning := pruning_rounds(self.plan)):
             await self._round()
-        await asyncio.to_thread(self._pruned.write)
         traffic = self._driver.traffic.so_far(self.plan.silos)  # without the evaluation's
         made = result if result.exists() else self._subfolder(OUT_FOLDER)  # an earlier process may have published it
         achieved = _achieved(result) if made is result else await self._write_model(made)
         is_evaluated = self.plan.release_kind(-1) is ReleaseKind.EVALUATION
         report = make_report(
             *(self.plan, self.closed[:pruning], achieved, traffic, self._pruned.keep_counts),
-            self._bytes_on_disk(made / "model", achieved),
-            await asyncio.to_thread(self._behaviour, made / "model"),
+            self._bytes_on_disk(made / MODEL_FOLDER, achieved),
+            await asyncio.to_thread(self._behaviour, made / MODEL_FOLDER),
             not_evaluated=NOT_YET if is_evaluated else "",
         )
         if made is not result:
             self._write_report(report, made)
+            if self._wanted.save_transcript:  # without it no silo could verify the result, and none is served it
+                manifest = await asyncio.to_thread(Manifest.of_folder, self.plan.digest, made)
+                write_whole(made / MANIFEST_FILE, manifest.encoded)
             made.rename(result)
+        self._publish(result)
         self.report = report
         return await self._evaluate(report, result) if is_evaluated else report
 
@@ -120,6 +126,7 @@ class PruningRun:
         _log.error("the evaluation failed, and the result stands without it: %s", error)
         self.report = replace(self.report, not_evaluated=error.code)  # silos may read it: not the aggregator's paths
         self._write_report(self.report, result)
+        self._publish(result)
         return self.report
 
     def discard(self) -> None:
@@ -147,15 +154,16 @@ class PruningRun:
     async def _write_model(self, result: Path) -> dict[str, float]:
         """Write `model/` and what else was wanted of the rounds; return the fraction of zeros by tensor."""
         self._watch("writing model", 0, 1)
-        achieved = await asyncio.to_thread(
-            write_sparse_model, self._weights, self._pruned.pruned, result / "model", self._provenance()
-        )
+        opened = self._start.opened[: pruning_rounds(self.plan)]
+        origin = Provenance(self.plan, opened, await asyncio.to_thread(lambda: self._pruned.digest))
+        model = SparseModel(self._weights, self._pruned.pruned, origin.metadata, origin.card)
+        await asyncio.to_thread(write_sparse_model, model, result / MODEL_FOLDER)
         if self._wanted.save_counts:
             self._pruned.write_counts(result / "keep_counts.safetensors")
         if self._wanted.save_transcript:
             self._save_transcripts(result)
         self._watch("writing model", 1, 1)
-        return achieved
+        return model.achieved
 
     async def _evaluate(self, report: Report, result: Path) -> Report:
         """Add the perplexities of what was made, as the plan ends with that, and then those of keep masks from outside.
@@ -179,11 +187,21 @@ class PruningRun:
         except SparsiloError as error:
             return self.not_evaluated(error, result)
         self._write_report(self.report, result)
+        self._publish(result)
         return self.report
 
     def _write_report(self, report: Report, folder: Path) -> None:
+        """Write both files, and what a manifest says of them."""
         write_whole(folder / REPORT_FILE, f"{json.dumps(report.document, indent=2)}\n".encode())
-        write_report_html(report, self._weights.folder.name, folder / "report.html")
+        write_report_html(report, self._weights.folder.name, folder / REPORT_PAGE)
+        own = folder / MANIFEST_FILE
+        if own.exists():
+            manifest = Manifest.decode(own.read_bytes()).renewed(folder, (REPORT_FILE, REPORT_PAGE))
+            write_whole(own, manifest.encoded)
+
+    def _publish(self, result: Path) -> None:
+        if (result / MANIFEST_FILE).exists():
+            self._driver.files.results.publish(self.plan, result)
 
     def _behaviour(self, model: Path) -> list[Behaviour]:
         """Have both models go on from the prompts that were given, on the CPU."""
@@ -205,7 +223,8 @@ class PruningRun:
         roster = {member.silo: member.signing_key for member in self.plan.message.roster}
         rounds = self.closed[: pruning_rounds(self.plan)]
         for closed in rounds:
-            name = f"transcript-{closed.session.round.index}" if len(rounds) > 1 else "transcript"
+            index = closed.session.round.index
+            name = f"{TRANSCRIPT_FOLDER}-{index}" if len(rounds) > 1 else TRANSCRIPT_FOLDER
             closed.save_transcript(result / name)
             write_whole(result / name / "roster.yaml", roster_file(roster))
 
@@ -220,20 +239,6 @@ class PruningRun:
             for folder in (self._weights.folder, model)
         )
         return BytesOnDisk(dense, sparse, bitmask)
-
-    def _provenance(self) -> dict[str, str]:
-        """Return what the model file says of its origin; two runs of the same work do not differ in it."""
-        plan, pruning = self.plan, self.plan.message.pruning
-        rounds = self.closed[: pruning_rounds(plan)]
-        return {
-            "sparsilo.release": str(plan.release_kind(pruning_rounds(plan) - 1)),
-            "sparsilo.pruner": pruning.pruner,
-            "sparsilo.sparsity": str(plan.pruning.sparsity),
-            "sparsilo.allocation": str(plan.pruning.allocation),
-            "sparsilo.schedule": str(plan.pruning.schedule),
-            "sparsilo.survivors": str(min(len(closed.session.survivors) for closed in rounds)),
-            "sparsilo.pruned_sha256": self._pruned.digest.hex(),
-        }
 
     def _subfolder(self, name: str) -> Path:
         folder = self._folder / name

@@ -4,12 +4,13 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from math import inf
 from pathlib import Path
 from time import sleep
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -17,6 +18,9 @@ from silo_agent.config import AgentConfig
 from silo_agent.host.logs import logging_as
 from silo_agent.host.owned_folder import owned_folder
 from silo_agent.host.terminal import ProgressBars, config_options
+
+if TYPE_CHECKING:
+    from silo_agent.network.transport import Transport
 
 ROSTER_SECONDS: Final = 2.0
 """How often an agent without a roster looks for one."""
@@ -76,12 +80,36 @@ def _run(agent: AgentConfig) -> None:
 
     with ProgressBars() as bars:
         announce = partial(certificate.announce, transport)
-        rounds = Agent(agent, transport, metrics, BlockProgress(metrics, bars), keep_certificate_fresh, announce)
+        progress = BlockProgress(metrics, bars)
+        keep_up = _kept_results(agent, transport, progress)
+        rounds = Agent(agent, transport, metrics, progress, keep_certificate_fresh, announce, keep_up)
         ready = True
         try:
             rounds.run()
         finally:
             transport.close()
+
+
+def _kept_results(agent: AgentConfig, transport: "Transport", progress: ProgressBars) -> Callable[[], None]:
+    """Return what fetches the results that this silo wants to have."""
+    from silo_agent.consent.audit_log import AuditLog
+    from silo_agent.consent.state_store import STATE_FILE, StateStore
+    from silo_agent.delivery.fetch import ResultFetcher
+    from silo_agent.delivery.kept_results import KeptResults
+    from silo_agent.identity.own_files import read_roster
+    from silo_agent.model.dense_weights import DenseWeights
+    from silo_agent.model.model_folder import model_folder
+
+    folder = agent.fetch_results
+    if folder is None:
+        return lambda: None
+
+    def fetcher() -> ResultFetcher:
+        roster, weights = read_roster(agent.roster, agent.suite), DenseWeights.open(model_folder(agent.model))
+        return ResultFetcher(transport, weights, roster, folder, progress)
+
+    store, audit = StateStore(agent.state / STATE_FILE), AuditLog(agent.state)
+    return KeptResults(folder, transport, store, audit, fetcher).keep_up
 
 
 def _wait_for_roster(agent: AgentConfig) -> None:

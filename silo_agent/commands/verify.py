@@ -1,10 +1,12 @@
-"""`silo-agent verify`: check a round from its saved transcript, offline."""
+"""`silo-agent verify`: check a round from its saved transcript, or a run and its model, offline."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from crypto.errors import ConfigError
 from crypto.names import Suite
 from silo_agent.host.terminal import (
     FILE,
@@ -18,34 +20,67 @@ from silo_agent.host.terminal import (
 
 
 @click.command()
-@click.argument("folder", type=FILE, metavar="TRANSCRIPT_FOLDER")
+@click.argument("folder", type=FILE, metavar="FOLDER")
 @click.option("--roster", required=True, type=FILE, help="Your pinned roster: all that is proven rests on its keys.")
 @suite_option
 @click.option("--own", type=FILE, help="state/ROUND.transcript, which your agent wrote: must be the same round.")
 @click.option("--signatures-only", is_flag=True, help="Leave the words alone, where they are not at hand.")
+@click.option("--model", type=FILE, metavar="DIR", help="Also check that this sparse model follows from the sums.")
+@click.option("--dense", metavar="DIR", help="With --model: your dense model, a folder or its hub id with commit.")
 @output_option
-def verify(folder: Path, roster: Path, suite: str, own: Path | None, signatures_only: bool, output: str) -> None:
-    """Check a round after it is over.
+def verify(
+    folder: Path,
+    roster: Path,
+    suite: str,
+    own: Path | None,
+    signatures_only: bool,
+    model: Path | None,
+    dense: str | None,
+    output: str,
+) -> None:
+    """Check a round after it is over, or a whole run and its model.
 
     Nobody who ran it need be trusted. Every signature is verified under your pinned roster, and the opened sum is
-    computed anew from the masked words that the silos signed. No secret and no network is needed. TRANSCRIPT_FOLDER
-    is what `aggregator local --save-transcript` writes; a roster.yaml in it is its maker's word, so compare it with
-    yours. What cannot be shown: that a silo's words said the truth about its text.
+    computed anew from the masked words that the silos signed. No secret and no network is needed. FOLDER is a
+    transcript, as `aggregator local --save-transcript` writes it, or a run's result, which holds one for each round; a
+    roster.yaml in it is its maker's word, so compare it with yours. With --model every byte of the sparse model is
+    compared with what the opened sums make of your dense model. What cannot be shown: that a silo's words said the
+    truth about its text.
 
     \b
-    Example:
+    Examples:
       silo-agent verify pruned/transcript --roster roster.yaml --own state/0a1b2c.transcript
+      silo-agent verify pruned --roster roster.yaml --model pruned/model --dense llama
     """
     from silo_agent.identity.own_files import read_roster
-    from silo_agent.rounds.verify import verify_folder
+    from silo_agent.rounds.verify import transcript_folders, verify_folder
 
     with failing_as(output), ProgressBars() as progress:
-        pinned = read_roster(roster, Suite[suite.upper()])
-        verified = verify_folder(folder, pinned, own, not signatures_only, progress)
+        if (model is None) != (dense is None):
+            raise ConfigError("--model and --dense: give both or none", hint="a model follows from a dense one")
+        pinned, folders = read_roster(roster, Suite[suite.upper()]), transcript_folders(folder)
+        if own is not None and len(folders) > 1:
+            raise ConfigError("--own: is of one round", hint="name that round's transcript folder")
+        rounds = [verify_folder(each, pinned, own, not signatures_only, progress) for each in folders]
+        checked = None if model is None or dense is None else _model(model, folders, pinned, dense, progress)
     if output == "json":
-        print_envelope("done", data=verified)
+        data = rounds[0] if folders == [folder] else {"rounds": rounds}
+        print_envelope("done", data=data if checked is None else {**data, "model": checked})
         return
-    print_fields(_as_fields(verified, signatures_only))
+    for verified in rounds:
+        print_fields(_as_fields(verified, signatures_only))
+    if checked is not None:
+        print_fields({"model": "follows from these sums, byte for byte", **checked})
+
+
+def _model(
+    model: Path, folders: Sequence[Path], roster: Mapping[str, bytes], dense: str, progress: ProgressBars
+) -> dict[str, Any]:
+    from silo_agent.model.dense_weights import DenseWeights
+    from silo_agent.model.model_folder import model_folder
+    from silo_agent.results.verify_model import verify_model
+
+    return verify_model(model, folders, roster, DenseWeights.open(model_folder(dense)), progress)
 
 
 def _as_fields(verified: dict[str, Any], signatures_only: bool) -> dict[str, str]:

@@ -20,7 +20,6 @@ from silo_agent.consent.expected_traffic import (
     most_participants,
 )
 from silo_agent.consent.hidden_among import Contribution, contributions, hidden_among, weak_points
-from silo_agent.consent.policy import planned_digest
 
 EPSILON: Final = "unbounded: this plan adds no noise, so differential privacy bounds nothing"
 
@@ -97,7 +96,7 @@ def plan_in_words(plan: Plan, silo: str) -> PlanInWords:
     return PlanInWords(
         weak=tuple(weak_points(plan, silo)),
         plan=plan.digest.hex(),
-        model=planned_digest(message).hex(),
+        model=plan.model_digest.hex(),
         computed_here=tuple(_computed(plan, silo)),
         also_asked=tuple(filter(None, (option.told(plan) for option in PLAN_OPTIONS))),
         rounds=len(message.rounds),

@@ -9,17 +9,15 @@ from dataclasses import dataclass, fields
 from datetime import datetime, time, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from crypto.errors import ConfigError, PlanError, ReleaseRefused
 from crypto.names import ReleaseKind
-from crypto.plan import Plan
+from crypto.plan import Plan, model_digest
 from silo_agent.consent.bounds import BOUNDS, Number, is_most, spelled
 from silo_agent.host.plain_yaml import read_mapping
-from sparsilo.v1 import plan_pb2
 
 if TYPE_CHECKING:  # a command that shows a plan need not wait for torch
     from silo_agent.model.dense_weights import DenseWeights
@@ -249,24 +247,6 @@ def _hours(file: Path, value: object) -> Hours:
     return Hours(tuple(days) if isinstance(days, list) else DAYS, times[0], times[1], timezone)
 
 
-def model_digest(tensors: Mapping[str, bytes], files: Mapping[str, bytes]) -> bytes:
-    """Return the SHA-256 that stands for a model: over names and digests of its tensors and its other files, both
-    ascending by name (docs/formats.md, section 2).
-    """
-    listed = (
-        b"".join(sha256(name.encode()).digest() + digests[name] for name in sorted(digests))
-        for digests in (tensors, files)
-    )
-    return sha256(b"sparsilo/1 model" + b"".join(sha256(part).digest() for part in listed)).digest()
-
-
-def planned_digest(plan: plan_pb2.Plan) -> bytes:
-    """Return the digest of the model that a plan is about."""
-    return model_digest(
-        {tensor.name: tensor.digest for tensor in plan.model}, {file.name: file.digest for file in plan.files}
-    )
-
-
 def trusted_digest(weights: "DenseWeights") -> bytes:
     """Return the model digest of a model folder, which is read whole."""
     return model_digest(weights.digest(), weights.file_digests)
@@ -277,7 +257,7 @@ def check_policy(plan: Plan, policy: Policy, silo: str) -> None:
 
     Raises PlanError naming the field of the plan, its value, and the policy's field that does not cover it.
     """
-    digest = planned_digest(plan.message).hex()
+    digest = plan.model_digest.hex()
     if policy.models is not None and digest not in policy.models:
         raise PlanError(f"the plan's model {digest} is not one that this silo trusts", hint="models in the policy")
     for index in range(len(plan.message.rounds)):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from crypto.errors import CalibrationError, ConfigError
-from silo_agent.model.pruned_file import file_digest
+from silo_agent.host.file_digest import file_digest
 
 MOST_CHARACTERS: Final = 1 << 18
 """Characters that the tokenizer gets at a time: each takes 400 bytes of memory, and Ctrl-C is heard when it returns."""

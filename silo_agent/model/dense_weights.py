@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from crypto.errors import ModelError
 from silo_agent.model.blocks import Block, Place, find_blocks, full_name, places
 from silo_agent.model.mapped_tensors import TORCH_DTYPES, mapped_tensor
-from silo_agent.model.model_folder import copied_files, file_digests
+from silo_agent.model.model_folder import copied_files, file_content, file_digests
 from silo_agent.model.stored_parameters import stored_parameters
 from silo_agent.model.tensor_files import StoredTensor, read_tensor_file
 
@@ -86,6 +86,14 @@ class DenseWeights:
                 hint="copy the tokenizer that belongs to this model",
             )
         return tokenizer
+
+    def file(self, name: str) -> Path:
+        """Return the safetensors file that a stored tensor lies in."""
+        return self._stored[name].file
+
+    def file_content(self, name: str) -> bytes:
+        """Return the content of a file of `file_digests`. Raises ModelError where it was changed since."""
+        return file_content(self.folder / name, self.file_digests[name])
 
     def tensor(self, name: str) -> Tensor:
         """Return the stored tensor, mapped from the file privately: what is written to it stays in memory."""

@@ -74,11 +74,16 @@ def copied_files(folder: Path, digests: Mapping[str, bytes]) -> Iterator[Path]:
     """
     with TemporaryDirectory() as scratch:
         for name, digest in digests.items():
-            content = _content(folder / name)
-            if sha256(content).digest() != digest:
-                raise ModelError(f"{folder / name}: was changed while the model was in use", hint="start again")
-            Path(scratch, name).write_bytes(content)
+            Path(scratch, name).write_bytes(file_content(folder / name, digest))
         yield Path(scratch)
+
+
+def file_content(file: Path, digest: bytes) -> bytes:
+    """Return a file's content. Raises ModelError where it is not, or not any more, what its digest says."""
+    content = _content(file)
+    if sha256(content).digest() != digest:
+        raise ModelError(f"{file}: was changed while the model was in use", hint="start again")
+    return content
 
 
 def _content(file: Path) -> bytes:

@@ -1,17 +1,13 @@
 """A file of what pruning made of weights, by parameter name: their keep masks, or themselves (docs/formats.md, 3)."""
 
 from collections.abc import Iterator, Mapping
-from hashlib import sha256
 from pathlib import Path
-from typing import Final
 
 from torch import Tensor
 
 from crypto.errors import InputError, ModelError
 from silo_agent.model.mapped_tensors import mapped_tensor
 from silo_agent.model.tensor_files import read_tensor_file
-
-READ_BYTES: Final = 1 << 20
 
 
 class PrunedFile(Mapping[str, Tensor]):
@@ -46,12 +42,3 @@ class PrunedFile(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._stored)
-
-
-def file_digest(file: Path) -> bytes:
-    """Return SHA-256 of a file's bytes."""
-    hashed = sha256()
-    with file.open("rb") as opened:
-        while data := opened.read(READ_BYTES):
-            hashed.update(data)
-    return hashed.digest()

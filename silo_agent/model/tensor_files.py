@@ -5,7 +5,7 @@ shape, first byte and end; and the tensors, row by row, little-endian. Neither r
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -37,6 +37,9 @@ DTYPES: Final = {
 
 Entry = tuple[str, str, tuple[int, ...]]
 """A tensor to be written: its name, the dtype's name in the header, and its shape."""
+
+Piece = tuple[str, bytes | memoryview]
+"""The next bytes of a file, after the name of the tensor that they are of; empty for what is of none."""
 
 
 @dataclass(frozen=True)
@@ -102,35 +105,54 @@ def write_tensor_file(
     *,
     as_given: bool = False,
 ) -> None:
-    """Write a file in slices; `path` appears whole, or is as it was.
+    """Write a file in pieces, as `tensor_file_pieces` yields them; `path` appears whole, or is as it was.
+
+    Raises OutputError if the file cannot be written, ValueError if `data` does not fit `entries`.
+    """
+    pieces = tensor_file_pieces(path.name, entries, data, metadata, as_given=as_given)
+    try:
+        with whole_file(path) as file:
+            for _, piece in pieces:
+                file.write(piece)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error}", hint="check space and permissions") from error
+
+
+def tensor_file_pieces(
+    name: str,
+    entries: Sequence[Entry],
+    data: Callable[[str], Iterable[bytes | memoryview]],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    as_given: bool = False,
+) -> Iterator[Piece]:
+    """Yield the bytes of a file called `name`: the header, and then the tensors.
 
     `data(name)` yields that tensor's little-endian bytes, and is called once per tensor: wider elements first, which
     aligns every tensor, otherwise in the order given. The same arguments give the same bytes. With `as_given` the order
     is the given one throughout and the JSON has spaces: so were files of keep masks and pruned weights from the first,
     and plans name them by their SHA-256.
-    Raises OutputError if the file cannot be written, ValueError if `data` does not fit `entries`.
+    Raises ValueError if `data` does not fit `entries`.
     """
     # safetensors' own save_file wants every tensor in memory at once: more than a machine has, for the models in use
-    names = [name for name, _, _ in entries]
+    names = [tensor for tensor, _, _ in entries]
     if len({*names, "__metadata__"}) != len(names) + 1:
-        raise ValueError(f"{path.name}: tensor names repeat, or one is __metadata__")
+        raise ValueError(f"{name}: tensor names repeat, or one is __metadata__")
     ordered = entries if as_given else sorted(entries, key=lambda entry: -DTYPES[entry[1]].bytes)
-    sizes = {name: DTYPES[dtype].bytes * prod(shape) for name, dtype, shape in ordered}
+    sizes = {tensor: DTYPES[dtype].bytes * prod(shape) for tensor, dtype, shape in ordered}
     head = _header(ordered, sizes, metadata, as_given=as_given)
-    try:
-        with whole_file(path) as file:
-            file.write(len(head).to_bytes(8, "little") + head)
-            for name, size in sizes.items():
-                left = size
-                for piece in data(name):
-                    left -= memoryview(piece).nbytes
-                    if left < 0:
-                        break
-                    file.write(piece)
-                if left:
-                    raise ValueError(f"{path.name}: the data of {name} is {'short' if left > 0 else 'too long'}")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error}", hint="check space and permissions") from error
+    yield "", len(head).to_bytes(8, "little") + head
+    for tensor, size in sizes.items():
+        left = size
+        for piece in data(tensor):
+            view = memoryview(piece)
+            left -= view.nbytes
+            if left < 0:
+                break
+            if view.nbytes:
+                yield tensor, view.cast("B")
+        if left:
+            raise ValueError(f"{name}: the data of {tensor} is {'short' if left > 0 else 'too long'}")
 
 
 def _header(

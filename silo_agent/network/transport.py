@@ -116,6 +116,11 @@ class Transport:
         """Make one call of the Identity service."""
         return decode(reply, self._unary(self._simple(IDENTITY, method), encode(request)), MESSAGE_LIMIT)
 
+    def results(self) -> list[words_pb2.Result]:
+        """Return the results that this silo may fetch."""
+        reply = self._unary(self._simple(WORDS, "Results"), encode(words_pb2.ResultsRequest()))
+        return list(decode(words_pb2.ResultsReply, reply, MESSAGE_LIMIT).results)
+
     def perform(self, call: Call) -> bytes | None:
         """Make one call of a round, and return the aggregator's answer where there is one."""
         match call:

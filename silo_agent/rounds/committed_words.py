@@ -15,6 +15,8 @@ from sparsilo.v1 import words_pb2
 WORDS_SUFFIX: Final = ".words"
 SUM_FILE: Final = f"opened_sum{WORDS_SUFFIX}"  # no silo may have an underscore in its name
 TRANSCRIPT_FILE: Final = "transcript"
+TRANSCRIPT_FOLDER: Final = "transcript"
+"""Of a result; with `-` and its index where the run has several rounds."""
 
 
 class CommittedWords:

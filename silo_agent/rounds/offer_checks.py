@@ -33,11 +33,7 @@ def check_plan(
     plan.check_roster(roster)
     if config.silo not in roster:
         raise IdentityError(f"silo {config.silo} is not in the roster")
-    for listed, held in ((plan.message.model, digests), (plan.message.files, weights.file_digests)):
-        planned = {entry.name: entry.digest for entry in listed}
-        if planned != held:
-            differing = sorted(name for name in {*planned, *held} if planned.get(name) != held.get(name))
-            raise PlanError(f"the plan's model is not the one in {weights.folder}: {differing[0]} differs")
+    check_model(plan, weights, digests)
     member = plan.message.roster[plan.silos.index(config.silo)]
     ratio = config.sparsity_ratio and spell_ratio(parse_ratio(config.sparsity_ratio))
     for field, planned_here, own in (
@@ -47,6 +43,15 @@ def check_plan(
         if own and planned_here and planned_here != own:
             raise PlanError(f"the plan has a {field} of {planned_here} for this silo, whose own is {own}")
     usual_length(weights.config, plan.message.pruning.sequence_length)  # raises where the model has fewer positions
+
+
+def check_model(plan: Plan, weights: DenseWeights, digests: Mapping[str, bytes]) -> None:
+    """Raise PlanError where the plan is not about the model `weights`, whose digests are `digests`."""
+    for listed, held in ((plan.message.model, digests), (plan.message.files, weights.file_digests)):
+        planned = {entry.name: entry.digest for entry in listed}
+        if planned != held:
+            differing = sorted(name for name in {*planned, *held} if planned.get(name) != held.get(name))
+            raise PlanError(f"the plan's model is not the one in {weights.folder}: {differing[0]} differs")
     blocks = {name: (block.index, weights.input_first(name)) for block in weights.blocks for name in block.prunable}
     if {tensor.name: (tensor.block, tensor.input_first) for tensor in plan.prunable} != blocks:
         raise PlanError(f"the plan prunes other tensors than those of {weights.folder}'s decoder blocks")

@@ -71,13 +71,16 @@ class Agent:
         progress: Progress,
         between_calls: Callable[[], None],
         announce: Callable[[], None],
+        idle: Callable[[], None],
     ) -> None:
-        """`between_calls` is called between two rounds, and once every POLL_SECONDS while there is none.
+        """`between_calls` is called between two rounds, and once every POLL_SECONDS while there is none, `idle` only
+        in the latter case.
 
         `announce` is called where the aggregator does not hear this silo, which then calls it once more.
         """
         self._config, self._transport, self._metrics = config, transport, metrics
         self._progress, self._between_calls, self._announce = progress, between_calls, announce
+        self._idle = idle
         self._signing_key, self._roster = read_identity(config)
         self._weights = DenseWeights.open(model_folder(config.model))
         check_text(config.calibration)  # whatever is wrong with text or tokenizer is found before anybody calls
@@ -100,7 +103,9 @@ class Agent:
                 self._between_calls()
                 self._agreement.observe()
                 offer = self._next()
-                if offer is not None and self._is_over(offer):
+                if offer is None:
+                    self._idle()
+                elif self._is_over(offer):
                     return
                 delay = OFFER_SECONDS
             except SparsiloError as error:

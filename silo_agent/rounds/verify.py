@@ -15,7 +15,13 @@ from crypto.names import AGGREGATOR
 from crypto.secagg.round import Round
 from crypto.secagg.verified import Verified, step
 from silo_agent.host.ahead import ahead
-from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE, WORDS_SUFFIX, CommittedWords
+from silo_agent.rounds.committed_words import (
+    SUM_FILE,
+    TRANSCRIPT_FILE,
+    TRANSCRIPT_FOLDER,
+    WORDS_SUFFIX,
+    CommittedWords,
+)
 from silo_agent.rounds.opened_sum import OpenedRound
 from sparsilo.v1 import round_pb2
 
@@ -53,7 +59,7 @@ def verify_folder(
     Without `words` only the signed messages are looked at. Raises the error of the first step that fails: the step, the
     party and what is wrong.
     """
-    encoded = _read(folder / TRANSCRIPT_FILE)
+    encoded = read_transcript(folder)
     verified = verify_transcript(encoded, roster)
     if own is not None:
         with step("9, own transcript"):
@@ -79,6 +85,27 @@ def verify_folder(
         "recomputed": chunks if words else 0,
         "sum_root": verified.roots[""].hex(),
     }
+
+
+def transcript_folders(folder: Path) -> list[Path]:
+    """Return the transcript folders that a result's folder holds, by round; or that folder alone, where it is one.
+
+    Raises InputError where there is none.
+    """
+    if (folder / TRANSCRIPT_FILE).is_file():
+        return [folder]
+    single = folder / TRANSCRIPT_FOLDER
+    indices = (found.name.rpartition("-")[2] for found in folder.glob(f"{TRANSCRIPT_FOLDER}-*"))
+    numbered = sorted(int(index) for index in indices if index.isdecimal())
+    found = [single] if single.is_dir() else [folder / f"{TRANSCRIPT_FOLDER}-{index}" for index in numbered]
+    if not found:
+        raise InputError(f"{folder}: holds no transcript", hint="name a transcript's folder, or a run's result")
+    return found
+
+
+def read_transcript(folder: Path) -> bytes:
+    """Return the encoded transcript of a transcript folder. Raises InputError where it cannot be read."""
+    return _read(folder / TRANSCRIPT_FILE)
 
 
 def _check_own(file: Path, encoded: bytes) -> None:

@@ -62,7 +62,7 @@ class Approached:
         offered = round_pb2.RoundOffer(plan=encode(plan), index=index, input=input_, cohort=cohort)
         transport: Any = HangingUp(round_pb2.Offer(round=offered), self)
         metrics, nothing = SiloMetrics(CollectorRegistry()), lambda *_: None
-        Agent(self.config, transport, metrics, nothing, nothing, nothing).run()
+        Agent(self.config, transport, metrics, nothing, nothing, nothing, nothing).run()
 
     def accepts(self, plan: plan_pb2.Plan, **offer: Any) -> None:
         with pytest.raises(ConnectionFailed, match="hung up"):

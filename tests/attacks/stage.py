@@ -156,11 +156,11 @@ def plain(stage: Stage, *silos: str) -> Opened:
     return plain_sum(stage.lanes, silos)
 
 
-def publish(stage: Stage, folder: Path) -> Path:
-    """The honest checks of an opened votes round, and its keep masks, in `folder`."""
+def publish(stage: Stage, folder: Path) -> Mapping[str, Sequence[int]]:
+    """The honest checks of an opened votes round, whose keep masks go to `folder`; its keep counts."""
     import torch
 
-    from aggregator.results.pruned_tensors import PrunedTensors
+    from silo_agent.results.pruned_tensors import PrunedTensors
     from silo_agent.rounds.opened_rounds import Start
     from silo_agent.rounds.opened_sum import OpenedRound
 
@@ -171,8 +171,7 @@ def publish(stage: Stage, folder: Path) -> Path:
         file.write_bytes(b"".join(stage.opened))
         opened = OpenedRound(stage.round, len(stage.aggregator.survivors), tree(stage.opened).root, file)
         pruned.add(expanded_tensors(Start(stage.plan, [opened]), opened, weights), opened.survivors)
-    pruned.write()
-    return pruned.file
+    return pruned.keep_counts
 
 
 # What an aggregator may do to a message.

@@ -163,4 +163,4 @@ def driven(config: Any, around: Any) -> None:
     from silo_agent.host.metrics import SiloMetrics
 
     metrics, nothing = SiloMetrics(CollectorRegistry()), lambda *_: None
-    round_driver.Agent(config, around, metrics, nothing, nothing, nothing).run()
+    round_driver.Agent(config, around, metrics, nothing, nothing, nothing, nothing).run()

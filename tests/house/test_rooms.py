@@ -57,11 +57,21 @@ EDGES: dict[str, set[str]] = {
         *("silo_agent/host/terminal.py", "silo_agent/host/config_command.py", "silo_agent/cli.py"),
         *(
             f"silo_agent/commands/{name}.py"
-            for name in ("approval", "identity", "ledger", "preflight", "prune", "run", "support_bundle", "verify")
+            for name in [
+                "approval",
+                "identity",
+                "ledger",
+                "preflight",
+                "prune",
+                "result",
+                "run",
+                "support_bundle",
+                "verify",
+            ]
         ),
         *(
             "aggregator/cli.py",
-            *(f"aggregator/commands/{name}.py" for name in ("containers", "local", "runs", "silos")),
+            *(f"aggregator/commands/{name}.py" for name in ("containers", "local", "results", "runs", "silos")),
         ),
     },
     "rich": {"silo_agent/host/terminal.py", "aggregator/commands/local.py", "aggregator/results/report_tables.py"},

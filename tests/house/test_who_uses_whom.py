@@ -29,13 +29,14 @@ USES: Uses = {
     "silo_agent.cli": {"silo_agent": "commands config host"},
     "silo_agent.commands": {
         "crypto": "errors identity names plan_rules pruning roster",
-        "silo_agent": "config consent host identity model network pruning rounds writing",
+        "silo_agent": "config consent delivery host identity model network pruning results rounds writing",
     },
     "silo_agent.config": {"crypto": "names", "silo_agent": "host"},
     "silo_agent.consent": {
         "crypto": "backends errors names plan plan_options pruning releases secagg",
         "silo_agent": "host model",
     },
+    "silo_agent.delivery": {"crypto": "errors names", "silo_agent": "consent host model network results rounds"},
     "silo_agent.host": {"crypto": "errors names plan_options primitives pruning"},
     "silo_agent.identity": {"crypto": "errors identity names primitives roster", "silo_agent": "config host network"},
     "silo_agent.model": {"crypto": "errors releases", "silo_agent": "host"},
@@ -44,6 +45,10 @@ USES: Uses = {
     "silo_agent.releases": {
         "crypto": "encoding errors names plan pruning releases secagg",
         "silo_agent": "model pruning",
+    },
+    "silo_agent.results": {
+        "crypto": "backends errors names plan releases secagg",
+        "silo_agent": "host model pruning releases rounds",
     },
     "silo_agent.rounds": {
         "crypto": "backends encoding errors names plan primitives pruning releases secagg",
@@ -67,22 +72,22 @@ USES: Uses = {
     "aggregator.metrics": {"crypto": "names", "silo_agent": "host"},
     "aggregator.results": {
         "crypto": "backends errors names plan releases",
-        "silo_agent": "host model pruning",
+        "silo_agent": "host model results",
         "aggregator": "rounds",
     },
     "aggregator.rounds": {
-        "crypto": "backends encoding errors identity names primitives secagg",
-        "silo_agent": "host network.services rounds.committed_words rounds.opened_sum",
+        "crypto": "backends encoding errors identity names plan primitives secagg",
+        "silo_agent": "host network.services results rounds.committed_words rounds.opened_sum",
         "aggregator": "limits metrics silos",
     },
     "aggregator.runs": {
         "crypto": "errors names plan plan_options plan_rules pruning releases roster secagg",
-        "silo_agent": "host model releases rounds.opened_rounds writing",
+        "silo_agent": "host model releases results rounds.committed_words rounds.opened_rounds writing",
         "aggregator": "results rounds",
     },
     "aggregator.serve": {
         "crypto": "errors plan plan_rules",
-        "silo_agent": "host model",
+        "silo_agent": "host model results",
         "aggregator": "config metrics rounds runs silos",
     },
     "aggregator.silos": {
@@ -92,7 +97,7 @@ USES: Uses = {
     },
 }
 
-SHARED = ("finetuning", "host", "model", "pruning", "releases", "writing")
+SHARED = ("finetuning", "host", "model", "pruning", "releases", "results", "writing")
 """Rooms of the agent that the aggregator may use as a whole; of `rounds` and `network` it may use single modules."""
 
 REHEARSAL = ("aggregator.local", "aggregator.local_agents")

@@ -11,10 +11,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from aggregator.local_agents import LocalAgents
-from aggregator.results.sparse_checkpoint import write_sparse_model
 from aggregator.rounds.spool import Spool
 from monitoring.documented_metrics import documented, documented_values, exposed, exposed_values
 from silo_agent.host import health
+from silo_agent.results.sparse_checkpoint import write_sparse_model
 from sparsilo.v1 import words_pb2
 from support.commands import local
 from support.models import tiny_llama, write_text

@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from aggregator.results.pruned_tensors import PrunedTensors
-from aggregator.results.sparse_checkpoint import write_sparse_model
 from aggregator.runs.planning import Planner
 from crypto.names import Pruner, ReleaseKind, Suite
 from crypto.plan_options import PlanOptions
@@ -29,6 +27,8 @@ from silo_agent.releases.scales import ScalesRelease
 from silo_agent.releases.silo_side import expanded_tensors
 from silo_agent.releases.votes import VotesRelease
 from silo_agent.releases.weights import WeightsRelease
+from silo_agent.results.pruned_tensors import PrunedTensors
+from silo_agent.results.sparse_checkpoint import SparseModel, write_sparse_model
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.opened_sum import OpenedRound
 from silo_agent.rounds.run_pruning import RunPruning
@@ -91,7 +91,7 @@ def federated(weights: DenseWeights, asked: PlanOptions, folder: Path) -> Path:
     (folder / "pruned").mkdir()
     tensors = PrunedTensors(plan, weights, folder / "pruned")
     tensors.add(expanded_tensors(Start(plan, opened), opened[-1], weights), SILOS)
-    write_sparse_model(weights, tensors.pruned, folder / "model", {})
+    write_sparse_model(SparseModel(weights, tensors.pruned, {}, lambda _: ""), folder / "model")
     return folder / "model"
 
 

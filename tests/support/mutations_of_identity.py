@@ -92,8 +92,8 @@ MUTATIONS = (
     Mutation(
         CHECK,
         "silo_agent/model/model_folder.py",
-        "            if sha256(content).digest() != digest:",
-        "            if not digest:",
+        "    if sha256(content).digest() != digest:",
+        "    if not digest:",
         "tests/silo_agent/model/test_model_folder.py::test_a_file_that_changed_since_or_is_gone",
     ),
     Mutation(

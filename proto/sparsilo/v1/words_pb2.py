@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17sparsilo/v1/words.proto\x12\x0bsparsilo.v1\"\x1c\n\x0bHeldRequest\x12\r\n\x05round\x18\x01 \x01(\x0c\"\x1b\n\tHeldReply\x12\x0e\n\x06\x63hunks\x18\x01 \x01(\r\"8\n\tWordChunk\x12\r\n\x05round\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\r\x12\r\n\x05words\x18\x03 \x01(\x0c\"\x1f\n\rUploadReceipt\x12\x0e\n\x06\x63hunks\x18\x01 \x01(\r\"@\n\x10\x43ommittedRequest\x12\r\n\x05round\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\r\x12\x0e\n\x06offset\x18\x03 \x01(\r\";\n\x0e\x43ommittedChunk\x12\x0c\n\x04silo\x18\x01 \x01(\t\x12\r\n\x05words\x18\x02 \x01(\x0c\x12\x0c\n\x04path\x18\x03 \x03(\x0c\"f\n\x0b\x46ileRequest\x12\x13\n\tcandidate\x18\x01 \x01(\x0cH\x00\x12\x14\n\ntranscript\x18\x02 \x01(\x0cH\x00\x12\x14\n\nopened_sum\x18\x03 \x01(\x0cH\x00\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x42\x06\n\x04\x66ile\"\x19\n\tFilePiece\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\x88\x02\n\x05Words\x12\x38\n\x04Held\x12\x18.sparsilo.v1.HeldRequest\x1a\x16.sparsilo.v1.HeldReply\x12>\n\x06Upload\x12\x16.sparsilo.v1.WordChunk\x1a\x1a.sparsilo.v1.UploadReceipt(\x01\x12I\n\tCommitted\x12\x1d.sparsilo.v1.CommittedRequest\x1a\x1b.sparsilo.v1.CommittedChunk0\x01\x12:\n\x04\x46ile\x12\x18.sparsilo.v1.FileRequest\x1a\x16.sparsilo.v1.FilePiece0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17sparsilo/v1/words.proto\x12\x0bsparsilo.v1\"\x1c\n\x0bHeldRequest\x12\r\n\x05round\x18\x01 \x01(\x0c\"\x1b\n\tHeldReply\x12\x0e\n\x06\x63hunks\x18\x01 \x01(\r\"8\n\tWordChunk\x12\r\n\x05round\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\r\x12\r\n\x05words\x18\x03 \x01(\x0c\"\x1f\n\rUploadReceipt\x12\x0e\n\x06\x63hunks\x18\x01 \x01(\r\"@\n\x10\x43ommittedRequest\x12\r\n\x05round\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\r\x12\x0e\n\x06offset\x18\x03 \x01(\r\";\n\x0e\x43ommittedChunk\x12\x0c\n\x04silo\x18\x01 \x01(\t\x12\r\n\x05words\x18\x02 \x01(\x0c\x12\x0c\n\x04path\x18\x03 \x03(\x0c\"\x10\n\x0eResultsRequest\"4\n\x0cResultsReply\x12$\n\x07results\x18\x01 \x03(\x0b\x32\x13.sparsilo.v1.Result\"(\n\x06Result\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12\x10\n\x08manifest\x18\x02 \x01(\x0c\"x\n\x0b\x46ileRequest\x12\x13\n\tcandidate\x18\x01 \x01(\x0cH\x00\x12\x14\n\ntranscript\x18\x02 \x01(\x0cH\x00\x12\x14\n\nopened_sum\x18\x03 \x01(\x0cH\x00\x12\x10\n\x06result\x18\x05 \x01(\x0cH\x00\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x42\x06\n\x04\x66ile\"\x19\n\tFilePiece\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xcb\x02\n\x05Words\x12\x38\n\x04Held\x12\x18.sparsilo.v1.HeldRequest\x1a\x16.sparsilo.v1.HeldReply\x12>\n\x06Upload\x12\x16.sparsilo.v1.WordChunk\x1a\x1a.sparsilo.v1.UploadReceipt(\x01\x12I\n\tCommitted\x12\x1d.sparsilo.v1.CommittedRequest\x1a\x1b.sparsilo.v1.CommittedChunk0\x01\x12\x41\n\x07Results\x12\x1b.sparsilo.v1.ResultsRequest\x1a\x19.sparsilo.v1.ResultsReply\x12:\n\x04\x46ile\x12\x18.sparsilo.v1.FileRequest\x1a\x16.sparsilo.v1.FilePiece0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,10 +43,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMMITTEDREQUEST']._serialized_end=254
   _globals['_COMMITTEDCHUNK']._serialized_start=256
   _globals['_COMMITTEDCHUNK']._serialized_end=315
-  _globals['_FILEREQUEST']._serialized_start=317
-  _globals['_FILEREQUEST']._serialized_end=419
-  _globals['_FILEPIECE']._serialized_start=421
-  _globals['_FILEPIECE']._serialized_end=446
-  _globals['_WORDS']._serialized_start=449
-  _globals['_WORDS']._serialized_end=713
+  _globals['_RESULTSREQUEST']._serialized_start=317
+  _globals['_RESULTSREQUEST']._serialized_end=333
+  _globals['_RESULTSREPLY']._serialized_start=335
+  _globals['_RESULTSREPLY']._serialized_end=387
+  _globals['_RESULT']._serialized_start=389
+  _globals['_RESULT']._serialized_end=429
+  _globals['_FILEREQUEST']._serialized_start=431
+  _globals['_FILEREQUEST']._serialized_end=551
+  _globals['_FILEPIECE']._serialized_start=553
+  _globals['_FILEPIECE']._serialized_end=578
+  _globals['_WORDS']._serialized_start=581
+  _globals['_WORDS']._serialized_end=912
 # @@protoc_insertion_point(module_scope)

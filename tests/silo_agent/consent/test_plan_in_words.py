@@ -18,7 +18,6 @@ from crypto.plan_rules import checked_plan
 from crypto.releases.planned_rounds import planned_rounds
 from silo_agent.consent.expected_traffic import upload_bytes
 from silo_agent.consent.plan_in_words import BytesUp, plan_in_words, sentences
-from silo_agent.consent.policy import planned_digest
 from sparsilo.v1 import plan_pb2
 from support.opened import Tensors, planned
 from support.plans import plan, plan_message
@@ -265,7 +264,7 @@ def test_it_is_a_json_document_and_has_the_digests(pruner: Pruner) -> None:
     found = plan_in_words(made, SILO)
     assert json.loads(json.dumps(found.as_dict())) == found.as_dict()
     assert found.plan == made.digest.hex()
-    assert found.model == planned_digest(made.message).hex()
+    assert found.model == made.model_digest.hex()
     assert made.digest.hex() in said(made) and found.model in said(made)
 
 

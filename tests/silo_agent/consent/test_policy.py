@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from crypto.errors import ConfigError, IdentityError, PlanError, ReleaseRefused, SparsiloError
 from crypto.names import Backend, ReleaseKind, Suite
+from crypto.plan import model_digest
 from crypto.plan_rules import checked_plan
 from crypto.primitives.signing import SigningKey
 from silo_agent.config import AgentConfig
@@ -31,8 +32,6 @@ from silo_agent.consent.policy import (
     check_accusations,
     check_budget,
     check_policy,
-    model_digest,
-    planned_digest,
     trusted_digest,
 )
 from silo_agent.model.dense_weights import DenseWeights
@@ -315,7 +314,7 @@ def test_the_digest_of_a_model_by_hand(message: plan_pb2.Plan, weights: DenseWei
         listed = b"".join(sha256(entry.name.encode()).digest() + entry.digest for entry in entries)
         state.update(sha256(listed).digest())
         parts.append({entry.name: entry.digest for entry in reversed(entries)})
-    assert trusted_digest(weights) == planned_digest(message) == state.digest()
+    assert trusted_digest(weights) == checked_plan(message).model_digest == state.digest()
     assert model_digest(*parts) == state.digest()
     assert model_digest(*reversed(parts)) != state.digest()
     for part in parts:

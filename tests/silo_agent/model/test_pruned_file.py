@@ -1,6 +1,5 @@
 """Keep-mask files: a mapping of bool tensors, checked against the model's shapes."""
 
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -8,8 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from crypto.errors import InputError
-from silo_agent.model import pruned_file
-from silo_agent.model.pruned_file import PrunedFile, file_digest
+from silo_agent.model.pruned_file import PrunedFile
 
 MASKS = {"a.weight": torch.tensor([[True, False, True]]), "b.weight": torch.zeros(2, 4, dtype=torch.bool)}
 SHAPES: dict[str, tuple[int, ...]] = {"a.weight": (1, 3), "b.weight": (2, 4)}
@@ -72,11 +70,3 @@ def test_a_truncated_file_is_refused(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(InputError, match="holds no keep masks or weights"):
         PrunedFile(file)
-
-
-@pytest.mark.parametrize("size", [0, 1, 4, 5, 6, 23])
-def test_the_digest_is_of_the_whole_file(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pruned_file, "READ_BYTES", 5)
-    content = bytes(range(size))
-    (tmp_path / "file").write_bytes(content)
-    assert file_digest(tmp_path / "file") == sha256(content).digest()

@@ -1,7 +1,9 @@
 """What a run's opened sums made of the model's tensors, on disk: at most one tensor is in memory."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -10,15 +12,14 @@ from torch import Tensor
 from crypto.plan import Plan
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.mapped_tensors import STORED_NAMES
-from silo_agent.model.pruned_file import READ_BYTES, file_digest
-from silo_agent.model.tensor_files import write_tensor_file
+from silo_agent.model.tensor_files import Entry, tensor_file_pieces, write_tensor_file
 from silo_agent.pruning.expansion import ExpandedTensor
+
+READ_BYTES: Final = 1 << 20
 
 
 class PrunedTensors:
-    """Collects tensors in `folder` as votes and weights rounds finish; `write` makes of them the file that silos may
-    evaluate.
-    """
+    """Collects tensors in `folder` as votes and weights rounds finish."""
 
     def __init__(self, plan: Plan, weights: DenseWeights, folder: Path) -> None:
         self._plan, self._weights, self._folder = plan, weights, folder
@@ -27,14 +28,15 @@ class PrunedTensors:
         """By tensor, how many weights were kept by 0, 1, ... all of the round's survivors."""
 
     @property
-    def file(self) -> Path:
-        """The file that `write` makes: by parameter the expanded keep mask, or the weight where kept ones are new."""
-        return self._folder / "pruned.safetensors"
-
-    @property
     def digest(self) -> bytes:
-        """SHA-256 of `file`."""
-        return file_digest(self.file)
+        """SHA-256 of the file that these tensors would make: by parameter the expanded keep mask, or the weight where
+        kept ones are new (docs/formats.md, section 3).
+        """
+        dtypes = {name: STORED_NAMES[dtype] for name, dtype in self._dtypes.items()}
+        hashed = sha256()
+        for _, piece in tensor_file_pieces("pruned", self._entries(dtypes), self._data("pruned"), {}):
+            hashed.update(piece)
+        return hashed.digest()
 
     def add(self, tensors: Iterable[ExpandedTensor], survivors: int) -> None:
         """Take one round's tensors, which `survivors` silos voted on."""
@@ -45,13 +47,9 @@ class PrunedTensors:
             histogram = np.bincount(tensor.keep_counts.numpy().reshape(-1), minlength=survivors + 1)
             self.keep_counts[tensor.name] = histogram.tolist()
 
-    def write(self) -> None:
-        """Write `file`. Raises OutputError."""
-        self._write(self.file, "pruned", {name: STORED_NAMES[dtype] for name, dtype in self._dtypes.items()})
-
     def write_counts(self, file: Path) -> None:
         """Write the keep counts to `file`, as uint8 tensors named as the model's parameters. Raises OutputError."""
-        self._write(file, "counts", dict.fromkeys(self._dtypes, "U8"))
+        write_tensor_file(file, self._entries(dict.fromkeys(self._dtypes, "U8")), self._data("counts"), {})
 
     def pruned(self, name: str) -> Tensor:
         """Return what became of one tensor, in its stored shape: the keep mask (bool), or the pruned weight."""
@@ -59,9 +57,11 @@ class PrunedTensors:
         data = torch.from_file(str(self._scratch(name, "pruned")), size=int(np.prod(shape)), dtype=self._dtypes[name])
         return data.reshape(shape)
 
-    def _write(self, file: Path, kind: str, dtypes: dict[str, str]) -> None:
-        entries = [(tensor.name, dtypes[tensor.name], tuple(tensor.shape)) for tensor in self._plan.prunable]
-        write_tensor_file(file, entries, lambda name: _read(self._scratch(name, kind)), {})
+    def _entries(self, dtypes: Mapping[str, str]) -> list[Entry]:
+        return [(tensor.name, dtypes[tensor.name], tuple(tensor.shape)) for tensor in self._plan.prunable]
+
+    def _data(self, kind: str) -> Callable[[str], Iterator[bytes]]:
+        return lambda name: _read(self._scratch(name, kind))
 
     def _scratch(self, tensor: str, kind: str) -> Path:
         return self._folder / f"{tensor}.{kind}"

@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from aggregator.results.pruned_tensors import PrunedTensors
+from silo_agent.model.mapped_tensors import STORED_NAMES
+from silo_agent.model.tensor_files import write_tensor_file
 from silo_agent.pruning.expansion import ExpandedTensor
+from silo_agent.results.pruned_tensors import PrunedTensors
 from support.opened import Tensors, planned
 
 TENSORS: Tensors = {"a": (0, (3, 5), False), "b": (1, (4, 2), True), "c": (1, (1, 1), False)}
@@ -36,8 +38,15 @@ def collected(tensors: dict[str, ExpandedTensor], folder: Path, *rounds: list[st
     pruned = PrunedTensors(PLAN, weights, folder)
     for names in rounds:
         pruned.add((tensors[name] for name in names), 3)
-    pruned.write()
     return pruned
+
+
+def written(pruned: PrunedTensors, file: Path) -> Path:
+    """What silos keep of a run's tensors (docs/formats.md, section 3)."""
+    tensors = {name: pruned.pruned(name) for name in TENSORS}
+    entries = [(name, STORED_NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()]
+    write_tensor_file(file, entries, lambda name: [tensors[name].view(torch.uint8).numpy().tobytes()], {})
+    return file
 
 
 def same(one: Tensor, other: Tensor) -> bool:
@@ -49,26 +58,24 @@ def same(one: Tensor, other: Tensor) -> bool:
 def test_keep_masks_or_weights_and_counts(dtype: torch.dtype | None, rounds: list[list[str]], tmp_path: Path) -> None:
     tensors = expanded(dtype)
     pruned = collected(tensors, tmp_path, *rounds)
-    written = load_file(pruned.file)
     pruned.write_counts(tmp_path / "counts.safetensors")
     counts = load_file(tmp_path / "counts.safetensors")
-    assert written.keys() == counts.keys() == tensors.keys()
+    assert counts.keys() == tensors.keys()
     for name, tensor in tensors.items():
         changed = tensor.keep if dtype is None else tensor.weight
         assert changed is not None
-        assert same(written[name], changed)
         assert same(pruned.pruned(name), changed)
         assert same(counts[name], tensor.keep_counts)
         by_count = [int((tensor.keep_counts == count).sum()) for count in range(4)]
         assert pruned.keep_counts[name] == by_count
-    assert pruned.digest == sha256(pruned.file.read_bytes()).digest()
+    assert pruned.digest == sha256(written(pruned, tmp_path / "pruned.safetensors").read_bytes()).digest()
 
 
 def test_the_order_of_rounds_leaves_the_files_bytes_alone(tmp_path: Path) -> None:
     tensors = expanded(torch.float32)
     one = collected(tensors, tmp_path / "one", ["a", "b", "c"])
     other = collected(tensors, tmp_path / "other", ["c", "b"], ["a"])
-    assert one.file.read_bytes() == other.file.read_bytes()
+    assert one.digest == other.digest
 
 
 def test_a_histogram_reaches_to_all_survivors(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""How results come to a silo."""

@@ -1,0 +1,74 @@
+"""`silo-agent verify --model`: whether a sparse model is the one that a run's opened sums make, byte for byte."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from crypto.backends.verification import verify_transcript
+from crypto.errors import InputError
+from crypto.releases.planned_rounds import pruning_rounds
+from crypto.secagg.verified import step
+from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.releases.silo_side import expanded_tensors
+from silo_agent.results.provenance import Provenance
+from silo_agent.results.pruned_tensors import PrunedTensors
+from silo_agent.results.sparse_checkpoint import SparseModel, check_sparse_model, division_of
+from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE
+from silo_agent.rounds.offer_checks import check_model
+from silo_agent.rounds.opened_rounds import Start
+from silo_agent.rounds.verify import Progress, read_transcript, verify_opened
+
+
+def verify_model(
+    model: Path,
+    transcripts: Sequence[Path],
+    roster: Mapping[str, bytes],
+    weights: DenseWeights,
+    progress: Progress,
+    scratch: Path | None = None,
+) -> dict[str, Any]:
+    """Return what proves that the folder `model` follows from the dense model `weights` and the opened sums in the
+    transcript folders of all rounds of its pruning, in order, under the pinned `roster`.
+
+    Needs two bytes on disk for each prunable weight (five where a release has new weights), in a folder that goes
+    afterwards: under `scratch`, else where temporary files are. Raises the error of the first step that fails; BadAudit
+    names the file, and the tensor, that is not what follows.
+    """
+    with step("12, rounds"):
+        start = _opened(transcripts, roster)
+    plan = start.plan
+    with step("13, dense model"):
+        check_model(plan, weights, weights.digest())
+    with step("14, model"), TemporaryDirectory(dir=scratch) as folder:
+        pruned = PrunedTensors(plan, weights, Path(folder))
+        for done, opened in enumerate(start.opened):
+            progress("expanding sums", done, len(start.opened))
+            pruned.add(expanded_tensors(start, opened, weights), opened.survivors)
+        origin = Provenance(plan, start.opened, pruned.digest)
+        division = division_of(model, weights.names)
+        check_sparse_model(SparseModel(weights, pruned.pruned, origin.metadata, origin.card, division), model, progress)
+    return {
+        "folder": str(model),
+        "dense_model": plan.model_digest.hex(),
+        "plan": plan.digest.hex(),
+        "rounds": len(start.opened),
+        "files": sum(1 for _ in model.iterdir()),
+        "tensors": len(weights.names),
+        "pruned_tensors": len(weights.prunable),
+    }
+
+
+def _opened(transcripts: Sequence[Path], roster: Mapping[str, bytes]) -> Start:
+    """Return the rounds of the pruning, each the one that follows from those before it, all proven by signatures."""
+    plan = verify_transcript(read_transcript(transcripts[0]), roster).round.plan
+    if len(transcripts) != pruning_rounds(plan):
+        raise InputError(
+            f"{transcripts[0].parent}: has {len(transcripts)} transcripts of {pruning_rounds(plan)} rounds",
+            hint="name the result's folder, which has one for each round",
+        )
+    start = Start(plan)
+    for folder in transcripts:
+        opened = verify_opened(start.round, folder / SUM_FILE, folder / TRANSCRIPT_FILE, roster)
+        start = Start(plan, [*start.opened, opened])
+    return start
