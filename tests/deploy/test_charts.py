@@ -290,6 +290,9 @@ def test_the_agent_reads_its_config(scenario: str, tmp_path: Path) -> None:
         assert getattr(config, field) == value or config.suite.profile == value, field
     assert f"{config.metrics_host}:{config.metrics_port}" == "0.0.0.0:9464"
     assert config.renew_certificate is (not any(v["name"] == "tls" for v in workload(found)["volumes"]))
+    mounts = {mount["name"]: mount["mountPath"] for mount in workload(found)["containers"][0]["volumeMounts"]}
+    assert (None if config.fetch_results is None else str(config.fetch_results)) == mounts.get("results")
+    assert (config.fetch_results is not None) == (scenario == "extras")
     if scenario == "proxy":
         assert config.proxy == "http://proxy.hospital-a.example:3128"
     elif scenario == "proxy-password":

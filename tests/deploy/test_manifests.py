@@ -103,7 +103,7 @@ def test_no_role_no_secret_and_no_service_account_token(chart: str, scenario: st
             assert volume["secret"]["defaultMode"] == 0o440
     for container in pod["containers"] + pod.get("initContainers", []):
         for mount in container.get("volumeMounts", []):
-            assert mount.get("readOnly") or mount["name"] in ("state", "tmp", "shm", "scratch")
+            assert mount.get("readOnly") or mount["name"] in ("state", "tmp", "shm", "results", "scratch")
 
 
 @scenarios
