@@ -21,6 +21,7 @@ from silo_agent.host.terminal import ProgressBars, config_options
 
 if TYPE_CHECKING:
     from silo_agent.network.transport import Transport
+    from silo_agent.rounds.verify import Progress
 
 ROSTER_SECONDS: Final = 2.0
 """How often an agent without a roster looks for one."""
@@ -90,7 +91,7 @@ def _run(agent: AgentConfig) -> None:
             transport.close()
 
 
-def _kept_results(agent: AgentConfig, transport: "Transport", progress: ProgressBars) -> Callable[[], None]:
+def _kept_results(agent: AgentConfig, transport: "Transport", progress: "Progress") -> Callable[[], None]:
     """Return what fetches the results that this silo wants to have."""
     from silo_agent.consent.audit_log import AuditLog
     from silo_agent.consent.state_store import STATE_FILE, StateStore

@@ -17,6 +17,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
+from silo_agent.cli import cli
+from silo_agent.model.tensor_files import read_tensor_file
+from support.commands import run
+
 ROOT = Path(__file__).parent.parent.parent
 SECTION = "## A first federation, step by step"
 SCRIPT_SECONDS = 1200
@@ -41,6 +45,16 @@ def test_the_section_has_every_step() -> None:
         assert step in text
     for step in ("pending", "approve", "rounds wait", "result/model", "ledger", "audit verify", "silo-agent verify"):
         assert step in text
+    for step in ("result list", "result fetch", "--model", "result export"):
+        assert step in text
+
+
+def flip(file: Path, at: int) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(at)
+        [byte] = opened.read(1)
+        opened.seek(at)
+        opened.write(bytes([byte ^ 1]))
 
 
 @pytest.fixture
@@ -57,7 +71,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_every_command_of_the_newcomers_path(repository: Path) -> None:
+def test_every_command_of_the_newcomers_path(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     port = free_port()
     script = "\n".join(
         ["set -eu", f"export SPARSILO_ADDRESS=127.0.0.1:{port}"]
@@ -89,6 +103,17 @@ def test_every_command_of_the_newcomers_path(repository: Path) -> None:
     assert report["dropped"] == {}
     assert report["sparsity_ratio"]["achieved"] == pytest.approx(0.5, abs=1e-4)
     assert AutoModelForCausalLM.from_pretrained(result / "model").num_parameters() > 1e6
+    for silo in "abc":
+        [own] = repository.glob(f"first/{silo}/results/*")
+        assert AutoModelForCausalLM.from_pretrained(own / "model").num_parameters() > 1e6
+        assert (own / "model/model.safetensors").read_bytes() == (result / "model/model.safetensors").read_bytes()
+        weights = own / "model/model.safetensors"
+        tensor, stored = next(iter(read_tensor_file(weights).tensors.items()))
+        flip(weights, stored.start)
+        given = ["--roster", repository / f"first/{silo}/roster.yaml", "--dense", repository / "bench/demo/model"]
+        altered = run(cli, ["verify", own, "--signatures-only", "--model", own / "model", *given], capsys)
+        assert (altered.code, f"{weights}: tensor {tensor}: is not what" in altered.err) == (1, True)
+    assert (repository / "first/exported/manifest.json").exists()
     events = [json.loads(line)["event"] for line in (repository / "first/a/state/audit.jsonl").read_text().splitlines()]
     assert events == ["enrolled", "roster_pinned", "plan_offered", "approved", "release", "round_done"]
     assert re.search(r"epsilon", said, re.IGNORECASE)

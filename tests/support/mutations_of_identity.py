@@ -84,7 +84,7 @@ MUTATIONS = (
     ),
     Mutation(
         CHECK,
-        "silo_agent/consent/policy.py",
+        "crypto/plan.py",
         "for digests in (tensors, files)",
         "for digests in (tensors, {})",
         OTHER_FILES,
