@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 STUBS := proto/sparsilo/v1
 
-.PHONY: demo test test-slow test-parts test-all test-demo test-families test-images house dashboards schedules adversary hostile stories mutations bench-masking bench-streaming bench-cohort bench-cost-curve bench-privacy-tax bench-prune-speed bench-prune-memory bench-quality bench-poisoning privacy-audit lint docs proto clean
+.PHONY: demo test test-slow test-parts test-all test-demo test-families test-images house dashboards schedules fuzz adversary hostile stories mutations bench-masking bench-streaming bench-cohort bench-cost-curve bench-privacy-tax bench-prune-speed bench-prune-memory bench-quality bench-poisoning privacy-audit lint docs proto clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ok ## prune a small model over four silos and print what came of it
@@ -16,7 +16,7 @@ test: .venv/.ok ## all tests but the slow ones and those that need more than Pyt
 test-slow: .venv/.ok ## tests of tens of seconds each: many silos, every command of a first federation
 	$(PYTEST) -m "slow and not parts"
 
-test-parts: .venv/.ok ## tests with a real Prometheus, proxy and PostgreSQL, which root gets from Debian
+test-parts: .venv/.ok ## tests with a real Prometheus, proxy, PostgreSQL and false clocks, which root gets from Debian
 	.ci/parts
 	$(PYTEST) -m parts
 
@@ -39,6 +39,10 @@ dashboards: .venv/.ok ## write the Grafana dashboards anew
 
 schedules: .venv/.ok ## 5 000 random schedules of the simulated world
 	$(PYTEST) -m "" tests/scenarios/test_schedules.py
+
+fuzz: .venv/.ok ## every decoder over inputs that coverage guides (SECONDS=60 each, half an hour in all); they go to fuzz-found/
+	@$(BIN)/python -m pip install -q --no-deps -r tests/fuzz/requirements.txt
+	@PYTHONPATH=tests $(BIN)/python -m fuzz.coverage_guided --seconds $(or $(SECONDS),60)
 
 adversary: .venv/.ok ## an adversary searches a million sequences of rounds for what tells of one silo
 	$(PYTEST) -m "" tests/adversary

@@ -28,7 +28,7 @@ def transaction(file: Path, locked_seconds: float = LOCKED_SECONDS) -> Iterator[
             with database:  # commits, or rolls back what an error interrupts
                 database.execute("BEGIN IMMEDIATE")
                 yield database
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite quotes damaged tables, Python reads that as UTF-8
         raise InputError(f"{file}: {error}", hint="is the state folder on a working local disk?") from None
 
 

@@ -33,6 +33,7 @@ from silo_agent.host.whole_file import sync
 from silo_agent.network.calls import Advance, Call, Committed, Upload
 from silo_agent.network.proxy import Proxy, dialling
 from silo_agent.network.services import IDENTITY, OPTIONS, ROUNDS, SPOKEN, WORDS
+from silo_agent.network.unreachable import by_clock, is_distrusted, out_of_time, unreachable
 from sparsilo.v1 import round_pb2, words_pb2
 
 CODE: Final = grpc.StatusCode
@@ -77,6 +78,7 @@ class Transport:
         self._stopped = Event()
         self._lost_at: float | None = None
         self._up: bool | None = None
+        self._out_of_time = ""
         self._down_since = 0.0
         self._channel = self._dialled(own, authority)
 
@@ -251,10 +253,11 @@ class Transport:
                     raise ANSWERS[code](details) from None
                 if self._lost_at is None:
                     self._lost_at, delay = monotonic(), FIRST_DELAY
-                if monotonic() - self._lost_at > self._reconnect_seconds or _distrusted(details):
+                if monotonic() - self._lost_at > self._reconnect_seconds or is_distrusted(details):
                     where = f"{self._target}, through the proxy {self._proxy}" if self._proxy else self._target
-                    raise _unreachable(where, code, details) from None
-                self._note_up(False)
+                    answer = "" if code is CODE.UNAVAILABLE else code.name
+                    raise unreachable(where, answer, details) from None
+                self._note_up(False, out_of_time(details))
                 if self._stopped.wait(delay):
                     raise ConnectionFailed("stopped while reconnecting") from None
                 delay = min(2 * delay, 5.0)
@@ -262,9 +265,15 @@ class Transport:
                 self._note_up(True)
                 return result
 
-    def _note_up(self, up: bool) -> None:
-        """Note whether the aggregator answers: a line in the log when that changes, and not for each attempt."""
+    def _note_up(self, up: bool, why: str = "") -> None:
+        """Note whether the aggregator answers: a line in the log when that changes, and not for each attempt.
+
+        `why` says what is wrong where this machine's clock does not let its certificate pass.
+        """
         self._metrics.connected.set(up)
+        if why and why != self._out_of_time:
+            _log.warning("%s: %s; trying again", self._target, by_clock(why))
+        self._out_of_time = why
         was, self._up = self._up, up
         if up is was:
             return
@@ -275,21 +284,3 @@ class Transport:
             _log.info("connected to %s", self._target)
         else:
             _log.info("connection to %s back after %d s", self._target, monotonic() - self._down_since)
-
-
-def _distrusted(details: str) -> bool:
-    return "CERTIFICATE_VERIFY_FAILED" in details or "Hostname Verification" in details
-
-
-def _unreachable(target: str, code: grpc.StatusCode, details: str) -> SparsiloError:
-    if _distrusted(details):
-        return IdentityError(
-            f"{target}: the certificate shown there is not to be trusted",
-            hint="check the address, and authority in the config",
-        )
-    if code is not CODE.UNAVAILABLE:
-        return ConnectionFailed(f"{target}: answers {code.name}: {details}", hint="the aggregator's people have a log")
-    return ConnectionFailed(
-        f"{target}: cannot be reached",
-        hint="check the address, the network, that the aggregator runs, and that it accepts this silo's certificate",
-    )

@@ -29,14 +29,14 @@ DAY = timedelta(days=1)
 
 
 class Aggregator:
-    """What `aggregator serve` answers with, in this process. `later` moves its clock."""
+    """What `aggregator serve` answers with, in this process. Its clock is ahead of the silos', and `later` moves it."""
 
-    def __init__(self, folder: Path, loop: asyncio.AbstractEventLoop) -> None:
-        self.later = timedelta()
+    def __init__(self, folder: Path, loop: asyncio.AbstractEventLoop, ahead: timedelta = timedelta()) -> None:
+        self.ahead, self.later = ahead, timedelta()
         self.suite = Suite.DEFAULT
         self.enrolments = Enrolments(folder)
         config = AggregatorConfig("127.0.0.1:1", "model", folder)
-        self.identity = ServerIdentity(config, lambda: datetime.now(UTC))
+        self.identity = ServerIdentity(config, lambda: datetime.now(UTC) + ahead)
         self.authority = self.identity.authority
         self.registry = CollectorRegistry()
         self.driver = RoundDriver(AggregatorMetrics(self.registry), lambda *_: None)
@@ -45,10 +45,10 @@ class Aggregator:
         self.server, self.port = on(loop, serve(self.driver, admit, "127.0.0.1:0", self.identity.current, self.service))
 
     def clock(self) -> datetime:
-        return datetime.now(UTC) + self.later
+        return datetime.now(UTC) + self.ahead + self.later
 
     def invitation(self, silo: str, lifetime: timedelta = DAY) -> Certified:
-        own = self.authority.issue(silo, now=datetime.now(UTC), lifetime=lifetime, invitation=True)
+        own = self.authority.issue(silo, now=datetime.now(UTC) + self.ahead, lifetime=lifetime, invitation=True)
         self.enrolments.invite(silo, read_peer(own.certificate).serial)
         return own
 
