@@ -39,6 +39,8 @@ def serve(config: Path, settings: tuple[str, ...]) -> None:
     Listens on one port for gRPC over mutual TLS, and on another for /metrics, /livez and /readyz. SIGTERM ends it;
     started again it goes on in the same round.
     """
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else it logs each failed handshake, and noise fills the disk
+
     from aggregator.config import AggregatorConfig
     from aggregator.serve import run_aggregator
 

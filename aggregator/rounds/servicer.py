@@ -49,7 +49,7 @@ async def serve(
 class OtherVersions(grpc.GenericRpcHandler):
     """Asked before the services: refuses any call of an agent that speaks none of this program's versions (7.15)."""
 
-    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+    def service(self, call: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
         """Return what refuses the call; None where the services are to answer it."""
         told = dict(call.invocation_metadata or ())
         spoken = said_to_speak(str(told.get("user-agent", "")))

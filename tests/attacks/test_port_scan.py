@@ -41,3 +41,4 @@ def test_the_aggregator_goes_on(deployment: Deployment) -> None:
     assert (shown.code, server.process.poll()) == (0, None), server.said[-2000:]
     assert server.end() == 0
     assert "Traceback" not in server.said
+    assert len(server.said) < 10_000, "noise fills no disk"
