@@ -37,6 +37,10 @@ house: .venv/.ok ## measure folders, imports, lengths and repetition (BASE=REVIS
 dashboards: .venv/.ok ## write the Grafana dashboards anew
 	$(BIN)/python tests/monitoring/make_dashboards.py
 
+.PHONY: kills
+kills: .venv/.ok ## an aggregator is killed, or has a full disk, before every one of its file operations
+	$(BIN)/python -m pytest -m minutes tests/aggregator/runs/test_ended_early.py
+
 schedules: .venv/.ok ## 5 000 random schedules of the simulated world
 	$(PYTEST) -m "" tests/scenarios/test_schedules.py
 

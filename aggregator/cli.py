@@ -15,7 +15,7 @@ def cli() -> None:
 
 
 for _command in (
-    *(runs.serve, runs.plan, runs.rounds, silos.invite, silos.silos),
+    *(runs.serve, runs.plan, runs.rounds, runs.state, silos.invite, silos.silos),
     *(config_group(AggregatorConfig), completion_command("aggregator", cli)),
     *(results.result, local.local, containers.pack, containers.unpack),
 ):

@@ -24,6 +24,8 @@ class AggregatorConfig:
     """Folder on a local disk: the authority's key, enrolments, and runs with their uploads and results."""
     journal: str = ""
     """Where rounds' journals lie: postgresql://..., a server's URL without a password; empty: files in `state`."""
+    retention: int | None = None
+    """Of how many runs that are over the folders stay, results among them; without it all."""
     address: str = "0.0.0.0:8443"  # the deployment's NetworkPolicy says who comes this far
     """host:port that gRPC listens on."""
     suite: Suite = Suite.DEFAULT
@@ -56,6 +58,8 @@ class AggregatorConfig:
         missing = [name for name, value in own.items() if value is None]
         if 0 < len(missing) < len(own):
             raise ConfigError(f"{file}: {missing[0]}: is missing", hint="give certificate, private_key and authority")
+        if config.retention is not None and config.retention < 0:
+            raise ConfigError(f"{file}: retention: must not be negative", hint="leave it out to keep all")
         _check_journal(file, config.journal)
         try:
             split_address(config.public_address)

@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
@@ -26,14 +25,14 @@ from aggregator.rounds.sqlite_journal import SqliteJournal
 from aggregator.runs.plan_file import PlanFile
 from aggregator.runs.planning import Planner
 from aggregator.runs.run import PruningRun
-from aggregator.runs.submitted import PLAN_FILE, PLAN_YAML, RESULT_FOLDER, Run, Runs, Status
+from aggregator.runs.run_folder import PLAN_YAML, RunFolder
+from aggregator.runs.submitted import Run, Runs, Status
 from aggregator.silos.admission import Clock, enrolled, utc_now
 from aggregator.silos.enrolments import Enrolments
 from aggregator.silos.identity_service import IdentityService
 from aggregator.silos.server_identity import ServerIdentity
-from crypto.errors import ConfigError, InputError, ModelError, RoundAborted, SparsiloError
+from crypto.errors import ConfigError, DiskFailed, InputError, ModelError, RoundAborted, SparsiloError
 from crypto.plan import Plan
-from crypto.plan_rules import decode_plan
 from silo_agent.host.health import serve_health
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.model_folder import model_folder
@@ -61,7 +60,7 @@ async def run_aggregator(config: AggregatorConfig, clock: Clock = utc_now) -> No
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    await work.replay()
+    await work.take_up()
     service = IdentityService(enrolments, identity.authority, config.suite, clock)
     server, port = await serve(work.driver, enrolled(enrolments, clock), config.address, identity.current, service)
     _log.info("aggregator on port %d, metrics on http://%s:%d/metrics", port, config.metrics_host, health_port)
@@ -83,7 +82,7 @@ class RunAtWork:
     """A submitted run that has begun, in its folder."""
 
     run: str
-    folder: Path
+    folder: RunFolder
     pruning: PruningRun
 
 
@@ -102,55 +101,59 @@ class Work:
     def _publish(self, run: str) -> None:
         """Let silos fetch a result that an earlier process left; one that is damaged is left out."""
         folder = self._runs.folder(run)
-        if (folder / RESULT_FOLDER / MANIFEST_FILE).exists():
+        if (folder.result / MANIFEST_FILE).exists():
             try:
-                plan = decode_plan((folder / PLAN_FILE).read_bytes())
-                self.driver.files.results.publish(plan, folder / RESULT_FOLDER)
+                self.driver.files.results.publish(folder.plan(), folder.result)
             except (SparsiloError, OSError) as error:
                 _log.error("run %s: its result cannot be fetched: %s", run, error)
 
-    async def replay(self) -> None:
-        """Replay the finished rounds of a run that a stopped process left: to be awaited before any silo is heard.
-
-        Raises what RoundDriver.run raises.
-        """
-        left = next((run for run in self._runs.all() if run.status == Status.RUNNING), None)
+    async def take_up(self) -> None:
+        """Take up what a stopped process left: to be awaited before any silo is heard."""
+        runs = self._runs.all()
+        for run in runs:
+            if run.is_over:
+                self._runs.folder(run.run).clear(keep_rounds=run.status == Status.FAILED)
+        self._prune()
+        left = next((run for run in runs if run.status == Status.RUNNING), None)
         if left is not None:
-            self._at_work = self._begin(left)
+            self._at_work = await self._begin(left)
         if self._at_work is not None:
-            await self._at_work.pruning.replay()
+            try:
+                await self._at_work.pruning.take_up()
+            except (SparsiloError, OSError) as error:
+                await self._failed(self._at_work.run, error)
+                self._at_work = None
 
     async def go_on(self) -> None:
         """Carry out whatever is submitted, until this is cancelled."""
         while True:
             while self._at_work is None:
                 if (run := self._runs.next()) is not None:
-                    self._at_work = self._begin(run)
+                    self._at_work = await self._begin(run)
                 else:
                     await asyncio.sleep(LOOK_SECONDS)
             await self._carry_out(self._at_work)
             self._at_work = None
 
-    def _begin(self, run: Run) -> RunAtWork | None:
+    async def _begin(self, run: Run) -> RunAtWork | None:
         """Return the run, which is at work from now on; None where it cannot be, which is then noted."""
         folder, weights = self._runs.folder(run.run), self._weights
         self._runs.begin(run.run)
         try:
-            asked = PlanFile.read(folder / PLAN_YAML)
-            plan = decode_plan((folder / PLAN_FILE).read_bytes())
+            asked, plan = PlanFile.read(folder.path / PLAN_YAML), folder.plan()
             roster = {member.silo: member.signing_key for member in plan.message.roster}
             planner = Planner(weights, asked, roster, self._config.suite, secrets.token_bytes)
             if (planner.model, planner.files) != (list(plan.message.model), list(plan.message.files)):
                 raise ModelError(f"{self._config.model}: is not the model that the run was planned for")
-            pruning = PruningRun(planner, plan, weights, self.driver, folder, asked.wanted(), self._watch)
-        except SparsiloError as error:
-            self._failed(run.run, error)
+            pruning = PruningRun(planner, plan, weights, self.driver, folder.path, asked.wanted(), self._watch)
+        except (SparsiloError, OSError) as error:
+            await self._failed(run.run, error)
             return None
         return RunAtWork(run.run, folder, pruning)
 
     async def _carry_out(self, at_work: RunAtWork) -> None:
         run, folder = at_work.run, at_work.folder
-        finishing = asyncio.create_task(at_work.pruning.finish(folder / RESULT_FOLDER))
+        finishing = asyncio.create_task(at_work.pruning.finish(folder.result))
         looking = [
             asyncio.create_task(self._cancel_when_asked(run, finishing)),
             asyncio.create_task(self._notice_revoked(at_work.pruning.plan)),
@@ -162,17 +165,17 @@ class Work:
                 raise  # this process is stopped: the next one goes on
             _log.warning("run %s: cancelled by %s", run, by)
             if at_work.pruning.report is not None:  # the result stands
-                at_work.pruning.not_evaluated(RoundAborted(CANCELLED), folder / RESULT_FOLDER)
-            self._ended(run, Status.CANCELLED, by)
-        except SparsiloError as error:
-            self._failed(run, error)
+                at_work.pruning.not_evaluated(RoundAborted(CANCELLED), folder.result)
+            await self._ended(run, Status.CANCELLED, by)
+        except (SparsiloError, OSError) as error:
+            await self._failed(run, error)
         else:
-            self._ended(run, Status.DONE, report.unevaluated)
-            _log.info("run %s: done: %s", run, folder / RESULT_FOLDER)
+            await self._ended(run, Status.DONE, report.unevaluated)
+            _log.info("run %s: done: %s", run, folder.result)
         finally:
             for task in looking:
                 task.cancel()
-        at_work.pruning.discard()
+        at_work.pruning.withdraw()
 
     async def _cancel_when_asked(self, run: str, finishing: asyncio.Task[Any]) -> None:
         """Cancel the work on a run once somebody asks for it. The silos are told why the round ended."""
@@ -194,20 +197,47 @@ class Work:
                         await self.driver.gone(silo.silo, "it is revoked")
             await asyncio.sleep(LOOK_SECONDS)
 
-    def _failed(self, run: str, error: SparsiloError) -> None:
-        _log.error("run %s: failed: %s", run, error)
-        self._ended(run, Status.FAILED, str(error))
+    async def _failed(self, run: str, error: SparsiloError | OSError) -> None:
+        """Note why a run failed. What was the disk's fault or this side's can go on; no silo was told that it ended."""
+        why, keep_rounds = str(error), isinstance(error, OSError | InputError | DiskFailed)
+        if keep_rounds and self._runs.folder(run).has_rounds:
+            why += f". What was summed is kept: aggregator rounds retry {run}"
+        _log.error("run %s: failed: %s", run, why)
+        await self._ended(run, Status.FAILED, why, keep_rounds=keep_rounds)
 
-    def _ended(self, run: str, status: Status, why: str) -> None:
+    async def _ended(self, run: str, status: Status, why: str, *, keep_rounds: bool = False) -> None:
+        """Note the end of a run, also on a disk that was full a moment ago, and remove what nobody needs any more."""
+        self._runs.folder(run).remove_halves()
+        while True:
+            try:
+                self._runs.end(run, status, why, datetime.now(UTC))
+                break
+            except InputError as error:
+                _log.error("run %s: %s, which is not noted yet: %s", run, status, error)
+                await asyncio.sleep(LOOK_SECONDS)
         self._metrics.runs.labels(status).inc()
-        self._runs.end(run, status, why, datetime.now(UTC))
+        self._runs.folder(run).clear(keep_rounds=keep_rounds)
+        self._prune()
+
+    def _prune(self) -> None:
+        if self._config.retention is None:
+            return
+        try:
+            for pruned in self._runs.prune(self._config.retention):
+                _log.info("run %s: its folder is removed, as `retention` says", pruned)
+        except (InputError, OSError) as error:  # it is tried again after the next run
+            _log.warning("retention: %s", error)
 
     def _watch(self, task: str, done: int, total: int) -> None:
         if self._at_work is not None:
             rounds = self._at_work.pruning.closed
-            survivors = min((len(closed.session.survivors) for closed in rounds), default=None)
+            survivors = min((len(closed.survivors) for closed in rounds), default=None)
             waiting = self.driver.waiting
-            self._runs.advance(self._at_work.run, task, len(rounds), survivors, waiting.as_dict() if waiting else None)
+            awaited = waiting.as_dict() if waiting else None
+            try:
+                self._runs.advance(self._at_work.run, task, len(rounds), survivors, awaited)
+            except InputError as error:  # people see it later; no round ends for that
+                _log.warning("%s", error)
         _log.info("%s: %d of %d", task, done, total)
 
 

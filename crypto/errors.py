@@ -175,6 +175,21 @@ class RoundAborted(SparsiloError):
     code = "round_aborted"
 
 
+class DiskFailed(RoundAborted):
+    """What the aggregator keeps of a round cannot be read, or is not what was written. No silo is at fault, or was told
+    that the round ended.
+    """
+
+    code = "disk_failed"
+
+    @classmethod
+    def changed(cls, file: object) -> "DiskFailed":
+        """Return the error for a file that is damaged or lost."""
+        return cls(
+            f"{file}: is not what was written there", hint="the disk lost or changed it; silos did nothing wrong"
+        )
+
+
 class TooFewSurvivors(RoundAborted):
     """Fewer silos answered in a phase than the plan's threshold or least survivors."""
 

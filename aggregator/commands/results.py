@@ -30,12 +30,12 @@ def export(run: str, config: Path, settings: tuple[str, ...], out: Path, output:
     """
     from aggregator.config import AggregatorConfig
     from aggregator.results.export import export as copy
-    from aggregator.runs.submitted import RESULT_FOLDER, Runs
+    from aggregator.runs.submitted import Runs
 
     with failing_as(output), ProgressBars() as progress:
         runs = Runs(AggregatorConfig.read(config, os.environ, settings).state)
         found = runs.find(run)
-        folder = runs.folder(found.run) / RESULT_FOLDER
+        folder = runs.folder(found.run).result
         if not folder.exists():
             raise InputError(f"{found.run}: has no result", hint=f"it is {found.status}: aggregator rounds show")
         manifest = copy(folder, bytes.fromhex(found.plan_digest), out, progress)

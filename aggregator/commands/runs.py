@@ -176,6 +176,52 @@ def cancel(run: str, config: Path, settings: tuple[str, ...], output: str) -> No
     _print_run(runs.find(found.run), runs, output)
 
 
+@rounds.command()
+@click.argument("run")
+@config_options
+@output_option
+def retry(run: str, config: Path, settings: tuple[str, ...], output: str) -> None:
+    """Queue RUN again, which failed after its sums were opened: for want of disk space, say.
+
+    It goes on from what is on the disk. Where all rounds are over no silo has to be there.
+    """
+    with failing_as(output):
+        runs = _runs(config, settings)
+        found = runs.find(run)
+        runs.retry(found.run)
+    _print_run(runs.find(found.run), runs, output)
+
+
+@click.group()
+def state() -> None:
+    """Look after the state folder."""
+
+
+@state.command()
+@click.option(
+    "--keep", type=click.IntRange(0), default=0, metavar="N", help="Keep those of the last N runs that ended."
+)
+@config_options
+@output_option
+def prune(keep: int, config: Path, settings: tuple[str, ...], output: str) -> None:
+    """Remove the folders of runs that are over, results among them. `rounds list` still has the runs.
+
+    What is at work or waits is not touched. `retention` in aggregator.yaml does the same after every run.
+
+    \b
+    Example:
+      aggregator state prune --keep 5 --config aggregator.yaml
+    """
+    with failing_as(output):
+        pruned = _runs(config, settings).prune(keep)
+    if output == "json":
+        print_envelope("done", data={"pruned": pruned})
+        return
+    for name in pruned:
+        click.echo(name)
+    click.echo(f"removed: {len(pruned)}")
+
+
 def _planned(plan_yaml: Path, config: Path, settings: tuple[str, ...]) -> "tuple[Plan, dict[str, bytes]]":
     from aggregator.config import AggregatorConfig
     from aggregator.runs.plan_file import PlanFile
@@ -226,9 +272,7 @@ def _print_plan(made: "Plan", more: dict[str, Any], output: str) -> None:
 
 
 def _print_run(shown_run: "Run", runs: "Runs", output: str) -> None:
-    from aggregator.runs.submitted import RESULT_FOLDER
-
-    result = runs.folder(shown_run.run) / RESULT_FOLDER
+    result = runs.folder(shown_run.run).result
     fields = {**shown_run.as_dict(), "result": str(result) if result.exists() else None}
     if output == "json":
         print_envelope("done", data=fields)

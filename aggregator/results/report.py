@@ -206,25 +206,24 @@ def make_report(
 
 
 def _reported(plan: Plan, closed: ClosedRound) -> ReportedRound:
-    index = closed.session.round.index
+    index = closed.round.index
     return ReportedRound(
         release=plan.release_kind(index),
         block=plan.block(index),
-        cohort=closed.session.round.silos,
-        survivors=closed.session.survivors,
+        cohort=closed.round.silos,
+        survivors=closed.survivors,
         seconds=round(sum(closed.seconds.values()), 3),
     )
 
 
 def _survived(silo: str, rounds: Iterable[ClosedRound]) -> bool:
     """Return whether the silo's words are in the sum of every round that it was drawn for."""
-    sessions = [closed.session for closed in rounds]
-    return all(silo in session.survivors for session in sessions if silo in session.round.silos)
+    return all(silo in closed.survivors for closed in rounds if silo in closed.round.silos)
 
 
 def _dropped(rounds: Sequence[ClosedRound]) -> dict[str, Phase]:
     """By silo the phase in which it first fell silent."""
-    phases = {silo: phase for closed in reversed(rounds) for silo, phase in closed.session.dropped.items()}
+    phases = {silo: phase for closed in reversed(rounds) for silo, phase in closed.dropped.items()}
     return dict(sorted(phases.items()))
 
 

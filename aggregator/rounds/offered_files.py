@@ -11,7 +11,6 @@ from aggregator.rounds.closed_round import ClosedRound
 from aggregator.rounds.published_results import PublishedResults
 from crypto.encoding.wire import encode
 from crypto.errors import ProtocolError
-from silo_agent.host.whole_file import write_whole
 from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE
 from sparsilo.v1 import words_pb2
 
@@ -35,12 +34,8 @@ class OfferedFiles:
         self._files["candidate", digest] = file, silos
 
     def offer_opened(self, closed: ClosedRound) -> None:
-        """Serve from now on what a round opened to the roster of its plan: later rounds of all cohorts start from it.
-
-        The transcript is written beside the sum.
-        """
-        round_ = closed.session.round
-        write_whole(closed.folder / TRANSCRIPT_FILE, encode(closed.session.transcript))
+        """Serve from now on what a round opened to its plan's roster: later rounds of all cohorts start from it."""
+        round_ = closed.round
         self._files["transcript", round_.digest] = closed.folder / TRANSCRIPT_FILE, round_.plan.silos
         self._files["opened_sum", round_.digest] = closed.folder / SUM_FILE, round_.plan.silos
 

@@ -1,5 +1,6 @@
 """Which silos are there: who called and when, and of whom it is known that they will not come."""
 
+from collections.abc import Collection
 from time import monotonic
 from typing import Final
 
@@ -52,9 +53,9 @@ class PresentSilos:
         """Return whether a silo was dropped, and has asked for no round since."""
         return silo in self._lost
 
-    def dropped(self, session: AggregatorSession) -> None:
-        """A round has ended, and whomever it dropped is lost."""
-        self._lost |= session.dropped.keys()
+    def dropped(self, silos: Collection[str]) -> None:
+        """A round that dropped these silos has ended: they are lost."""
+        self._lost |= {*silos}
 
     def declined(self, silo: str, session: AggregatorSession) -> None:
         """A silo declined a round: nobody waits for it there."""

@@ -19,11 +19,11 @@ from aggregator.rounds.journal import CLOSED, SPOKE, UPLOADED, OpenJournal
 from aggregator.rounds.offered_files import OfferedFiles
 from aggregator.rounds.phase_clock import Waiting
 from aggregator.rounds.present_silos import PresentSilos
-from aggregator.rounds.running_round import RunningRound, disk_failed
+from aggregator.rounds.running_round import Answers, RunningRound, disk_failed
 from aggregator.rounds.sqlite_journal import SqliteJournal
 from aggregator.rounds.traffic import CountedTraffic
 from crypto.encoding.wire import encode
-from crypto.errors import SparsiloError, UnexpectedMessage
+from crypto.errors import DiskFailed, SparsiloError, UnexpectedMessage
 from crypto.names import Phase
 from crypto.secagg.round import Round
 from sparsilo.v1 import round_pb2, words_pb2
@@ -53,15 +53,25 @@ class RoundDriver:
         self._changed = asyncio.Condition()
         self._round: RunningRound | None = None
         self._over: round_pb2.Over | None = None
+        self._earlier: Answers = {}
+        """The last answers of a round that an earlier process closed."""
         self._waking: set[asyncio.Task[None]] = set()
 
     async def run(self, round_: Round, folder: Path) -> ClosedRound:
         """Run one round; uploads, sum and journal go into `folder`, and a folder with the journal of this round
         continues it.
 
-        Raises TooFewSurvivors naming the phase, the ProtocolError that ended it, or RoundAborted where something could
-        not be written. Every waiting silo is told, also when the round is cancelled.
+        A folder that says that the round is over is taken as it is. Raises TooFewSurvivors naming the phase, the
+        ProtocolError that ended it, RoundAborted where something could not be written: every waiting silo is told, also
+        when the round is cancelled. Raises DiskFailed, or OSError where all is over but that cannot be noted: then
+        nobody is told, and the round can be run again in this folder.
         """
+        if closed := await asyncio.to_thread(ClosedRound.read, round_, folder):
+            async with self._changed:
+                self._earlier = closed.last_answers
+                self.present.dropped(closed.dropped)
+                self._changed.notify_all()
+            return closed
         self.metrics.silos.set(len(round_.silos))
         running = await self._begin(round_, folder)
         session = running.session
@@ -76,6 +86,8 @@ class RoundDriver:
             if not running.committed:  # a backend without AUDIT
                 with running.on_disk():
                     await running.open_sum()
+            closed = await asyncio.to_thread(ClosedRound.of, session, folder, seconds, running.last_answers)
+            running.journal.close(is_over=True)
         except (SparsiloError, asyncio.CancelledError) as error:
             reason = str(error) or "the aggregator ended the run"
             if isinstance(error, SparsiloError):  # else it is stopped, and may go on
@@ -87,13 +99,13 @@ class RoundDriver:
             raise
         finally:
             running.journal.close()
-            self.present.dropped(session)
+            self.present.dropped(session.dropped)
             for dropped_in in session.dropped.values():
                 self.metrics.dropped.labels(dropped_in).inc()
         self.metrics.enter(Phase.DONE)
         self.metrics.rounds.labels(running.release_kind, "done").inc()
         self.metrics.survivors.set(len(session.survivors))
-        return ClosedRound(session, folder, seconds)
+        return closed
 
     @property
     def waiting(self) -> Waiting | None:
@@ -145,6 +157,8 @@ class RoundDriver:
         """
         digest = sha256(data).digest()
         async with self._changed:
+            if (silo, digest) in self._earlier:
+                return self._earlier[silo, digest]
             running = await self._begun(silo)
             if (silo, digest) not in running.answers:
                 if not running.waits_on(silo, digest):  # asking again is no arrival
@@ -215,12 +229,12 @@ class RoundDriver:
         """The round under way; silos hear of it once it stands where its journal ends."""
         async with self._changed:
             try:
-                earlier = self._round.own_answers if self._round else {}
+                earlier = self._round.own_answers if self._round else self._earlier
                 journal = self._open_journal
                 running = RunningRound(round_, folder, self._threads, earlier, journal, self.present, self._wake_soon)
                 await running.replay()
             except OSError as error:
-                raise disk_failed(folder, error) from None
+                raise disk_failed(folder, error, DiskFailed) from None
             self._round = running
             self._changed.notify_all()
         return running

@@ -15,7 +15,7 @@ from aggregator.rounds.present_silos import PresentSilos
 from aggregator.rounds.spool import Spool
 from aggregator.rounds.word_sum import write_sum
 from crypto.backends.backend_spec import backend_spec
-from crypto.errors import RoundAborted, TooFewSurvivors
+from crypto.errors import DiskFailed, ProtocolError, RoundAborted, TooFewSurvivors
 from crypto.names import Phase, ReleaseKind
 from crypto.primitives import merkle
 from crypto.secagg.round import Round
@@ -53,6 +53,8 @@ class RunningRound:
         }
         self.own_answers: Answers = {}
         self.answers = ChainMap(self.own_answers, earlier)
+        self.last_answers: Answers = {}
+        """Those of the phase that was closed last."""
         self.committed: list[CommittedWords] = []
         """The survivors' uploads and then the sum, for auditors, once it is opened."""
         self.disk_failure: RoundAborted | None = None
@@ -78,11 +80,24 @@ class RunningRound:
         )
 
     async def replay(self) -> None:
-        """Let whatever the journal says has happened in the round happen to the session."""
+        """Let whatever the journal says has happened in the round happen to the session.
+
+        Raises DiskFailed where the journal, or an upload that it says is whole, is not what was written.
+        """
+        try:
+            await self._replay()
+        except ProtocolError as error:  # which the message did not deserve when it came
+            raise DiskFailed(
+                f"{self.folder}: the journal cannot be repeated: {error.message}", hint="the disk lost or changed it"
+            ) from None
+
+    async def _replay(self) -> None:
         for kind, silo, data in self.journal.events():
             if kind == SPOKE:
                 self.receive(silo, data)
             elif kind == UPLOADED:
+                if self.spools[silo].stored_root() != data:
+                    raise DiskFailed.changed(self.spools[silo].file)
                 self.session.uploaded(silo, data)
             elif kind == CLOSED:
                 self.answer(await self.close_phase())
@@ -124,8 +139,8 @@ class RunningRound:
 
     def answer(self, answers: Mapping[str, bytes]) -> None:
         """Give silos the answer to what they wait on."""
-        for silo, answer in answers.items():
-            self.own_answers[silo, self._waits_on.pop(silo)] = answer
+        self.last_answers = {(silo, self._waits_on.pop(silo)): answer for silo, answer in answers.items()}
+        self.own_answers |= self.last_answers
 
     def abort(self, reason: str) -> None:
         """End the round; whoever waits is answered with the reason, and so is who comes later."""
@@ -157,7 +172,7 @@ class RunningRound:
             raise self.disk_failure from None
 
 
-def disk_failed(folder: Path, error: OSError) -> RoundAborted:
-    """Return the error that ends a round for everybody."""
+def disk_failed(folder: Path, error: OSError, kind: type[RoundAborted] = RoundAborted) -> RoundAborted:
+    """Return the error that ends a round for everybody, or as DiskFailed keeps it from beginning."""
     reason = f"{folder}: {error.strerror or error}"
-    return RoundAborted(reason, hint="is there room on the aggregator's disk, and is it a local one?")
+    return kind(reason, hint="is there room on the aggregator's disk, and is it a local one?")

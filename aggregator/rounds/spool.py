@@ -57,6 +57,10 @@ class Spool:
         self._words.sync()
         return merkle.root(self._leaves)
 
+    def stored_root(self) -> bytes:
+        """Return the Merkle root of the chunks that are there; nothing where there are none."""
+        return merkle.root(self._leaves) if self._leaves else b""
+
     def committed(self) -> CommittedWords:
         """Return the whole upload, as auditors are given it."""
         return CommittedWords(self.file, self._lengths, self._silo, self._leaves)

@@ -11,6 +11,7 @@ from typing import Final
 from aggregator.results.report import Perplexity
 from aggregator.rounds.round_driver import RoundDriver
 from aggregator.runs.planning import DENSE, FEDERATED, OWN, Planner
+from aggregator.runs.run_folder import EVALUATION_FOLDER
 from crypto.plan_rules import decode_plan
 from crypto.secagg.round import Round
 from silo_agent.host.file_digest import file_digest
@@ -18,7 +19,6 @@ from silo_agent.host.whole_file import write_whole
 from silo_agent.releases.evaluation import perplexities
 
 PLAN_FILE: Final = "evaluation.plan"
-ROUND_FOLDER: Final = "evaluation"
 
 ALONE: Final = " alone"
 
@@ -72,7 +72,7 @@ async def evaluate(
     else:
         plan = planner.evaluation(sequences, digests)
         write_whole(plan_file, plan.encoded)
-    round_folder = folder / ROUND_FOLDER
+    round_folder = folder / EVALUATION_FOLDER
     round_folder.mkdir(mode=0o700, exist_ok=True)
     closed = await driver.run(Round(plan, 0), round_folder)
     spec = plan.message.rounds[0].evaluation

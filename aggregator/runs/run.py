@@ -5,7 +5,6 @@ the rounds before it opened. `aggregator local` and `aggregator serve` have this
 import asyncio
 import json
 import logging
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,10 +14,11 @@ import torch
 
 from aggregator.results.report import NOT_YET, Behaviour, BytesOnDisk, Report, make_report
 from aggregator.results.report_html import write_report_html
-from aggregator.rounds.closed_round import ClosedRound
+from aggregator.rounds.closed_round import CLOSED_FILE, ClosedRound
 from aggregator.rounds.round_driver import RoundDriver, Watch
-from aggregator.runs.evaluation import ROUND_FOLDER, KeepMasks, evaluate
+from aggregator.runs.evaluation import KeepMasks, evaluate
 from aggregator.runs.planning import Planner
+from aggregator.runs.run_folder import OUT_FOLDER, PRUNED_FOLDER, RunFolder
 from crypto.errors import SparsiloError
 from crypto.names import ReleaseKind
 from crypto.plan import Plan
@@ -38,10 +38,6 @@ from silo_agent.rounds.committed_words import TRANSCRIPT_FOLDER
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.writing.continuation import continuations
 
-PRUNED_FOLDER: Final = "pruned"
-OUT_FOLDER: Final = "out"
-DONE_FILE: Final = "done"
-"""In the folder of a round that is over."""
 REPORT_PAGE: Final = "report.html"
 
 _log = logging.getLogger(__name__)
@@ -74,20 +70,20 @@ class PruningRun:
         own_keep_masks: Callable[[], Mapping[str, Path]] = dict,
     ) -> None:
         self.plan, self._planner, self._weights, self._driver = plan, planner, weights, driver
-        self._folder, self._wanted, self._watch, self._own_keep_masks = folder, wanted, watch, own_keep_masks
+        self._wanted, self._watch, self._own_keep_masks = wanted, watch, own_keep_masks
+        self._folder = RunFolder(folder)
         self.closed: list[ClosedRound] = []
         self.report: Report | None = None
         """What the run came to, once its result is published."""
-        for half in (PRUNED_FOLDER, OUT_FOLDER):  # what an earlier process may have left of them
-            shutil.rmtree(folder / half, ignore_errors=True)
+        self._folder.remove_halves()
         self._pruned = PrunedTensors(plan, weights, self._subfolder(PRUNED_FOLDER))
 
-    async def replay(self) -> None:
-        """Repeat the rounds that an earlier process finished, from their journals: no silo need be there, and none may
-        speak of a later round before that.
+    async def take_up(self) -> None:
+        """Take up the rounds that an earlier process closed: no silo need be there, and none may speak before that.
+
+        Raises DiskFailed.
         """
-        finished = len(list(self._folder.glob(f"round-*/{DONE_FILE}")))
-        while len(self.closed) < finished:
+        while (self._folder.round(len(self.closed)) / CLOSED_FILE).exists():
             await self._round()
 
     async def finish(self, result: Path) -> Report:
@@ -114,7 +110,7 @@ class PruningRun:
             if self._wanted.save_transcript:  # without it no silo could verify the result, and none is served it
                 manifest = await asyncio.to_thread(Manifest.of_folder, self.plan.digest, made)
                 write_whole(made / MANIFEST_FILE, manifest.encoded)
-            made.rename(result)
+            self._folder.publish()
         self._publish(result)
         self.report = report
         return await self._evaluate(report, result) if is_evaluated else report
@@ -129,22 +125,23 @@ class PruningRun:
         self._publish(result)
         return self.report
 
-    def discard(self) -> None:
-        """Remove what nobody needs once the run has ended: uploads, opened sums and pruned tensors."""
+    def withdraw(self) -> None:
+        """Serve no silo the run's files any more."""
         self._driver.files.withdraw()
-        for folder in (*self._folder.glob("round-*"), self._folder / ROUND_FOLDER, self._folder / PRUNED_FOLDER):
-            shutil.rmtree(folder, ignore_errors=True)
 
     async def _round(self) -> None:
         """Run the next round, and take what it made of the model."""
-        folder = self._subfolder(f"round-{len(self.closed)}")
+        folder = self._folder.round(len(self.closed))
+        folder.mkdir(mode=0o700, exist_ok=True)
         with lines_about(self.plan.digest.hex()[:16], len(self.closed)):
             closed = await self._driver.run(self._start.round, folder)
-        (folder / DONE_FILE).touch()
+        if not self._wanted.save_transcript:  # then nobody needs them any more
+            for upload in closed.uploads().values():
+                upload.unlink(missing_ok=True)
         self._driver.files.offer_opened(closed)
         self.closed.append(closed)
         tensors = expanded_tensors(self._start, closed.opened, self._weights)
-        await asyncio.to_thread(self._pruned.add, tensors, len(closed.session.survivors))
+        await asyncio.to_thread(self._pruned.add, tensors, len(closed.survivors))
 
     @property
     def _start(self) -> Start:
@@ -181,7 +178,7 @@ class PruningRun:
             outside = KeepMasks(alone, self._wanted.candidates)
             if outside.files:
                 by_name |= await evaluate(
-                    *(outside.files, spec.sequences, self._planner, self._driver, self._folder),
+                    *(outside.files, spec.sequences, self._planner, self._driver, self._folder.path),
                 )
                 self.report = replace(report, perplexity=outside.perplexity(by_name), not_evaluated="")
         except SparsiloError as error:
@@ -223,8 +220,7 @@ class PruningRun:
         roster = {member.silo: member.signing_key for member in self.plan.message.roster}
         rounds = self.closed[: pruning_rounds(self.plan)]
         for closed in rounds:
-            index = closed.session.round.index
-            name = f"{TRANSCRIPT_FOLDER}-{index}" if len(rounds) > 1 else TRANSCRIPT_FOLDER
+            name = f"{TRANSCRIPT_FOLDER}-{closed.round.index}" if len(rounds) > 1 else TRANSCRIPT_FOLDER
             closed.save_transcript(result / name)
             write_whole(result / name / "roster.yaml", roster_file(roster))
 
@@ -241,7 +237,7 @@ class PruningRun:
         return BytesOnDisk(dense, sparse, bitmask)
 
     def _subfolder(self, name: str) -> Path:
-        folder = self._folder / name
+        folder = self._folder.path / name
         folder.mkdir(mode=0o700, exist_ok=True)
         return folder
 

@@ -4,6 +4,7 @@ It is opened for each change. A run's plan and results lie in a folder of its ow
 """
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,16 +13,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from aggregator.runs.run_folder import RunFolder
 from crypto.errors import InputError
 from crypto.plan import Plan
 from crypto.releases.planned_rounds import pruning_rounds
 from silo_agent.host.sqlite_file import bring_up_to_date, transaction
-from silo_agent.host.whole_file import write_whole
 
 RUNS_FILE: Final = "runs.sqlite"
-PLAN_FILE: Final = "plan"
-PLAN_YAML: Final = "plan.yaml"
-RESULT_FOLDER: Final = "result"
 
 _TABLE: Final = """CREATE TABLE IF NOT EXISTS runs (
     run TEXT PRIMARY KEY, plan_digest TEXT NOT NULL, release TEXT NOT NULL, rounds INTEGER NOT NULL,
@@ -110,23 +108,20 @@ class Runs:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         bring_up_to_date(self._file, _STEPS)
 
-    def folder(self, run: str) -> Path:
+    def folder(self, run: str) -> RunFolder:
         """Return the folder of a run's plan and results."""
-        return self._folder / run
+        return RunFolder(self._folder / run)
 
     def submit(self, plan: Plan, asked: bytes, now: datetime) -> str:
         """Queue a run; return its name. `asked` is the plan.yaml that its plan was made from."""
         run = plan.digest.hex()[:16]
-        folder = self.folder(run)
-        folder.mkdir(mode=0o700)
-        write_whole(folder / PLAN_FILE, plan.encoded)
-        write_whole(folder / PLAN_YAML, asked)
         kind = plan.release_kind(pruning_rounds(plan) - 1)
         row = Run(
             *(run, plan.digest.hex(), kind, len(plan.message.rounds), 0, len(plan.silos), None),
             *(Status.WAITING, "", "", now.isoformat(timespec="seconds"), None),
         )
-        with transaction(self._file) as database:
+        with transaction(self._file) as database:  # nobody prunes a folder that is not in the table yet
+            self.folder(run).submit(plan, asked)
             database.execute(
                 "INSERT INTO runs (run, plan_digest, release, rounds, done, silos, survivors, status, phase, said, "
                 "submitted, ended) VALUES (:run, :plan_digest, :release, :rounds, :done, :silos, :survivors, :status, "
@@ -179,6 +174,33 @@ class Runs:
             database.execute(change, (by, run, Status.RUNNING))
             change = "UPDATE runs SET status = ?, said = ?, ended = ?, cancelled_by = ? WHERE (run, status) = (?, ?)"
             database.execute(change, (Status.CANCELLED, by, _iso(now), by, run, Status.WAITING))
+
+    def retry(self, run: str) -> None:
+        """Queue a failed run again, which goes on from the rounds that it has. Raises InputError where it cannot."""
+        if not self.folder(run).has_rounds:
+            hint = "submit its plan again: aggregator plan submit"
+            raise InputError(f"{run}: has no round from which it could go on", hint=hint)
+        with transaction(self._file) as database:
+            change = "UPDATE runs SET status = ?, said = '', ended = NULL, cancelled_by = '' WHERE run = ? AND status = ?"
+            if not database.execute(change, (Status.WAITING, run, Status.FAILED)).rowcount:
+                raise InputError(f"{run}: has not failed", hint="aggregator rounds show says what it is at")
+
+    def prune(self, keep: int) -> list[str]:
+        """Remove the folders of all runs that are over but the last `keep`; return whose. The table still has them.
+
+        Folders that belong to no run, since somebody was killed while submitting or pruning, go too. Raises OSError.
+        """
+        with transaction(self._file) as database:
+            rows = database.execute("SELECT run, ended FROM runs ORDER BY ended DESC, rowid DESC").fetchall()
+            over = [run for run, ended in rows if ended is not None]
+            stay = {run for run, _ in rows} - {*over[keep:]}
+            for folder in self._folder.iterdir():
+                if folder.name not in stay and not folder.name.startswith("."):
+                    folder.rename(folder.with_name(f".{folder.name}"))  # at once: a result is whole or not there
+        pruned = sorted(self._folder.glob(".*"))
+        for folder in pruned:
+            shutil.rmtree(folder)
+        return [folder.name.removeprefix(".") for folder in pruned]
 
     def end(self, run: str, status: Status, said: str, now: datetime) -> None:
         """Record that a run is done, failed or was cancelled; and why, or what is missing."""

@@ -207,6 +207,10 @@ class AggregatorSession(ABC):
         """Note that the driver holds all of a silo's chunks, and computed `root` over their bytes."""
         self._roots[silo] = root
 
+    def upload_root(self, silo: str) -> bytes:
+        """Return the root of a silo's upload, as the driver computed it."""
+        return self._roots[silo]
+
     def recover(self) -> None:
         """Recover, before UNMASK is closed, what opens the sum; from then on `unmask_chunk` works.
 

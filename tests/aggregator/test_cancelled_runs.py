@@ -61,7 +61,7 @@ def test_a_run_is_cancelled_in_every_phase_and_the_next_one_goes_on(
         runner.run(story())
     ended, done = served.runs.all()
     assert (ended.status, ended.said != "", done.status, done.survivors) == ("cancelled", True, "done", 4)
-    assert sorted(file.name for file in served.runs.folder(ended.run).iterdir()) == ["plan", "plan.yaml"]
+    assert sorted(file.name for file in served.runs.folder(ended.run).path.iterdir()) == ["plan", "plan.yaml"]
     assert served.registry.get_sample_value("sparsilo_aggregator_runs_total", {"outcome": "cancelled"}) == 1
 
 

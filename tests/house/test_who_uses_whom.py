@@ -86,7 +86,7 @@ USES: Uses = {
         "aggregator": "results rounds",
     },
     "aggregator.serve": {
-        "crypto": "errors plan plan_rules",
+        "crypto": "errors plan",
         "silo_agent": "host model results",
         "aggregator": "config metrics rounds runs silos",
     },

@@ -150,7 +150,7 @@ class Simulation:
             assert self.failure is not None, "the aggregator ended without a sum and without an error"
             assert all(error is not None for error in self.ended.values()), "a silo is done with a round that failed"
             return
-        survivors = self.closed.session.survivors
+        survivors = self.closed.survivors
         assert len(survivors) >= self.schedule.plan.message.least_survivors
         opened: dict[str, list[int]] = {section.name: [] for section in self.round.layout.sections}
         for chunk, values in self.closed.opened.chunks():

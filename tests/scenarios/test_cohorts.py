@@ -155,7 +155,7 @@ def test_a_driver_offers_the_round_to_its_cohort_and_takes_no_words_from_others(
             await driven.driver.advance(B, world_of(round_).make_silo(B).message())
         await driven.driver.gone(E)
         await asyncio.gather(running, *taking_part)
-        assert running.result().session.survivors == (A, C, D)
+        assert running.result().survivors == (A, C, D)
         assert not outsider.done()
         assert driven.metric("silos") == 4
         assert not (tmp_path / f"{B}.words").exists()

@@ -113,7 +113,7 @@ class ToldSimulation(Simulation):
             self.run()
         self.check()
         if self.closed is not None:
-            self.story.note(f"The sum over {listed(self.closed.session.survivors)} is exact.")
+            self.story.note(f"The sum over {listed(self.closed.survivors)} is exact.")
         else:
             assert self.failure is not None
             self.story.note(f"There is no sum. {in_words(self.failure)}")

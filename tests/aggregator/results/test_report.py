@@ -264,8 +264,7 @@ def test_several_rounds_are_one_report(tmp_path: Path) -> None:
     del message.rounds[:]
     for block in range(2):
         message.rounds.add(block=block).votes.SetInParent()
-    for index, made in enumerate((first, second)):
-        made.session.round = Round(checked_plan(message), index)
+    first, second = (replace(made, round=Round(checked_plan(message), at)) for at, made in enumerate((first, second)))
     report = make_report(checked_plan(message), [first, second], ACHIEVED, traffic, KEEP_COUNTS, ON_DISK)
     assert report.survivors == ("silo-000", "silo-003")
     assert list(report.dropped.items()) == [("silo-001", Phase.UPLOAD), ("silo-002", Phase.KEYS)]
@@ -277,8 +276,8 @@ def test_several_rounds_are_one_report(tmp_path: Path) -> None:
     for phase in TABLE:
         assert report.seconds[phase] == pytest.approx(first.seconds[phase] + second.seconds[phase], abs=0.001)
     assert (report.schedule, report.weight_scaling) == (Schedule.ITERATIVE, True)
-    third.session.round = second.session.round
-    twice = make_report(second.session.round.plan, [first, third], ACHIEVED, traffic, KEEP_COUNTS, ON_DISK)
+    third = replace(third, round=second.round)
+    twice = make_report(second.round.plan, [first, third], ACHIEVED, traffic, KEEP_COUNTS, ON_DISK)
     assert twice.dropped == {"silo-002": Phase.KEYS}
 
 

@@ -16,14 +16,15 @@ from aggregator.metrics import AggregatorMetrics
 from aggregator.rounds.journal import Event, OpenJournal
 from aggregator.rounds.round_driver import RoundDriver
 from aggregator.rounds.spool import Spool
-from aggregator.rounds.sqlite_journal import SqliteJournal
-from crypto.encoding.wire import MESSAGE_LIMIT, decode
-from crypto.errors import InputError, UnexpectedMessage
+from aggregator.rounds.sqlite_journal import JOURNAL_FILE, SqliteJournal
+from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
+from crypto.errors import DiskFailed, InputError, UnexpectedMessage
 from crypto.names import Backend, Phase
 from crypto.secagg.round import Round
 from scenarios.world import World, plain_sum
+from silo_agent.host.sqlite_file import transaction
 from silo_agent.network.calls import Advance, Call, Committed, Upload
-from silo_agent.rounds.committed_words import SUM_FILE
+from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE
 from sparsilo.v1 import words_pb2
 from support.driven import Driven, held_of, iterate, listed, plan
 from support.plans import signing_keys
@@ -128,10 +129,10 @@ class Recorded(Driven):
         async with asyncio.timeout(300):
             calling = asyncio.gather(*map(once_more, self.silos))
             await asyncio.sleep(0)
-            session = (await driver.run(self.round, folder)).session
+            closed = await driver.run(self.round, folder)
             await calling
-        assert session.survivors == (A, B, C)
-        assert session.transcript == self.session.transcript
+        assert closed.survivors == (A, B, C)
+        assert (folder / TRANSCRIPT_FILE).read_bytes() == encode(self.session.transcript)
         assert (folder / SUM_FILE).read_bytes() == (self.folder / SUM_FILE).read_bytes()
 
 
@@ -223,5 +224,33 @@ def test_a_folder_with_another_rounds_journal_is_refused_and_left_alone(tmp_path
             with pytest.raises(InputError, match=r"journal\.sqlite: is the journal of another round"):
                 await refused
         assert (tmp_path / "journal.sqlite").read_bytes() == before
+
+    asyncio.run(asyncio.wait_for(work(), 300))
+
+
+@pytest.mark.parametrize(
+    ("file", "problem"), [(f"{A}.words", "is not what was written"), ("journal", "cannot be repeated")]
+)
+def test_what_the_disk_changed_of_a_round_under_way_is_named(file: str, problem: str, tmp_path: Path) -> None:
+    """And the same round goes on once the disk has it again."""
+
+    async def work() -> None:
+        recorded = Recorded(Backend.DOUBLE_MASKING, tmp_path, SqliteJournal)
+        running = asyncio.create_task(recorded.driver.run(recorded.round, recorded.folder))
+        silos = [asyncio.create_task(recorded.take_part(silo, Phase.UNMASK)) for silo in (A, B, C)]
+        await recorded.lost_in_upload()
+        await asyncio.gather(*silos)
+        running.cancel()
+        await asyncio.wait([running])
+        if file == "journal":
+            with transaction(recorded.folder / JOURNAL_FILE) as database:
+                change = "UPDATE events SET data = substr(data, 1, 40) WHERE rowid = 3"
+                database.execute(change)
+        else:
+            words = bytearray((recorded.folder / file).read_bytes())
+            words[9] ^= 1
+            (recorded.folder / file).write_bytes(words)
+        with pytest.raises(DiskFailed, match=f"{recorded.folder}.*{problem}"):
+            await new_driver().run(recorded.round, recorded.folder)
 
     asyncio.run(asyncio.wait_for(work(), 300))

@@ -83,7 +83,7 @@ def test_a_whole_round(silos: int, backend: Backend, tmp_path: Path) -> None:
         driven = Driven(plan(silos, backend=backend), tmp_path)
         closed = await driven.run()
         assert opened(closed) == plain_sum(driven.lanes, driven.round.plan.silos)
-        assert closed.session.survivors == driven.round.plan.silos
+        assert closed.survivors == driven.round.plan.silos
         phases = PHASES if backend is Backend.DOUBLE_MASKING else [Phase.PLAN, Phase.UPLOAD]
         assert list(closed.seconds) == phases
         assert [phase for phase, *_ in driven.watched if phase == "upload"]
@@ -107,7 +107,7 @@ def test_one_driver_runs_one_round_after_another(tmp_path: Path) -> None:
         second = Driven(plan(4, threshold=3, run=b"another run of 4"), tmp_path / "second")
         second.driver = first.driver
         closed = await second.run({B: Phase.PLAN})
-        assert closed.session.survivors == (A, C, D)
+        assert closed.survivors == (A, C, D)
         assert opened(closed) == plain_sum(second.lanes, (A, C, D))
         for silo, message, answer in first.said[-3:]:
             assert await first.driver.advance(silo, message) == answer, "the first round's last answers are still given"
@@ -210,9 +210,9 @@ def test_a_silent_silo_is_dropped_after_as_long_as_the_plan_says(phase: Phase, t
     async def work() -> None:
         driven = Driven(plan(4, threshold=3, seconds=1), tmp_path)
         closed = await driven.run({C: phase})
-        assert closed.session.dropped == {C: phase}
+        assert closed.dropped == {C: phase}
         survivors = (A, B, C, D) if PHASES.index(phase) > PHASES.index(Phase.UPLOAD) else (A, B, D)
-        assert closed.session.survivors == survivors
+        assert closed.survivors == survivors
         assert opened(closed) == plain_sum(driven.lanes, survivors)
         assert 1 <= closed.seconds[phase] < 3
         assert all(seconds < 1 for other, seconds in closed.seconds.items() if other is not phase)
@@ -245,7 +245,7 @@ def test_preparation_has_a_patience_of_its_own(tmp_path: Path) -> None:
         running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
         await asyncio.sleep(1.3)  # silos prune
         await asyncio.gather(*map(driven.take_part, (A, B, C)))
-        assert (await running).session.dropped == {}
+        assert (await running).dropped == {}
 
     timed(work)
 
@@ -272,7 +272,7 @@ def test_whoever_asks_again_and_again_does_not_prolong_the_phase(tmp_path: Path)
         finally:
             asking.cancel()
         await asyncio.gather(*waiting)
-        assert closed.session.dropped == {D: Phase.PLAN}
+        assert closed.dropped == {D: Phase.PLAN}
 
     timed(work)
 
@@ -307,8 +307,8 @@ def test_every_chunk_prolongs_the_upload(tmp_path: Path) -> None:
         running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
         await asyncio.gather(*map(driven.take_part, (A, B, C)))
         closed = await running
-        assert closed.session.dropped == {D: Phase.UPLOAD}
-        assert closed.session.survivors == (A, B, C)
+        assert closed.dropped == {D: Phase.UPLOAD}
+        assert closed.survivors == (A, B, C)
         assert opened(closed) == plain_sum(driven.lanes, (A, B, C))
         assert len(driven.round.layout.chunks) == 6
         assert closed.seconds[Phase.UPLOAD] > 1.8
@@ -391,7 +391,7 @@ def test_every_chunk_that_is_asked_for_prolongs_the_audit(tmp_path: Path) -> Non
         driven.perform = slowly  # type: ignore[method-assign]
         closed = await driven.run()
         assert pauses == []
-        assert closed.session.dropped == {}
+        assert closed.dropped == {}
         assert closed.seconds[Phase.AUDIT] > 1.5
 
     timed(work)
@@ -444,7 +444,7 @@ def test_nobody_waits_for_a_silo_that_is_gone(phase: Phase, tmp_path: Path) -> N
             await driven.driver.gone(B)
 
         closed, _ = await asyncio.gather(driven.run({B: phase}), go())
-        assert closed.session.dropped == {B: phase}
+        assert closed.dropped == {B: phase}
 
     _, seconds = timed(work)
     assert seconds < 10, "the plan would wait for a minute"
@@ -846,7 +846,7 @@ def test_a_silo_that_was_lost_is_not_waited_for_as_if_it_were_preparing(tmp_path
         for later in (second, third):
             later.driver = first.driver
         for driven in (first, second):
-            assert (await without_d(driven)).session.dropped == {D: Phase.PLAN}
+            assert (await without_d(driven)).dropped == {D: Phase.PLAN}
         calling = asyncio.create_task(first.driver.next(D))
         await asyncio.sleep(0)
         running = asyncio.create_task(without_d(third))
@@ -876,7 +876,7 @@ def test_a_silo_that_declines_is_not_waited_for_and_not_asked_again(tmp_path: Pa
         return await running
 
     closed, seconds = timed(work)
-    assert (closed.session.survivors, closed.session.dropped) == ((A, B, C), {D: Phase.PLAN})
+    assert (closed.survivors, closed.dropped) == ((A, B, C), {D: Phase.PLAN})
     assert seconds < 10
     assert driven.metric("declined_total", release="votes") == 1
 
@@ -897,7 +897,7 @@ def test_a_silo_declines_only_the_round_that_it_was_offered_and_has_not_spoken_i
         return await running
 
     closed, _ = timed(work)
-    assert closed.session.survivors == (A, B, C, D)
+    assert closed.survivors == (A, B, C, D)
     assert driven.metric("declined_total", release="votes") == 0
 
 

@@ -29,8 +29,8 @@ def test_a_submitted_run_waits_with_its_files(runs: Runs) -> None:
     assert (run.run, run.plan_digest, run.silos) == (name, FIRST.digest.hex(), 4)
     assert (run.status, run.done, run.survivors, run.phase, run.said, run.ended) == ("waiting", 0, None, "", "", None)
     assert run.submitted == "2026-03-01T12:00:00+00:00"
-    assert (runs.folder(name) / "plan").read_bytes() == FIRST.encoded
-    assert (runs.folder(name) / "plan.yaml").read_bytes() == b"first"
+    assert (runs.folder(name).path / "plan").read_bytes() == FIRST.encoded
+    assert (runs.folder(name).path / "plan.yaml").read_bytes() == b"first"
 
 
 def test_runs_are_worked_on_in_the_order_in_which_they_came_and_a_begun_one_first(runs: Runs) -> None:
@@ -80,3 +80,35 @@ def test_a_file_from_before_there_were_versions_is_taken_as_it_is(runs: Runs, tm
         database.execute("ALTER TABLE runs DROP COLUMN waiting")
         database.execute("PRAGMA user_version = 0")
     assert Runs(tmp_path).all() == before
+
+
+def test_a_failed_run_is_tried_again_where_it_has_rounds(runs: Runs) -> None:
+    first, _ = (run.run for run in runs.all())
+    runs.begin(first)
+    (runs.folder(first).round(0)).mkdir()
+    with pytest.raises(InputError, match="has not failed"):
+        runs.retry(first)
+    runs.end(first, Status.FAILED, "no room", NOW)
+    runs.retry(first)
+    again = runs.find(first)
+    assert (again.status, again.said, again.ended) == ("waiting", "", None)
+    runs.end(first, Status.FAILED, "no room", NOW)
+    runs.folder(first).clear(keep_rounds=False)
+    with pytest.raises(InputError, match="has no round from which it could go on"):
+        runs.retry(first)
+
+
+def test_what_is_pruned_are_the_folders_of_the_runs_that_ended_first(tmp_path: Path) -> None:
+    runs = Runs(tmp_path)
+    names = [runs.submit(plan(4, run=bytes([at]) * 16), b"", NOW) for at in range(5)]
+    for at, name in enumerate(names[:4]):
+        runs.end(name, (Status.DONE, Status.FAILED)[at % 2], "", NOW + timedelta(minutes=at))
+        (runs.folder(name).path / "result").mkdir()
+    (tmp_path / "runs" / "half submitted").mkdir()
+    (tmp_path / "runs" / f".{'0' * 16}").mkdir()  # what a killed prune left
+    assert runs.prune(2) == sorted(["0" * 16, names[0], names[1], "half submitted"])
+    assert {folder.name for folder in (tmp_path / "runs").iterdir()} == {*names[2:]}
+    assert [run.run for run in runs.all()] == names, "they are still known"
+    assert runs.prune(2) == []
+    assert runs.prune(0) == sorted(names[2:4])
+    assert {folder.name for folder in (tmp_path / "runs").iterdir()} == {names[4]}, "it waits"
