@@ -181,7 +181,9 @@ class Runs:
             hint = "submit its plan again: aggregator plan submit"
             raise InputError(f"{run}: has no round from which it could go on", hint=hint)
         with transaction(self._file) as database:
-            change = "UPDATE runs SET status = ?, said = '', ended = NULL, cancelled_by = '' WHERE run = ? AND status = ?"
+            change = (
+                "UPDATE runs SET status = ?, said = '', ended = NULL, cancelled_by = '' WHERE run = ? AND status = ?"
+            )
             if not database.execute(change, (Status.WAITING, run, Status.FAILED)).rowcount:
                 raise InputError(f"{run}: has not failed", hint="aggregator rounds show says what it is at")
 

@@ -85,7 +85,7 @@ def test_a_stopped_aggregator_hears_of_it_when_it_is_started_again(served: Serve
     assert served.runs.find(name).status == "running"  # somebody has to tell the silos
 
     async def story() -> None:
-        await served.work.replay()
+        await served.work.take_up()
         carrying_out = asyncio.create_task(served.work.go_on())
         await asyncio.sleep(HEARD)
         carrying_out.cancel()
