@@ -169,7 +169,7 @@ def test_who_was_lost_is_not_waited_for_as_if_it_were_preparing_until_it_asks() 
 
     def work() -> None:
         time.session.dropped = {C: Phase.KEYS, D: Phase.PLAN}
-        time.present.dropped(time.session)
+        time.present.dropped(time.session.dropped)
         clock = time.enter(Phase.PLAN)
         assert clock.seconds_left() == SECONDS
         time.present.asked(D)

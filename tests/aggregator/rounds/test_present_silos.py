@@ -35,7 +35,7 @@ def test_it_is_known_why_a_silo_will_not_come() -> None:
 def test_who_was_dropped_is_lost_until_it_asks() -> None:
     present, over = PresentSilos(), session()
     over.dropped = {C: Phase.KEYS, D: Phase.PLAN}
-    present.dropped(over)
+    present.dropped(over.dropped)
     present.asked(D)
     assert [present.is_lost(silo) for silo in (A, C, D)] == [False, True, False]
 

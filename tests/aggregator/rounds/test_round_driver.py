@@ -341,7 +341,7 @@ def test_a_silo_that_sends_too_slowly_holds_the_upload_open_as_long_as_the_plan_
         closed, *_ = await asyncio.gather(driven.driver.run(driven.round, tmp_path), *map(driven.take_part, (A, B, C)))
         phase_ended.set()
         slow.cancel()
-        assert closed.session.dropped == {D: Phase.UPLOAD}
+        assert closed.dropped == {D: Phase.UPLOAD}
         assert 10 < closed.seconds[Phase.UPLOAD] <= 10 + size / 100
         assert driven.metric("awaited_silos", phase="upload") == driven.metric("late_silos", phase="upload") == 0
 
