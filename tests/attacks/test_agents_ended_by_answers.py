@@ -58,7 +58,7 @@ def test_an_agent_that_stays_goes_on(
     nothing: Any = lambda *_: None  # noqa: E731
     config = replace(approached.config, stay=True)
     with pytest.raises(StillThere):
-        round_driver.Agent(config, transport, unseen(), nothing, nothing, nothing).run()
+        round_driver.Agent(config, transport, unseen(), nothing, nothing, nothing, nothing).run()
     assert transport.answers == []
     assert "a was revoked" not in caplog.text, "the announcement may have helped"
     assert "no more rounds" in caplog.text
@@ -70,4 +70,4 @@ def test_an_agent_that_does_not_stay_ends(approach: Callable[..., Approached]) -
     transport: Any = Odd(ConnectionFailed("answers INTERNAL"))
     nothing: Any = lambda *_: None  # noqa: E731
     with pytest.raises(ConnectionFailed):
-        round_driver.Agent(approach().config, transport, unseen(), nothing, nothing, nothing).run()
+        round_driver.Agent(approach().config, transport, unseen(), nothing, nothing, nothing, nothing).run()
