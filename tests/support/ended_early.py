@@ -22,6 +22,7 @@ from aggregator.config import AggregatorConfig
 from aggregator.metrics import AggregatorMetrics
 from aggregator.runs.submitted import Runs, Status
 from aggregator.serve import Work
+from aggregator.silos.enrolments import Enrolments
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 TAKES_ROOM = {"open", "os.mkdir", "os.link"}
@@ -58,7 +59,7 @@ def work_on(config: AggregatorConfig) -> Status:
     """Until the run is over."""
 
     async def until_over() -> Status:
-        work = Work(config, AggregatorMetrics(CollectorRegistry()))
+        work = Work(config, AggregatorMetrics(CollectorRegistry()), Enrolments(config.state))
         await work.take_up()
         working = asyncio.create_task(work.go_on())
         runs = Runs(config.state)
