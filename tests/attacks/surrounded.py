@@ -1,6 +1,7 @@
 """One agent as it is started, among an aggregator and silos that somebody else plays: all that can be seen of it."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ Seen = tuple[str, object]
 """What was called, and what of it depends neither on keys and masks nor on the words themselves."""
 
 
+class AllSeen(Exception):
+    """The agent was told that all is over, and goes on."""
+
+
 class Surrounded:
     """In the transport's place: offers the rounds of a plan one after the other and plays everybody else in them."""
 
@@ -33,10 +38,13 @@ class Surrounded:
         self.worlds: list[World] = []
         self.now = 0.0
         self._offered = self._due = -1
+        self._is_over = False
 
     # The aggregator's clock, which is the agent's too.
 
     def sleep(self, seconds: float) -> None:
+        if self._is_over:
+            raise AllSeen  # an agent that stays would ask for ever
         self.seen.append(("sleeps until", self.now + seconds))
         self.now += seconds
 
@@ -48,6 +56,7 @@ class Surrounded:
         self.seen.append(("Next", self.now))
         self._offered += 1
         if self._offered == len(self.plan.message.rounds) or self._declined:
+            self._is_over = True
             return round_pb2.Offer(over=round_pb2.Over())
         start = Start(self.plan, [opened(world, self._folder) for world in self.worlds])
         self.worlds.append(World(self.plan, signing_keys(len(self.plan.silos)), round_=start.round))
@@ -163,4 +172,5 @@ def driven(config: Any, around: Any) -> None:
     from silo_agent.host.metrics import SiloMetrics
 
     metrics, nothing = SiloMetrics(CollectorRegistry()), lambda *_: None
-    round_driver.Agent(config, around, metrics, nothing, nothing, nothing, nothing).run()
+    with suppress(AllSeen):
+        round_driver.Agent(config, around, metrics, nothing, nothing, nothing, nothing).run()
