@@ -278,7 +278,7 @@ class Simulation:
         if driver is None:
             raise Lost
         served = [asyncio.ensure_future(handler(driver, *arguments))]
-        if self.chance.random() < self.schedule.doubled:
+        if self.chance.random() < self.schedule.doubled and handler != self._upload:  # no network doubles a stream
             await self._delay()
             served.append(asyncio.ensure_future(handler(driver, *arguments)))
         try:

@@ -30,7 +30,8 @@ def read(folder: Path, **fields: object) -> PlanFile:
 def test_fields_are_locals_options_with_their_defaults(tmp_path: Path) -> None:
     given = local.make_context("local", ["--model", "m", "--calibration", "c", "--out", "o"]).params
     plan = read(tmp_path)
-    of_deployments = ("colluders", "phase_seconds", "preparation_seconds")  # a rehearsal asks nobody, trusts itself
+    # A rehearsal asks nobody, and trusts itself.
+    of_deployments = ("colluders", "phase_seconds", "preparation_seconds", "least_bytes_per_second")
     for name in (field.name for field in fields(PlanFile)):
         if name not in (*of_deployments, "save_transcript", "prompts"):
             value = getattr(plan, name)
