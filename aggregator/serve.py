@@ -22,6 +22,7 @@ from aggregator.rounds.journal import OpenJournal
 from aggregator.rounds.round_driver import RoundDriver
 from aggregator.rounds.servicer import serve
 from aggregator.rounds.sqlite_journal import SqliteJournal
+from aggregator.rounds.withdrawals import Withdrawals
 from aggregator.runs.plan_file import PlanFile
 from aggregator.runs.planning import Planner
 from aggregator.runs.run import PruningRun
@@ -95,6 +96,7 @@ class Work:
         self._runs = Runs(config.state)
         self._at_work: RunAtWork | None = None
         self.driver = RoundDriver(metrics, self._watch, len(os.sched_getaffinity(0)), _journals(config.journal))
+        self.driver.withdrawals = Withdrawals(config.state)
         for run in self._runs.all():
             self._publish(run.run)
 

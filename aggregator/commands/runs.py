@@ -3,6 +3,7 @@
 import asyncio
 import os
 import secrets
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic, sleep
@@ -25,6 +26,7 @@ from silo_agent.host.terminal import (
 )
 
 if TYPE_CHECKING:
+    from aggregator.rounds.withdrawals import Unfinished
     from aggregator.runs.submitted import Run, Runs
     from crypto.plan import Plan
 
@@ -271,11 +273,23 @@ def _print_plan(made: "Plan", more: dict[str, Any], output: str) -> None:
     print_fields(fields)
 
 
+def _what_is_left(left: "Unfinished") -> str:
+    """Say of a round that did not come to DONE whether it may be repeated, and what to do where it may not yet."""
+    if not left.may_be_open:
+        return f"nobody opens it: {len(left.withdrawn)} silos withdrew. Submit the plan again"
+    said = f"{', '.join(left.withdrawn) or 'nobody'} withdrew, {left.needed} silos have to: have the others' agents run"
+    return f"its sum may be open. {said}, or bring exactly its survivors together again"
+
+
 def _print_run(shown_run: "Run", runs: "Runs", output: str) -> None:
+    from aggregator.rounds.withdrawals import Withdrawals
+
     result = runs.folder(shown_run.run).result
     fields = {**shown_run.as_dict(), "result": str(result) if result.exists() else None}
+    unfinished = Withdrawals(runs.state).unfinished(shown_run.plan_digest) if shown_run.is_over else []
     if output == "json":
-        print_envelope("done", data=fields)
+        rounds_left = [{**asdict(left), "may_be_open": left.may_be_open} for left in unfinished]
+        print_envelope("done", data={**fields, "unfinished": rounds_left})
         return
     if waiting := fields.pop("waiting"):
         fields |= {
@@ -285,4 +299,6 @@ def _print_run(shown_run: "Run", runs: "Runs", output: str) -> None:
             "phase_since": waiting["since"],
             "phase_until_at_the_latest": waiting["until"],
         }
+    for left in unfinished:
+        fields[f"round {left.round}"] = _what_is_left(left)
     print_fields({name: "-" if value in (None, "") else value for name, value in fields.items()})

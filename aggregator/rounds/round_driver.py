@@ -22,6 +22,7 @@ from aggregator.rounds.present_silos import PresentSilos
 from aggregator.rounds.running_round import Answers, RunningRound, disk_failed
 from aggregator.rounds.sqlite_journal import SqliteJournal
 from aggregator.rounds.traffic import CountedTraffic
+from aggregator.rounds.withdrawals import Withdrawals
 from crypto.encoding.wire import encode
 from crypto.errors import DiskFailed, SparsiloError, UnexpectedMessage
 from crypto.names import Phase
@@ -43,6 +44,8 @@ class RoundDriver:
     def __init__(
         self, metrics: AggregatorMetrics, watch: Watch, threads: int = 1, open_journal: OpenJournal = SqliteJournal
     ) -> None:
+        self.withdrawals: Withdrawals | None = None
+        """Where silos' withdrawals outlive this process; None: nobody can withdraw."""
         self.metrics = metrics
         self.present = PresentSilos()
         self.files = OfferedFiles()
@@ -73,6 +76,8 @@ class RoundDriver:
                 self._changed.notify_all()
             return closed
         self.metrics.silos.set(len(round_.silos))
+        if self.withdrawals is not None:
+            await asyncio.to_thread(self.withdrawals.begin, round_)
         running = await self._begin(round_, folder)
         session = running.session
         seconds: dict[Phase, float] = {}
@@ -102,6 +107,8 @@ class RoundDriver:
             self.present.dropped(session.dropped)
             for dropped_in in session.dropped.values():
                 self.metrics.dropped.labels(dropped_in).inc()
+        if self.withdrawals is not None:
+            await asyncio.to_thread(self.withdrawals.done, round_)
         self.metrics.enter(Phase.DONE)
         self.metrics.rounds.labels(running.release_kind, "done").inc()
         self.metrics.survivors.set(len(session.survivors))

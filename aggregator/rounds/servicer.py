@@ -17,7 +17,7 @@ from aggregator.rounds.round_driver import RoundDriver
 from aggregator.silos.admission import Admit
 from aggregator.silos.identity_service import IdentityService
 from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
-from crypto.errors import MalformedMessage
+from crypto.errors import MalformedMessage, UnexpectedMessage
 from silo_agent.network.services import IDENTITY, ROUNDS, SPOKEN, WORDS, said_to_speak
 from sparsilo.v1 import round_pb2, words_pb2
 
@@ -79,6 +79,7 @@ class RoundServicer:
             "Next": grpc.stream_unary_rpc_method_handler(self.next),
             "Advance": grpc.stream_unary_rpc_method_handler(self.advance),
             "Decline": grpc.stream_unary_rpc_method_handler(self.decline),
+            "Withdraw": grpc.stream_unary_rpc_method_handler(self.withdraw),
         }
         words: dict[str, Any] = {
             "Held": grpc.stream_unary_rpc_method_handler(self.held),
@@ -91,6 +92,19 @@ class RoundServicer:
             grpc.method_handlers_generic_handler(ROUNDS, rounds),
             grpc.method_handlers_generic_handler(WORDS, words),
         )
+
+    async def withdraw(self, requests: Requests, context: Context) -> bytes:
+        """Rounds.Withdraw."""
+
+        async def answer(silo: str, request: bytes) -> bytes:
+            asked = decode(round_pb2.WithdrawRequest, request, MESSAGE_LIMIT, party=silo)
+            if (kept := self._driver.withdrawals) is None:
+                raise UnexpectedMessage("withdraws where nothing is kept", party=silo)
+            signed = await asyncio.to_thread(kept.take, silo, asked.round, asked.signature)
+            signatures = [round_pb2.SiloSignature(silo=name, signature=signature) for name, signature in signed]
+            return encode(round_pb2.WithdrawReply(signatures=signatures))
+
+        return await self._callers.answered(requests, answer, context)
 
     async def next(self, requests: Requests, context: Context) -> bytes:
         """Rounds.Next."""

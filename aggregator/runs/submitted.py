@@ -104,7 +104,7 @@ class Runs:
 
     def __init__(self, state: Path) -> None:
         """Make the file, or bring it up to date. Raises InputError where it cannot be opened or is too new."""
-        self._file, self._folder = state / RUNS_FILE, state / "runs"
+        self.state, self._file, self._folder = state, state / RUNS_FILE, state / "runs"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         bring_up_to_date(self._file, _STEPS)
 

@@ -51,6 +51,9 @@ class BackendSpec:
     its bytes may then be overwritten.
     """
 
+    opens_with_shares: bool = False
+    """Whether a sum opens with as many shares as the threshold, which silos reveal in UNMASK, and in no other way."""
+
     auditors: Callable[[Plan], int] = _nobody
     """Returns how many silos recompute each chunk of a sum; 0 where a round has no AUDIT."""
 

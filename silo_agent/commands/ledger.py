@@ -86,6 +86,7 @@ def _fields(release: "Release") -> dict[str, Any]:
         "block": release.block,
         "silos": list(release.silos),
         "sent": release.sent,
+        "withdrawn": release.withdrawn,
         "survivors": None if release.survivors is None else sorted(release.survivors),
     }
 
@@ -97,6 +98,7 @@ def _in_words(release: dict[str, Any]) -> dict[str, object]:
         "block": "all" if release["block"] is None else release["block"],
         "silos": f"{len(release['silos'])} silos",
         "sent": "yes" if release["sent"] else "no",
+        "withdrawn": "enough silos: nobody opens it, and it may be repeated" if release["withdrawn"] else "no",
         "survivors": "unknown to this silo" if survivors is None else ", ".join(survivors),
     }
 

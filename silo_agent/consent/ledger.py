@@ -37,6 +37,10 @@ class Release:
     """The survivors that a quorum signed (5.5.3); none where this silo did not see those signatures."""
     ratios: tuple[str, ...] = ()
     """What each of `silos` is asked to prune to; none where all are asked for the same."""
+    plan: bytes = b""
+    """The plan's digest; empty in a release from before the ledger had it."""
+    withdrawn: bool = False
+    """Whether so many silos withdrew from the round that nobody can ever open its sum (2.5.15)."""
 
     @classmethod
     def of(cls, round_: Round, data: bytes) -> "Release":
@@ -46,6 +50,7 @@ class Release:
             *(round_.digest, plan.release_kind(round_.index), data, round_.silos, round_.least_survivors),
             plan.block(round_.index),
             ratios=plan.pruning.own_targets(round_.silos),
+            plan=plan.digest,
         )
 
     @property
@@ -90,8 +95,9 @@ def check_release(wanted: Release, releases: Sequence[Release]) -> None:
         if survivors is None:
             raise ReleaseRefused(
                 f"this silo's words of round {name} left, and nobody told it which silos that sum is over",
-                hint="sums over other silos can be combined to show one silo's part. Calibrate on another text; or, if "
-                f"all silos know that no sum was opened, silo-agent ledger --forget {earlier.round.hex()}",
+                hint="sums over other silos can be combined to show one silo's part. Where nobody opened it, agents "
+                "that run settle that among themselves. Else calibrate on another text; or, if all silos know that no "
+                f"sum was opened, silo-agent ledger --forget {earlier.round.hex()}",
             )
         if not survivors <= {*wanted.silos} or len(survivors) < wanted.least_survivors:
             raise ReleaseRefused(
@@ -121,5 +127,7 @@ def check_survivors(wanted: Release, survivors: Sequence[str], releases: Sequenc
 
 
 def _sent(wanted: Release, releases: Sequence[Release]) -> list[Release]:
-    """Return the releases in other rounds that the wanted one overlaps, and of which words may have left."""
-    return [earlier for earlier in releases if earlier.sent and earlier.overlaps(wanted)]
+    """Return the releases in other rounds that the wanted one overlaps, of which words may have left, and whose sum
+    may have been opened, or may yet be.
+    """
+    return [earlier for earlier in releases if earlier.sent and not earlier.withdrawn and earlier.overlaps(wanted)]

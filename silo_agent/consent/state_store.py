@@ -75,7 +75,13 @@ def _table_of_candidates(database: sqlite3.Connection) -> None:
     database.execute(_CANDIDATES)
 
 
-_STEPS: Final = (_first_tables, _known_survivors_and_settled_rounds, _table_of_candidates)
+def _withdrawn_rounds(database: sqlite3.Connection) -> None:
+    """Let the ledger of version 4 know each round's plan, and whether so many silos withdrew that it never opens."""
+    database.execute("ALTER TABLE releases ADD COLUMN plan BLOB NOT NULL DEFAULT x''")
+    database.execute("ALTER TABLE releases ADD COLUMN withdrawn INTEGER NOT NULL DEFAULT 0")
+
+
+_STEPS: Final = (_first_tables, _known_survivors_and_settled_rounds, _table_of_candidates, _withdrawn_rounds)
 
 
 class Decision(StrEnum):
@@ -131,10 +137,10 @@ class StateStore:
             check_release(wanted, _releases(database))
             database.execute(  # in place of what an agent began that died before it spoke: the text may be another now
                 "INSERT OR REPLACE INTO releases (round, kind, data, silos, least_survivors, block, sent, confirmed, "
-                "ratios) VALUES (?, ?, ?, ?, ?, ?, 0, '', ?)",
+                "ratios, plan) VALUES (?, ?, ?, ?, ?, ?, 0, '', ?, ?)",
                 (
                     *(wanted.round, wanted.kind, wanted.data, ",".join(wanted.silos)),
-                    *(wanted.least_survivors, wanted.block, ",".join(wanted.ratios)),
+                    *(wanted.least_survivors, wanted.block, ",".join(wanted.ratios), wanted.plan),
                 ),
             )
 
@@ -263,13 +269,16 @@ def _iso(moment: datetime) -> str:
 def _releases(database: sqlite3.Connection) -> list[Release]:
     """Return the ledger, oldest release first. Names of silos have no comma, which separates them in a column."""
     query = (
-        "SELECT round, kind, data, silos, least_survivors, block, sent, confirmed, ratios FROM releases ORDER BY rowid"
+        "SELECT round, kind, data, silos, least_survivors, block, sent, confirmed, ratios, plan, withdrawn "
+        "FROM releases ORDER BY rowid"
     )
     return [
         Release(
             *(round_, kind, data, tuple(silos.split(","))),
             *(least_survivors, block, bool(sent), tuple(filter(None, confirmed.split(",")))),
-            tuple(filter(None, ratios.split(","))),
+            *(tuple(filter(None, ratios.split(","))), plan, bool(withdrawn)),
         )
-        for round_, kind, data, silos, least_survivors, block, sent, confirmed, ratios in database.execute(query)
+        for round_, kind, data, silos, least_survivors, block, sent, confirmed, ratios, plan, withdrawn in (
+            database.execute(query)
+        )
     ]

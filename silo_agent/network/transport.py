@@ -114,6 +114,13 @@ class Transport:
         request = round_pb2.DeclineRequest(round=round_digest, reason=reason)
         self._unary(self._simple(ROUNDS, "Decline"), encode(request))
 
+    def withdraw(self, round_digest: bytes, signature: bytes) -> list[tuple[str, bytes]]:
+        """Tell the aggregator that this silo withdraws from a round; return who did, and their signatures."""
+        request = round_pb2.WithdrawRequest(round=round_digest, signature=signature)
+        answer = self._unary(self._simple(ROUNDS, "Withdraw"), encode(request))
+        reply = decode(round_pb2.WithdrawReply, answer, MESSAGE_LIMIT)
+        return [(signed.silo, signed.signature) for signed in reply.signatures]
+
     def identify(self, method: str, request: Message, reply: type[_Reply]) -> _Reply:
         """Make one call of the Identity service."""
         return decode(reply, self._unary(self._simple(IDENTITY, method), encode(request)), MESSAGE_LIMIT)

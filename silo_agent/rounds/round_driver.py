@@ -49,6 +49,7 @@ from silo_agent.rounds.offer_checks import check_start
 from silo_agent.rounds.one_round import one_round
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.run_of_plan import Progress, RunOfPlan, own_transcript
+from silo_agent.rounds.withdrawals import Withdrawals
 from sparsilo.v1 import round_pb2
 
 OFFER_SECONDS: Final = 1.0
@@ -56,6 +57,8 @@ OFFER_SECONDS: Final = 1.0
 
 MOST_DELAY: Final = 60.0
 """How long an agent that stays waits at most after an error, of which there was one after another."""
+WITHDRAWN_TRIES: Final = 10
+"""How often after a round that failed an agent asks who else withdrew, before it looks at another round."""
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +92,7 @@ class Agent:
         self._store, self._audit = StateStore(config.state / STATE_FILE), AuditLog(config.state)
         self._accusations = Accusations(config.state)
         self._agreement = Agreement(config, self._weights, self._store, self._audit, metrics)
+        self._withdrawals = Withdrawals(config, transport)
         self._run: RunOfPlan | None = None
 
     def run(self) -> None:
@@ -97,23 +101,32 @@ class Agent:
         With `stay` in the config nothing that the aggregator answers ends it, and no error: it is logged, and then the
         agent goes on.
         """
-        delay = OFFER_SECONDS
+        delay, tries = OFFER_SECONDS, 1
         while True:
             try:
                 self._between_calls()
                 self._agreement.observe()
+                self._withdraw(tries)
                 offer = self._next()
                 if offer is None:
                     self._idle()
                 elif self._is_over(offer):
                     return
-                delay = OFFER_SECONDS
+                delay, tries = OFFER_SECONDS, 1
             except SparsiloError as error:
                 if not self._config.stay:
                     raise
                 _log.error("%s", error)
                 sleep(delay)
-                delay = min(2 * delay, MOST_DELAY)
+                delay, tries = min(2 * delay, MOST_DELAY), WITHDRAWN_TRIES
+
+    def _withdraw(self, tries: int) -> None:
+        """Withdraw from rounds that are over; after one that failed, give the others some seconds to do the same."""
+        for attempt in range(tries):
+            if attempt:
+                sleep(OFFER_SECONDS)
+            if self._withdrawals.settle(self._signing_key):
+                return
 
     def _is_over(self, offer: round_pb2.Offer) -> bool:
         """Take part in what is offered; return whether it was the end of everything."""

@@ -24,6 +24,8 @@ class Part:
     """The survivors that it signed."""
     confirmed: bool = False
     """Whether it saw that t silos signed them."""
+    never_opens: bool = False
+    """Whether it saw that enough silos withdrew."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Rules:
     """Whether it has an answer where the plan's model makes this number of its text."""
     threshold: Callable[[Question], int]
     """How many signatures, and then how many shares, open a sum."""
+    enough: Callable[[Question], int]
+    """How many silos have to withdraw from a round, so that a silo takes it for one that never opens."""
 
 
 class Federation:
@@ -58,6 +62,7 @@ class Federation:
         self._uploaded: dict[Question, int] = {}
         self._signed: dict[tuple[Question, int], int] = {}
         self._revealed: dict[tuple[Question, int], int] = {}
+        self._withdrew: dict[Question, int] = {}
 
     def offer(self, question: Question, silo: int) -> bool:
         """Ask the silo to leave its round for another; whether it uploads its words."""
@@ -102,6 +107,24 @@ class Federation:
         self._revealed[over] = self._revealed.get(over, 0) | 1 << silo
         if (self._revealed[over] | question.silos & self.colluders).bit_count() >= least:
             self._open(question, part.signed)
+        return True
+
+    def withdraw(self, question: Question, silo: int) -> bool:
+        """End the silo's round; whether it says that it revealed nothing, and never will."""
+        part = self._parts[silo].get(question)
+        if part is None or part.confirmed:
+            return False
+        if self._present[silo] is question:
+            self._present[silo] = None
+        self._withdrew[question] = self._withdrew.get(question, 0) | 1 << silo
+        return True
+
+    def settle(self, question: Question, silo: int) -> bool:
+        """Show the silo all withdrawals, the colluders' too; whether it takes the round for one that never opens."""
+        withdrew = (self._withdrew.get(question, 0) | question.silos & self.colluders).bit_count()
+        if not self.withdraw(question, silo) or withdrew < self.rules.enough(question):
+            return False
+        self._parts[silo][question] = replace(self._parts[silo][question], never_opens=True)
         return True
 
     def is_bound(self, question: Question, silo: int) -> tuple[bool, int]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from adversary.federation import Part, Rules
 from adversary.questions import Question, names
+from crypto.backends.withdrawal import enough
 from crypto.encoding.fixed_point import encode_signed
 from crypto.errors import SparsiloError
 from silo_agent.consent.ledger import Release, check_release, check_survivors
@@ -38,6 +39,7 @@ def present_rules(colluders: int, honest: int) -> Rules:
         may_sign=lambda question, survivors, parts: check_survivors(row(Part(question)), names(survivors), rows(parts)),
         answers=lambda number: encode_signed(np.array([number]), 0, 16),
         threshold=lambda question: question.round.threshold,
+        enough=lambda question: enough(question.plan, question.silos.bit_count()) or 0,
     )
 
 
@@ -48,9 +50,10 @@ def rows(parts: Iterable[Part]) -> list[Release]:
 
 def row(part: Part) -> Release:
     """What the ledger has of one round in which words left."""
-    return _row(part.question, part.signed if part.confirmed else 0)
+    return _row(part.question, part.signed if part.confirmed else 0, part.never_opens)
 
 
 @lru_cache(maxsize=4096)
-def _row(question: Question, confirmed: int) -> Release:
-    return replace(Release.of(question.round, b"text"), sent=True, confirmed=names(confirmed))
+def _row(question: Question, confirmed: int, withdrawn: bool) -> Release:
+    entered = Release.of(question.round, b"text")
+    return replace(entered, sent=True, confirmed=names(confirmed), withdrawn=withdrawn)

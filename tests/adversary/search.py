@@ -86,7 +86,7 @@ def play(federation: Federation, chance: random.Random, questions: Sequence[Ques
             for wave in waves:
                 take(wave)
     elif order == "side by side":
-        for wave in range(3):
+        for wave in range(5):
             steps = [step for waves in rounds for step in next(waves, ())]
             take(chance.sample(steps, len(steps)) if wave == 0 else steps)
     else:
@@ -106,8 +106,8 @@ def take(steps: Sequence[Step]) -> None:
 
 
 def agenda(federation: Federation, chance: random.Random, question: Question) -> Iterator[list[Step]]:
-    """Yield in three waves what the adversary does in a round: whom it asks, whom it tells who survived, and to whom it
-    shows the signatures.
+    """Yield in up to five waves what the adversary does in a round: whom it asks, whom it tells who survived, to whom
+    it shows the signatures, and whom it has withdraw, before that or after.
 
     It is after the sum over one set. Some silos may be told of another, or of none, or never asked.
     """
@@ -129,6 +129,12 @@ def agenda(federation: Federation, chance: random.Random, question: Question) ->
     if chance.random() < 0.3:
         shows += [partial(federation.show, question, silo, other) for silo in honest if silo not in told[:some]]
     yield shows
+    apart = random.Random(question.round.digest)  # the other moves are what they are without withdrawals
+    gone = apart.sample(honest, apart.randint(1, len(honest))) if honest and apart.random() < 0.3 else []
+    if gone and apart.random() < 0.3:  # before the others reveal, or after
+        yield [partial(federation.withdraw, question, silo) for silo in gone]
     if chance.random() < 0.85:
         some = chance.randint(enough, some) if enough < some and chance.random() < 0.4 else some
         yield [partial(federation.confirm, question, silo) for silo in told[:some]]
+    if gone:
+        yield [partial(federation.settle, question, silo) for silo in [*gone, *gone]]

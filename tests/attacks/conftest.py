@@ -106,6 +106,9 @@ class HangingUp:
     def decline(self, round_digest: bytes, reason: str) -> None:
         self._approached.declined.append(reason)
 
+    def withdraw(self, round_digest: bytes, signature: bytes) -> list[tuple[str, bytes]]:
+        return []
+
     def perform(self, call: object) -> None:
         self._approached.said.append(call)
         raise ConnectionFailed("hung up")

@@ -78,6 +78,10 @@ class Surrounded:
         assert round_digest == self.world.round.digest
         self.seen.append(("Decline", reason))
 
+    def withdraw(self, round_digest: bytes, signature: bytes) -> list[tuple[str, bytes]]:
+        self.seen.append(("Withdraw", round_digest))
+        return []
+
     def download(self, request: words_pb2.FileRequest, file: Path, most: int) -> None:
         kind = request.WhichOneof("file") or ""
         self.seen.append(("File", kind))

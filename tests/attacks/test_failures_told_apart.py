@@ -51,7 +51,10 @@ def test_one_word_at_one_time(
     failing(monkeypatch, error, after)
     around = watched(approached, approached.agreed, monkeypatch)
     spent = 60.0 - after  # of the plan's preparation_seconds
-    assert around.seen == [("Next", 0.0), ("sleeps until", spent), ("Decline", "failed"), ("Next", spent)]
+    assert around.seen == [
+        *[("Next", 0.0), ("sleeps until", spent), ("Decline", "failed")],
+        *[("Withdraw", around.world.round.digest), ("Next", spent)],
+    ]
 
 
 def test_why_is_in_the_own_audit_log_without_words_that_may_be_the_texts(

@@ -22,7 +22,7 @@ def names(room: str) -> set[str]:
 @pytest.mark.parametrize(
     ("room", "kinds", "others"),
     [
-        ("crypto/backends", Backend, {"backend_spec", "verification"}),
+        ("crypto/backends", Backend, {"backend_spec", "verification", "withdrawal"}),
         ("crypto/releases", ReleaseKind, {"release_spec", "planned_rounds"}),
         ("silo_agent/releases", ReleaseKind, {"silo_side"}),
         ("silo_agent/pruning/pruners", Pruner, set()),

@@ -51,7 +51,7 @@ USES: Uses = {
         "silo_agent": "host model pruning releases rounds",
     },
     "silo_agent.rounds": {
-        "crypto": "backends encoding errors names plan primitives pruning releases secagg",
+        "crypto": "backends encoding errors names plan plan_rules primitives pruning releases secagg",
         "silo_agent": "config consent host identity model network pruning releases",
     },
     "silo_agent.writing": {"crypto": "errors", "silo_agent": "model"},
@@ -59,7 +59,7 @@ USES: Uses = {
     "aggregator.commands": {
         "crypto": "backends errors identity names plan plan_options pruning releases roster",
         "silo_agent": "host model network.fingerprint network.invitation",
-        "aggregator": "config local results runs serve silos",
+        "aggregator": "config local results rounds.withdrawals runs serve silos",
     },
     "aggregator.config": {"crypto": "errors names", "silo_agent": "host network.address"},
     "aggregator.limits": {},

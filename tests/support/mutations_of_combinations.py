@@ -28,8 +28,8 @@ MUTATIONS = (
     Mutation(
         CHECK,
         STORE,
-        '(wanted.least_survivors, wanted.block, ",".join(wanted.ratios)),',
-        '(wanted.least_survivors, wanted.block, ""),',
+        '(wanted.least_survivors, wanted.block, ",".join(wanted.ratios), wanted.plan),',
+        '(wanted.least_survivors, wanted.block, "", wanted.plan),',
         RATIOS,
     ),
     Mutation(

@@ -5,7 +5,44 @@ from support.mutation import BOUND, CHECK, ORDER, Mutation
 LEDGER, STORE = "tests/silo_agent/consent/test_ledger.py", "tests/silo_agent/consent/test_state_store.py"
 ONE_ROUND, ABORT = "tests/silo_agent/rounds/test_one_round.py", "tests/attacks/test_abort_after_the_opening.py"
 
+WITHDRAWALS = "tests/attacks/test_withdrawals_forged_or_withheld.py"
+
 MUTATIONS = (
+    Mutation(
+        BOUND,
+        "crypto/backends/withdrawal.py",
+        " + plan.message.colluders + 1",
+        " + plan.message.colluders",
+        f"{WITHDRAWALS}::test_as_many_withdrawals_as_leave_fewer_than_the_threshold_and_no_more",
+    ),
+    Mutation(
+        BOUND,
+        "crypto/backends/withdrawal.py",
+        " + plan.message.colluders + 1",
+        " + 1",
+        f"{WITHDRAWALS}::test_colluders_who_withdraw_and_reveal_all_the_same_are_counted_on",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/consent/withdrawn.py",
+        "        self._store.say(round_digest, Phase.UNMASK, NOTHING_REVEALED)\n",
+        "",
+        f"{WITHDRAWALS}::test_who_withdrew_reveals_nothing_also_where_it_goes_on",
+    ),
+    Mutation(
+        CHECK,
+        "crypto/backends/withdrawal.py",
+        'verify(plan.suite, keys[silo], signature, WITHDRAWAL + round_digest, b"", party=silo)',
+        'verify(plan.suite, keys[silo], signature, WITHDRAWAL + signature[:0], b"", party=silo)',
+        f"{WITHDRAWALS}::test_a_round_that_nobody_can_open_is_repeated_over_other_survivors",
+    ),
+    Mutation(
+        CHECK,
+        "aggregator/rounds/withdrawals.py",
+        'if silo not in silos.split(",") or len(signature) != size:',
+        "if len(signature) != size:",
+        f"{WITHDRAWALS}::test_a_silo_keeps_withdrawals_in_its_own_name_and_rounds_only",
+    ),
     Mutation(
         CHECK,
         "silo_agent/consent/ledger.py",
@@ -51,7 +88,7 @@ MUTATIONS = (
     Mutation(
         CHECK,
         "silo_agent/consent/ledger.py",
-        "if earlier.sent and earlier.overlaps(wanted)",
+        "if earlier.sent and not earlier.withdrawn and earlier.overlaps(wanted)",
         "if earlier.overlaps(wanted)",
         f"{LEDGER}::test_nothing_overlaps_a_round_whose_survivors_are_not_known",
     ),

@@ -18,6 +18,7 @@ def _withstands(colluders: int) -> str:
 
 SPEC: Final = BackendSpec(
     hides_words=True,
+    opens_with_shares=True,
     on_the_way="as masked counters, which only the sum of the silos opens",
     aggregator_learns=(),
     aggregator_saw="masked words, which are uniformly random",

@@ -48,6 +48,20 @@ class DeclineReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class WithdrawRequest(_message.Message):
+    __slots__ = ("round", "signature")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    round: bytes
+    signature: bytes
+    def __init__(self, round: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class WithdrawReply(_message.Message):
+    __slots__ = ("signatures",)
+    SIGNATURES_FIELD_NUMBER: _ClassVar[int]
+    signatures: _containers.RepeatedCompositeFieldContainer[SiloSignature]
+    def __init__(self, signatures: _Optional[_Iterable[_Union[SiloSignature, _Mapping]]] = ...) -> None: ...
+
 class SiloMessage(_message.Message):
     __slots__ = ("round", "acceptance", "pair_seeds", "shares", "upload_root", "survivors_signature", "revealed_shares", "opening_signature", "coin", "verdict")
     ROUND_FIELD_NUMBER: _ClassVar[int]

@@ -48,6 +48,7 @@ def test_releases_are_listed(store: StateStore, tmp_path: Path, capsys: pytest.C
         "block": None,
         "silos": list(COHORT),
         "sent": True,
+        "withdrawn": False,
         "survivors": list(COHORT[:3]),
     }
     second = {**first, "round": "04" * 32, "kind": "evaluation", "block": 7, "sent": False, "survivors": None}

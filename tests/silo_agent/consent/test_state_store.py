@@ -316,6 +316,6 @@ def test_the_audit_logs_head(file: Path) -> None:
 def test_a_state_of_a_later_version_is_refused(file: Path) -> None:
     StateStore(file)
     with closing(sqlite3.connect(file)) as database, database:
-        database.execute("PRAGMA user_version = 4")
-    with pytest.raises(InputError, match=rf"{file}: has tables of version 4, .*a later version of sparsilo"):
+        database.execute("PRAGMA user_version = 5")
+    with pytest.raises(InputError, match=rf"{file}: has tables of version 5, .*a later version of sparsilo"):
         StateStore(file)
