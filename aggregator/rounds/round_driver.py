@@ -164,6 +164,7 @@ class RoundDriver:
         """
         digest = sha256(data).digest()
         async with self._changed:
+            await self._changed.wait_for(lambda: (silo, digest) in self._earlier or self._round or self._over)
             if (silo, digest) in self._earlier:
                 return self._earlier[silo, digest]
             running = await self._begun(silo)

@@ -8,10 +8,11 @@ from typing import Any, cast
 import pytest
 
 from attacks.stage import FOUR, ZERO, Stage
+from crypto.encoding.wire import encode
 from crypto.errors import ProtocolError
 from crypto.names import Phase
 from silo_agent.network.calls import Committed
-from silo_agent.rounds.committed_words import SUM_FILE
+from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE
 from sparsilo.v1 import words_pb2
 
 pytestmark = pytest.mark.clause("7.11")
@@ -21,7 +22,8 @@ def test_they_are_served_to_the_runs_silos_alone(network: Any, tmp_path: Path) -
     """Four silos have a run; the fifth is known to the aggregator too."""
     stage = Stage(Phase.DONE, silos=4)
     (tmp_path / SUM_FILE).write_bytes(b"".join(stage.opened))
-    closed = SimpleNamespace(session=stage.aggregator, folder=tmp_path)
+    (tmp_path / TRANSCRIPT_FILE).write_bytes(encode(stage.aggregator.transcript))
+    closed = SimpleNamespace(round=stage.round, folder=tmp_path)
     network.driver.files.offer_opened(cast(Any, closed))  # as much of a round as is used
     candidate = tmp_path / "candidate"
     candidate.write_bytes(b"keep mask")

@@ -14,15 +14,15 @@ from support.driven import Driven, plan
 pytestmark = pytest.mark.clause("4.11", "5.4.2")
 
 
-def test_a_journal_of_another_round_is_not_continued(tmp_path: Path) -> None:
+def test_a_round_is_not_begun_in_the_folder_of_another(tmp_path: Path) -> None:
     async def rounds() -> None:
         first = Driven(plan(3, threshold=3, run=b"one run         "), tmp_path)
         await first.run()
         before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
-        assert len(before) == 5  # three uploads, their sum and the journal
+        assert len(before) == 6  # three uploads, their sum, the transcript and what says that the round is over
         second = Driven(plan(3, threshold=3, run=b"another run     "), tmp_path)
         waiting = asyncio.create_task(second.driver.next(ONE))
-        with pytest.raises(InputError, match="is the journal of another round"):
+        with pytest.raises(InputError, match="is of another round"):
             await second.driver.run(second.round, tmp_path)
         assert not waiting.done()  # nobody was offered it
         waiting.cancel()

@@ -15,7 +15,7 @@ from aggregator.rounds.spool import Spool
 from aggregator.runs.plan_file import PlanFile
 from aggregator.runs.submitted import Runs
 from aggregator.silos.enrolments import Enrolled, Enrolments
-from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
+from crypto.encoding.wire import encode
 from crypto.identity import Authority
 from crypto.names import Phase, Suite
 from crypto.primitives.signing import SigningKey
@@ -155,7 +155,7 @@ def spool(data: bytes) -> None:
     """The first 96 bytes lie on disk, the rest is a message that arrives."""
     lengths = (40, 40, 16)
     kept = Spool(written("silo.words", data[:96]), lengths, bytes(32), "silo-000")
-    kept.take(kept.start(), decode(words_pb2.WordChunk, canonical(words_pb2.WordChunk, data[96:]), MESSAGE_LIMIT))
+    kept.take(kept.start(), canonical(words_pb2.WordChunk, data[96:]))
 
 
 def numbers(data: bytes) -> None:

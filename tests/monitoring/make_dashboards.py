@@ -63,13 +63,20 @@ def rounds() -> model.Dashboard:
         ("max(sparsilo_aggregator_silos%)", "in the plan"),
         ("max(sparsilo_aggregator_survivors%)", "survivors"),
         ("sum(sparsilo_aggregator_connected_silos%)", "connected"),
-        width=12,
+        width=8,
+    )
+    board.graph(
+        "Silos awaited",
+        "Whom the present phase waits for, and who of them has used up half of its time.",
+        ("sum(sparsilo_aggregator_awaited_silos%)", "awaited"),
+        ("sum(sparsilo_aggregator_late_silos%)", "late"),
+        width=8,
     )
     board.bars(
         "Silos dropped, by phase",
         "In which phase they fell silent.",
         ("sum by (phase) (increase(sparsilo_aggregator_dropped_total%[$__rate_interval]))", "{{phase}}"),
-        width=12,
+        width=8,
     )
     outcomes(board, role, 8)
     board.totals(

@@ -33,7 +33,7 @@ def test_no_key_seed_share_or_coin_is_on_a_silos_disk(tmp_path: Path, monkeypatc
             kind.__name__, (), {"generate": staticmethod(noting(kind.generate, lambda k: k.private_bytes_raw()))}
         )
         monkeypatch.setattr(sealed, kind.__name__, noted)
-    schedule = Schedule(3, kills=[])
+    schedule = Schedule(1, kills=[])
     schedule.loss = schedule.doubled = 0.0
     monkeypatch.setattr(schedule.chance, "randbytes", noting(schedule.chance.randbytes, bytes), raising=False)
     world = Simulation(schedule, tmp_path)

@@ -145,7 +145,7 @@ def test_a_missing_or_short_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert verify(folder, capsys, "--signatures-only", "--output", "json").data["recomputed"] == 0
     (folder / "transcript").unlink()
     ran = verify(folder, capsys, "--signatures-only")
-    assert (ran.code, f"{folder / 'transcript'}: cannot be read" in ran.err) == (4, True)
+    assert (ran.code, f"{folder}: holds no transcript" in ran.err) == (4, True)
 
 
 def test_an_altered_transcript_names_step_and_party(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
