@@ -152,10 +152,10 @@ def audit_log(file: Path) -> None:
 
 
 def spool(data: bytes) -> None:
-    """The first 96 bytes lie on disk, the rest is a message that arrives."""
+    """The first 80 bytes lie on disk, the rest is a message that arrives."""
     lengths = (40, 40, 16)
-    kept = Spool(written("silo.words", data[:96]), lengths, bytes(32), "silo-000")
-    kept.take(kept.start(), canonical(words_pb2.WordChunk, data[96:]))
+    kept = Spool(written("silo.words", data[:80]), lengths, bytes(32), "silo-000")
+    kept.take(kept.start(), canonical(words_pb2.WordChunk, data[80:]))
 
 
 def numbers(data: bytes) -> None:
@@ -199,7 +199,7 @@ TARGETS = {
     "runs": Target(sqlite("runs.sqlite", runs), made("runs.sqlite", make_runs), mutants=100),
     "spool": Target(
         spool,
-        lambda: [bytes(96) + encode(words_pb2.WordChunk(round=bytes(32), words=bytes(40)))],
+        lambda: [bytes(80) + encode(words_pb2.WordChunk(round=bytes(32), index=2, words=bytes(16)))],
     ),
     "typed_numbers": Target(
         numbers, lambda: [b"\x000.5", b"\x012:4", b"\x02host:8443", b"\x03" + b"00" * 32, b"\x04http://a:b@proxy:3128"]
