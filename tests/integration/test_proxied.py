@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -124,11 +125,10 @@ def test_a_proxy_that_goes_away_in_an_upload_is_waited_for(world: World, stack: 
 
     def chunks(held: int) -> Iterator[bytes]:
         attempts.append(0)
-        if world.proxy is None:
-            world.start_proxy()
         for index, message in enumerate(MESSAGES[held:]):
             if index == 6 and len(attempts) == 1:
                 world.stop_proxy()
+                Timer(1, world.start_proxy).start()
             yield message
 
     agent.perform(Upload(HELD, chunks))
