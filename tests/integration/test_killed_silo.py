@@ -1,8 +1,8 @@
 """A silo's process is killed while it uploads."""
 
 import json
-import re
 import os
+import re
 import signal
 from pathlib import Path
 
