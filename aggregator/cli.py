@@ -4,8 +4,8 @@ import click
 
 from aggregator.commands import containers, local, results, runs, silos
 from aggregator.config import AggregatorConfig
-from silo_agent.host.config_command import config_group
 from silo_agent.host.terminal import completion_command, run_command
+from silo_agent.settings.config_command import config_group
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

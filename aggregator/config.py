@@ -7,9 +7,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from crypto.errors import ConfigError
 from crypto.names import Suite
-from silo_agent.host.layered_config import NOTHING, read_config
 from silo_agent.host.logs import LogFormat
 from silo_agent.network.address import split_address
+from silo_agent.settings.layered_config import NOTHING, read_config
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 
+from aggregator.edge.servicer import serve
 from aggregator.local_agents import LocalAgents
 from aggregator.metrics import AggregatorMetrics
 from aggregator.results.report import Report
 from aggregator.rounds.round_driver import RoundDriver, Watch
-from aggregator.rounds.servicer import serve
 from aggregator.runs.evaluation import is_reserved
 from aggregator.runs.planning import Planner, silo_names
 from aggregator.runs.run import PruningRun, Wanted
@@ -139,7 +139,7 @@ class Federation:
         self._weights = weights
         self._work = work
         self.result: Final = work / RESULT_FOLDER
-        """The folder that becomes OUT."""
+        """Where the result is made; it is renamed to the folder that the user named once it is whole."""
         self._watch = watch
         self._calibration = dict(sorted(zip(silo_names(settings.calibration), settings.calibration, strict=True)))
         self._signing_keys = {silo: SigningKey.generate(settings.suite) for silo in self._calibration}

@@ -18,7 +18,7 @@ from crypto.primitives.signing import SigningKey
 from crypto.roster import roster_file
 from silo_agent.config import AgentConfig
 from silo_agent.host.credential_files import write_secret, write_signing_key
-from silo_agent.host.layered_config import config_file
+from silo_agent.settings.layered_config import config_file
 
 LEAVE_SECONDS: Final = 30.0
 """How long an agent may take to leave after it heard that all is over."""

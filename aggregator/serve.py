@@ -17,10 +17,10 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry
 
 from aggregator.config import AggregatorConfig
+from aggregator.edge.servicer import serve
 from aggregator.metrics import AggregatorMetrics
 from aggregator.rounds.journal import OpenJournal
 from aggregator.rounds.round_driver import RoundDriver
-from aggregator.rounds.servicer import serve
 from aggregator.rounds.sqlite_journal import SqliteJournal
 from aggregator.rounds.withdrawals import Withdrawals
 from aggregator.runs.plan_file import PlanFile

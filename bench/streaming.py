@@ -36,9 +36,9 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
+from aggregator.edge.servicer import serve
 from aggregator.metrics import AggregatorMetrics
 from aggregator.rounds.round_driver import RoundDriver
-from aggregator.rounds.servicer import serve
 from aggregator.silos.admission import known, utc_now
 from bench.cohort import CHUNK_WORDS, votes_plan
 from bench.document import at_most, progress, publish

@@ -12,8 +12,8 @@ from silo_agent.commands.run import run
 from silo_agent.commands.support_bundle import support_bundle
 from silo_agent.commands.verify import verify
 from silo_agent.config import AgentConfig
-from silo_agent.host.config_command import config_group
 from silo_agent.host.terminal import completion_command, run_command
+from silo_agent.settings.config_command import config_group
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crypto.names import Backend, Suite
-from silo_agent.host.layered_config import NOTHING, read_config
 from silo_agent.host.logs import LogFormat
+from silo_agent.settings.layered_config import NOTHING, read_config
 
 SIGNING_KEY, PRIVATE_KEY, CERTIFICATE, AUTHORITY = "signing_key", "tls.key", "tls.crt", "ca.crt"
 """Files of keys and certificates beside an agent.yaml that enrolment writes."""

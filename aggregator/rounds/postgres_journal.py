@@ -43,16 +43,16 @@ class PostgresJournal:
         self._noted = len(self.events())
 
     def note(self, kind: str, silo: str, data: bytes) -> None:
-        """See Journal. An event whose receipt was lost with the connection has a number, and is not noted twice."""
+        """Add an event, as Journal says. Events have numbers: one whose receipt was lost is not noted twice."""
         self._execute(_NOTE, (self._round, self._noted, kind, silo, data))
         self._noted += 1
 
     def events(self) -> list[Event]:
-        """See Journal."""
+        """Return what was noted, in order, as Journal says."""
         return [(kind, silo, bytes(data)) for kind, silo, data in self._execute(_EVENTS, (self._round,))]
 
     def close(self, *, is_over: bool = False) -> None:
-        """See Journal."""
+        """End the journal, as Journal says."""
         if is_over:
             self._execute(_FORGET, (self._round,))
         self._connection.close()

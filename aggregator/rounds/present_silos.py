@@ -41,7 +41,7 @@ class PresentSilos:
         self._gone[silo] = why
 
     def returned(self, silo: str) -> None:
-        """A silo is not gone any more."""
+        """A silo that was gone has called again: phases wait for it."""
         self._gone.pop(silo, None)
 
     def why_not(self, silo: str, session: AggregatorSession) -> str:

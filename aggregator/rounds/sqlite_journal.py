@@ -31,17 +31,17 @@ class SqliteJournal:
                 raise
 
     def note(self, kind: str, silo: str, data: bytes) -> None:
-        """See Journal."""
+        """Add an event, as Journal says."""
         with _as_os_error():
             self._database.execute("INSERT INTO events (kind, silo, data) VALUES (?, ?, ?)", (kind, silo, data))
 
     def events(self) -> list[Event]:
-        """See Journal."""
+        """Return what was noted, in order, as Journal says."""
         with _as_os_error():
             return list(self._rows())[1:]
 
     def close(self, *, is_over: bool = False) -> None:
-        """See Journal."""
+        """End the journal, as Journal says."""
         with _as_os_error():
             self._database.close()
         if is_over:

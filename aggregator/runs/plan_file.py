@@ -7,7 +7,7 @@ from typing import Any
 from aggregator.runs.run import Wanted
 from crypto.errors import ConfigError
 from crypto.plan_options import PLAN_OPTIONS, PlanOptions
-from silo_agent.host.layered_config import NOTHING, read_config
+from silo_agent.settings.layered_config import NOTHING, read_config
 
 
 @dataclass(frozen=True)

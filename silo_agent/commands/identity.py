@@ -58,12 +58,12 @@ def enroll(
     """
     from silo_agent.config import SIGNING_KEY
     from silo_agent.consent.audit_log import AuditLog
-    from silo_agent.host.layered_config import config_file
     from silo_agent.identity.enrolment import Enrolment, agent_config, policy_file
     from silo_agent.network.dialled import dialled
     from silo_agent.network.fingerprint import grouped
     from silo_agent.network.invitation import Invitation
     from silo_agent.network.proxy import proxy_setting
+    from silo_agent.settings.layered_config import config_file
     from sparsilo.v1 import identity_pb2
 
     if once and (out / SIGNING_KEY).exists():

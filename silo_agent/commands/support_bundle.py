@@ -22,9 +22,9 @@ from crypto.errors import OutputError
 from silo_agent.commands.checks.check import Check
 from silo_agent.config import AgentConfig
 from silo_agent.consent.audit_log import AUDIT_FILE
-from silo_agent.host.config_command import config_fields
-from silo_agent.host.layered_config import read_config
 from silo_agent.host.terminal import FILE, config_options
+from silo_agent.settings.config_command import config_fields
+from silo_agent.settings.layered_config import read_config
 
 AUDIT_LINES: Final = 200
 """How many of the audit log's last lines go in."""

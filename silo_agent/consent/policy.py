@@ -17,7 +17,7 @@ from crypto.errors import ConfigError, PlanError, ReleaseRefused
 from crypto.names import ReleaseKind
 from crypto.plan import Plan, model_digest
 from silo_agent.consent.bounds import BOUNDS, Number, is_most, spelled
-from silo_agent.host.plain_yaml import read_mapping
+from silo_agent.settings.plain_yaml import read_mapping
 
 if TYPE_CHECKING:  # a command that shows a plan need not wait for torch
     from silo_agent.model.dense_weights import DenseWeights

@@ -11,7 +11,7 @@ from crypto.names import Suite
 from crypto.primitives.signing import SigningKey, check_public_key
 from silo_agent.config import AgentConfig
 from silo_agent.host.credential_files import naming, read_credential, read_secret, read_signing_key
-from silo_agent.host.plain_yaml import read_mapping
+from silo_agent.settings.plain_yaml import read_mapping
 
 _HEX: Final = re.compile(r"([0-9a-fA-F]{2})+")
 

@@ -14,8 +14,8 @@ import yaml
 from crypto.errors import IdentityError
 from crypto.identity import Certified, check_certificates, check_key_pair, read_peer
 from silo_agent.host.credential_files import naming, read_credential
-from silo_agent.host.plain_yaml import read_mapping
 from silo_agent.network.fingerprint import plain_fingerprint
+from silo_agent.settings.plain_yaml import read_mapping
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class Manifest:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of `encoded`."""
+        """The SHA-256 of the encoded manifest, by which a silo asks for it."""
         return sha256(self.encoded).digest()
 
     @classmethod

@@ -59,7 +59,7 @@ class Provenance:
 
     @property
     def _survivors(self) -> int:
-        """The fewest of all rounds."""
+        """The fewest survivors that a round of the run had."""
         return min(opened.survivors for opened in self.opened)
 
 

@@ -27,7 +27,6 @@ from silo_agent.consent.audit_log import AuditLog, read_audit_log, verify_audit_
 from silo_agent.consent.policy import Policy
 from silo_agent.consent.state_store import StateStore
 from silo_agent.host.credential_files import read_signing_key
-from silo_agent.host.layered_config import config_file
 from silo_agent.identity.enrolment import policy_file
 from silo_agent.identity.own_files import read_roster
 from silo_agent.model.bitmask_container import BitmaskContainer
@@ -37,6 +36,7 @@ from silo_agent.network.address import split_address
 from silo_agent.network.fingerprint import plain_fingerprint
 from silo_agent.network.invitation import Invitation
 from silo_agent.network.proxy import chosen_proxy
+from silo_agent.settings.layered_config import config_file
 from sparsilo.v1 import words_pb2
 from support.plans import plan, signing_keys
 

@@ -62,7 +62,7 @@ class HTTP2:
         self.tls.sendall(self.h2.data_to_send())
 
     def ask(self, method: str) -> int:
-        """Begin a call; its stream."""
+        """Begin a call, and return the number of its stream."""
         stream = self.h2.get_next_available_stream_id()
         self.h2.send_headers(
             stream,

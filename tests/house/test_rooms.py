@@ -51,10 +51,10 @@ MODULES = {  # what each distribution is imported as
 EDGES: dict[str, set[str]] = {
     "grpc": {
         "silo_agent/network/transport.py",
-        *(f"aggregator/rounds/{name}.py" for name in ("callers", "listener", "servicer")),
+        *(f"aggregator/edge/{name}.py" for name in ("callers", "listener", "servicer")),
     },
     "click": {
-        *("silo_agent/host/terminal.py", "silo_agent/host/config_command.py", "silo_agent/cli.py"),
+        *("silo_agent/host/terminal.py", "silo_agent/settings/config_command.py", "silo_agent/cli.py"),
         *(
             f"silo_agent/commands/{name}.py"
             for name in [
@@ -146,7 +146,7 @@ def test_imports_stay_in_their_ring(file: str) -> None:
         ("silo_agent/x.py", "import grpc"),
         ("silo_agent/rounds/round_driver.py", "import grpc.aio"),
         ("silo_agent/network/transport.py", "import click"),
-        ("aggregator/rounds/servicer.py", "import rich"),
+        ("aggregator/edge/servicer.py", "import rich"),
         ("aggregator/results/report_tables.py", "import click"),
         ("aggregator/results/report_tables.py", "from prometheus_client import Counter"),
         ("aggregator/x.py", "from proto.sparsilo.v1 import plan_pb2"),

@@ -26,21 +26,24 @@ USES: Uses = {
     "crypto.releases": {"crypto": "encoding errors names plan pruning"},
     "crypto.roster": {"crypto": "names primitives"},
     "crypto.secagg": {"crypto": "encoding errors names plan plan_rules primitives releases"},
-    "silo_agent.cli": {"silo_agent": "commands config host"},
+    "silo_agent.cli": {"silo_agent": "commands config host settings"},
     "silo_agent.commands": {
         "crypto": "errors identity names plan_rules pruning roster",
-        "silo_agent": "config consent delivery host identity model network pruning results rounds writing",
+        "silo_agent": "config consent delivery host identity model network pruning results rounds settings writing",
     },
-    "silo_agent.config": {"crypto": "names", "silo_agent": "host"},
+    "silo_agent.config": {"crypto": "names", "silo_agent": "host settings"},
     "silo_agent.consent": {
         "crypto": "backends errors names plan plan_options pruning releases secagg",
-        "silo_agent": "host model",
+        "silo_agent": "host model settings",
     },
     "silo_agent.delivery": {"crypto": "errors names", "silo_agent": "consent host model network results rounds"},
-    "silo_agent.host": {"crypto": "errors names plan_options primitives pruning"},
-    "silo_agent.identity": {"crypto": "errors identity names primitives roster", "silo_agent": "config host network"},
+    "silo_agent.host": {"crypto": "errors names plan_options primitives"},
+    "silo_agent.identity": {
+        "crypto": "errors identity names primitives roster",
+        "silo_agent": "config host network settings",
+    },
     "silo_agent.model": {"crypto": "errors releases", "silo_agent": "host"},
-    "silo_agent.network": {"crypto": "encoding errors identity names", "silo_agent": "host"},
+    "silo_agent.network": {"crypto": "encoding errors identity names", "silo_agent": "host settings"},
     "silo_agent.pruning": {"crypto": "errors names plan pruning", "silo_agent": "model"},
     "silo_agent.releases": {
         "crypto": "encoding errors names plan pruning releases secagg",
@@ -54,21 +57,27 @@ USES: Uses = {
         "crypto": "backends encoding errors names plan plan_rules primitives pruning releases secagg",
         "silo_agent": "config consent host identity model network pruning releases",
     },
+    "silo_agent.settings": {"crypto": "errors names pruning", "silo_agent": "host"},
     "silo_agent.writing": {"crypto": "errors", "silo_agent": "model"},
-    "aggregator.cli": {"silo_agent": "host", "aggregator": "commands config"},
+    "aggregator.cli": {"silo_agent": "host settings", "aggregator": "commands config"},
     "aggregator.commands": {
         "crypto": "backends errors identity names plan plan_options pruning releases roster",
         "silo_agent": "host model network.fingerprint network.invitation",
         "aggregator": "config local results rounds.withdrawals runs serve silos",
     },
-    "aggregator.config": {"crypto": "errors names", "silo_agent": "host network.address"},
+    "aggregator.config": {"crypto": "errors names", "silo_agent": "host network.address settings"},
+    "aggregator.edge": {
+        "crypto": "encoding errors identity",
+        "silo_agent": "network.services",
+        "aggregator": "limits metrics rounds silos",
+    },
     "aggregator.limits": {},
     "aggregator.local": {
         "crypto": "errors identity names plan plan_options primitives pruning",
         "silo_agent": "config host model pruning",
-        "aggregator": "local_agents metrics results rounds runs silos",
+        "aggregator": "edge local_agents metrics results rounds runs silos",
     },
-    "aggregator.local_agents": {"crypto": "errors identity primitives roster", "silo_agent": "config host"},
+    "aggregator.local_agents": {"crypto": "errors identity primitives roster", "silo_agent": "config host settings"},
     "aggregator.metrics": {"crypto": "names", "silo_agent": "host"},
     "aggregator.results": {
         "crypto": "backends errors names plan releases",
@@ -76,19 +85,19 @@ USES: Uses = {
         "aggregator": "rounds",
     },
     "aggregator.rounds": {
-        "crypto": "backends encoding errors identity names plan primitives secagg",
-        "silo_agent": "host network.services results rounds.committed_words rounds.opened_sum",
-        "aggregator": "limits metrics silos",
+        "crypto": "backends encoding errors names plan primitives secagg",
+        "silo_agent": "host results rounds.committed_words rounds.opened_sum",
+        "aggregator": "metrics",
     },
     "aggregator.runs": {
         "crypto": "errors names plan plan_options plan_rules pruning releases roster secagg",
-        "silo_agent": "host model releases results rounds.committed_words rounds.opened_rounds writing",
+        "silo_agent": "host model releases results rounds.committed_words rounds.opened_rounds settings writing",
         "aggregator": "results rounds",
     },
     "aggregator.serve": {
         "crypto": "errors plan",
         "silo_agent": "host model results",
-        "aggregator": "config metrics rounds runs silos",
+        "aggregator": "config edge metrics rounds runs silos",
     },
     "aggregator.silos": {
         "crypto": "encoding errors identity names primitives roster",
@@ -97,7 +106,7 @@ USES: Uses = {
     },
 }
 
-SHARED = ("finetuning", "host", "model", "pruning", "releases", "results", "writing")
+SHARED = ("finetuning", "host", "model", "pruning", "releases", "results", "settings", "writing")
 """Rooms of the agent that the aggregator may use as a whole; of `rounds` and `network` it may use single modules."""
 
 REHEARSAL = ("aggregator.local", "aggregator.local_agents")

@@ -18,10 +18,10 @@ class Proxy:
         self.closed = False
         self.connections = 0
         self.passed = {"up": 0, "down": 0}
-        """Bytes, of all connections."""
+        """How many bytes went each way, over all connections."""
 
     async def start(self) -> int:
-        """Its port."""
+        """Listen, and return the port."""
         server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
         port: int = server.sockets[0].getsockname()[1]
         return port

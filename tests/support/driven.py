@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
+from aggregator.edge.servicer import serve
 from aggregator.metrics import AggregatorMetrics
 from aggregator.rounds.closed_round import ClosedRound
 from aggregator.rounds.round_driver import RoundDriver
-from aggregator.rounds.servicer import serve
 from aggregator.silos.admission import known, utc_now
 from crypto.encoding.layout import Chunk
 from crypto.encoding.wire import MESSAGE_LIMIT, decode

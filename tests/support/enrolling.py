@@ -8,9 +8,9 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from aggregator.config import AggregatorConfig
+from aggregator.edge.servicer import serve
 from aggregator.metrics import AggregatorMetrics
 from aggregator.rounds.round_driver import RoundDriver
-from aggregator.rounds.servicer import serve
 from aggregator.silos.admission import enrolled
 from aggregator.silos.enrolments import Enrolments
 from aggregator.silos.identity_service import IdentityService

@@ -454,7 +454,7 @@ MUTATIONS = (
     ),
     Mutation(
         CHECK,
-        "aggregator/rounds/callers.py",
+        "aggregator/edge/callers.py",
         "            await self.name(context)  # its certificate may have ended since\n",
         "",
         "tests/integration/test_identity_service.py::test_an_upload_under_way_ends_with_the_certificate",
@@ -521,7 +521,7 @@ MUTATIONS = (
     ),
     Mutation(
         ORDER,
-        "silo_agent/host/layered_config.py",
+        "silo_agent/settings/layered_config.py",
         """    for name, value in read_mapping(file).items():
         take(name, value, file.parent, str(file), f"{file}: {name}")
     for name in known:
@@ -534,7 +534,7 @@ MUTATIONS = (
     for name, value in read_mapping(file).items():
         take(name, value, file.parent, str(file), f"{file}: {name}")
 """,
-        "tests/silo_agent/host/test_layered_config.py::test_the_strongest_layer_that_has_a_field_wins",
+        "tests/silo_agent/settings/test_layered_config.py::test_the_strongest_layer_that_has_a_field_wins",
     ),
     *mutations_of_combinations.MUTATIONS,
     *mutations_of_identity.MUTATIONS,

@@ -126,10 +126,10 @@ MUTATIONS = (
     ),
     Mutation(
         CHECK,
-        "aggregator/rounds/callers.py",
+        "aggregator/edge/callers.py",
         "if self._under_way[caller] >= limits.MOST_CALLS:",
         "if self._under_way[caller] > limits.MOST_CALLS:",
-        "tests/aggregator/rounds/test_callers.py::test_a_silo_has_only_so_many_calls_under_way",
+        "tests/aggregator/edge/test_callers.py::test_a_silo_has_only_so_many_calls_under_way",
     ),
     Mutation(
         CHECK,
@@ -147,7 +147,7 @@ MUTATIONS = (
     ),
     Mutation(
         CHECK,
-        "silo_agent/host/config_command.py",
+        "silo_agent/settings/config_command.py",
         "        if url is None:",
         '        if url is None and "@" in value:',
         "tests/silo_agent/commands/test_config_commands.py",

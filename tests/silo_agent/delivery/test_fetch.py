@@ -48,7 +48,7 @@ class Aggregator:
         return words_pb2.Result(plan=PLAN, manifest=self.manifest.digest)
 
     def download(self, request: words_pb2.FileRequest, file: Path, most: int) -> None:
-        """As the transport does."""
+        """Write the file that is asked for, as the real transport does."""
         if self.cut_after is not None and len(self.asked) >= self.cut_after:
             raise ConnectionFailed("cut")
         self.asked.append(request.result)

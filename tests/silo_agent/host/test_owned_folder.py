@@ -12,8 +12,8 @@ from aggregator.cli import cli as aggregator
 from crypto.errors import InputError
 from silo_agent.cli import cli as silo_agent
 from silo_agent.config import AgentConfig
-from silo_agent.host.layered_config import config_file
 from silo_agent.host.owned_folder import LOCK_FILE, owned_folder
+from silo_agent.settings.layered_config import config_file
 from support.commands import run
 
 HOLD = """import sys, time; from pathlib import Path; from silo_agent.host.owned_folder import owned_folder

@@ -14,11 +14,11 @@ from crypto.names import Suite
 from crypto.roster import check_enrolment, fingerprint
 from silo_agent.config import AgentConfig
 from silo_agent.host.credential_files import read_signing_key
-from silo_agent.host.layered_config import config_file
 from silo_agent.identity.enrolment import Enrolment, agent_config, policy_file
 from silo_agent.identity.pinned_roster import enrolled, pin, signed, verify_pinned
 from silo_agent.network.fingerprint import grouped
 from silo_agent.network.invitation import Invitation
+from silo_agent.settings.layered_config import config_file
 from sparsilo.v1 import identity_pb2
 from support.plans import signing_keys
 

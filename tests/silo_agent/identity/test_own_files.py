@@ -12,8 +12,8 @@ from crypto.names import Suite
 from crypto.primitives.signing import SigningKey
 from silo_agent.config import AgentConfig
 from silo_agent.host.credential_files import read_signing_key
-from silo_agent.host.layered_config import config_file
 from silo_agent.identity.own_files import read_roster, read_tls
+from silo_agent.settings.layered_config import config_file
 from support.key_files import write_key
 
 KEY = SigningKey.from_bytes(bytes(range(32)), Suite.DEFAULT)

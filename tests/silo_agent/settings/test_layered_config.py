@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from crypto.errors import ConfigError
 from crypto.names import Suite
-from silo_agent.host.layered_config import NOTHING, config_file, read_config
+from silo_agent.settings.layered_config import NOTHING, config_file, read_config
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from aggregator import limits
+from aggregator.edge import callers
+from aggregator.edge.callers import Callers
 from aggregator.metrics import AggregatorMetrics
-from aggregator.rounds import callers
-from aggregator.rounds.callers import Callers
 from aggregator.rounds.present_silos import PresentSilos
 from aggregator.rounds.traffic import CountedTraffic, Traffic
 from aggregator.silos.admission import NotAdmitted

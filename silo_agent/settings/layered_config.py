@@ -17,7 +17,7 @@ import yaml
 from crypto.errors import ConfigError, SparsiloError
 from crypto.names import Suite
 from crypto.pruning.sparsity import parse_ratio
-from silo_agent.host.plain_yaml import read_mapping
+from silo_agent.settings.plain_yaml import read_mapping
 
 PREFIX: Final = "SPARSILO_"
 """Environment variables that override a field are named so, and then as the field in capitals."""

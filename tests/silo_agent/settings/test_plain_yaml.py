@@ -6,7 +6,7 @@ from time import process_time
 import pytest
 
 from crypto.errors import ConfigError
-from silo_agent.host.plain_yaml import MOST_BYTES, MOST_DEPTH, read_mapping
+from silo_agent.settings.plain_yaml import MOST_BYTES, MOST_DEPTH, read_mapping
 
 
 def nested(depth: int) -> str:

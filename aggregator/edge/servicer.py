@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import grpc
 
-from aggregator.rounds.callers import Callers, Context, Requests, certificate
-from aggregator.rounds.listener import Current, Listener
+from aggregator.edge.callers import Callers, Context, Requests, certificate
+from aggregator.edge.listener import Current, Listener
 from aggregator.rounds.round_driver import RoundDriver
 from aggregator.silos.admission import Admit
 from aggregator.silos.identity_service import IdentityService
@@ -94,7 +94,7 @@ class RoundServicer:
         )
 
     async def withdraw(self, requests: Requests, context: Context) -> bytes:
-        """Rounds.Withdraw."""
+        """Answer the RPC Rounds.Withdraw."""
 
         async def answer(silo: str, request: bytes) -> bytes:
             asked = decode(round_pb2.WithdrawRequest, request, MESSAGE_LIMIT, party=silo)
@@ -107,7 +107,7 @@ class RoundServicer:
         return await self._callers.answered(requests, answer, context)
 
     async def next(self, requests: Requests, context: Context) -> bytes:
-        """Rounds.Next."""
+        """Answer the RPC Rounds.Next."""
 
         async def answer(silo: str, request: bytes) -> bytes:
             decode(round_pb2.NextRequest, request, MESSAGE_LIMIT)
@@ -116,11 +116,11 @@ class RoundServicer:
         return await self._callers.answered(requests, answer, context)
 
     async def advance(self, requests: Requests, context: Context) -> bytes:
-        """Rounds.Advance."""
+        """Answer the RPC Rounds.Advance."""
         return await self._callers.answered(requests, self._driver.advance, context)
 
     async def decline(self, requests: Requests, context: Context) -> bytes:
-        """Rounds.Decline."""
+        """Answer the RPC Rounds.Decline."""
 
         async def answer(silo: str, request: bytes) -> bytes:
             message = decode(round_pb2.DeclineRequest, request, MESSAGE_LIMIT, party=silo)
@@ -132,7 +132,7 @@ class RoundServicer:
         return await self._callers.answered(requests, answer, context)
 
     async def held(self, requests: Requests, context: Context) -> bytes:
-        """Words.Held."""
+        """Answer the RPC Words.Held."""
 
         async def answer(silo: str, request: bytes) -> bytes:
             return await self._driver.held(silo, decode(words_pb2.HeldRequest, request, MESSAGE_LIMIT).round)
@@ -140,13 +140,13 @@ class RoundServicer:
         return await self._callers.answered(requests, answer, context)
 
     async def upload(self, requests: Requests, context: Context) -> bytes:
-        """Words.Upload."""
+        """Answer the RPC Words.Upload."""
         silo = await self._callers.name(context)
         async with self._callers.call(silo, context):
             return await self._driver.upload(silo, self._callers.uploaded(silo, requests, context))
 
     async def committed(self, requests: Requests, context: Context) -> AsyncIterator[bytes]:
-        """Words.Committed."""
+        """Answer the RPC Words.Committed."""
 
         def chunks(silo: str, request: bytes) -> AsyncIterator[bytes]:
             message = decode(words_pb2.CommittedRequest, request, MESSAGE_LIMIT)
@@ -156,7 +156,7 @@ class RoundServicer:
             yield chunk
 
     async def results(self, requests: Requests, context: Context) -> bytes:
-        """Words.Results."""
+        """Answer the RPC Words.Results."""
 
         async def answer(silo: str, request: bytes) -> bytes:
             decode(words_pb2.ResultsRequest, request, MESSAGE_LIMIT)
@@ -165,7 +165,7 @@ class RoundServicer:
         return await self._callers.answered(requests, answer, context)
 
     async def file(self, requests: Requests, context: Context) -> AsyncIterator[bytes]:
-        """Words.File."""
+        """Answer the RPC Words.File."""
 
         def pieces(silo: str, request: bytes) -> AsyncIterator[bytes]:
             message = decode(words_pb2.FileRequest, request, MESSAGE_LIMIT)

@@ -8,8 +8,8 @@ from typing import Final
 
 import click
 
-from silo_agent.host.layered_config import Config, read_config
 from silo_agent.host.terminal import config_options, failing_as, output_option, print_envelope
+from silo_agent.settings.layered_config import Config, read_config
 
 _PROXY: Final = re.compile(r"(https?://)(?:[^\s/?#]*@)?([\w.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})/?")
 """A proxy's URL in which it is plain what is user and password."""

@@ -16,8 +16,8 @@ import grpc
 import pytest
 
 from aggregator import limits
-from aggregator.rounds import listener
-from aggregator.rounds.listener import Listener
+from aggregator.edge import listener
+from aggregator.edge.listener import Listener
 from crypto.errors import ConfigError, IdentityError
 from crypto.identity import Authority, Certified
 from support.driven import looping, on

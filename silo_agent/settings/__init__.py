@@ -1,0 +1,1 @@
+"""What a person sets: one YAML file, over it environment and command line, read within bounds."""
