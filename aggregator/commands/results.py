@@ -34,14 +34,20 @@ def export(run: str, config: Path, settings: tuple[str, ...], out: Path, output:
 
     with failing_as(output), ProgressBars() as progress:
         runs = Runs(AggregatorConfig.read(config, os.environ, settings).state)
-        found = runs.find(run)
-        folder = runs.folder(found.run).result
+        chosen = runs.find(run)
+        folder = runs.folder(chosen.run).result
         if not folder.exists():
-            raise InputError(f"{found.run}: has no result", hint=f"it is {found.status}: aggregator rounds show")
-        manifest = copy(folder, bytes.fromhex(found.plan_digest), out, progress)
+            raise InputError(f"{chosen.run}: has no result", hint=f"it is {chosen.status}: aggregator rounds show")
+        manifest = copy(folder, bytes.fromhex(chosen.plan_digest), out, progress)
     if output == "json":
         files, size = len(manifest.files), sum(listed.size for listed in manifest.files)
-        data = {"run": found.run, "folder": str(out), "files": files, "bytes": size, "manifest": manifest.digest.hex()}
+        data = {
+            "run": chosen.run,
+            "folder": str(out),
+            "files": files,
+            "bytes": size,
+            "manifest": manifest.digest.hex(),
+        }
         print_envelope("done", data=data)
         return
     click.echo(f"{out}: {len(manifest.files)} files; SHA-256 of the manifest: {manifest.digest.hex()}")

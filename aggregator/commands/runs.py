@@ -171,11 +171,11 @@ def cancel(run: str, config: Path, settings: tuple[str, ...], output: str) -> No
     """
     with failing_as(output):
         runs = _runs(config, settings)
-        found = runs.find(run)
-        if found.is_over:
-            raise InputError(f"{found.run}: is {found.status} already", hint="aggregator rounds show says more")
-        runs.cancel(found.run, user(), datetime.now(UTC))
-    _print_run(runs.find(found.run), runs, output)
+        chosen = runs.find(run)
+        if chosen.is_over:
+            raise InputError(f"{chosen.run}: is {chosen.status} already", hint="aggregator rounds show says more")
+        runs.cancel(chosen.run, user(), datetime.now(UTC))
+    _print_run(runs.find(chosen.run), runs, output)
 
 
 @rounds.command()
@@ -189,9 +189,9 @@ def retry(run: str, config: Path, settings: tuple[str, ...], output: str) -> Non
     """
     with failing_as(output):
         runs = _runs(config, settings)
-        found = runs.find(run)
-        runs.retry(found.run)
-    _print_run(runs.find(found.run), runs, output)
+        chosen = runs.find(run)
+        runs.retry(chosen.run)
+    _print_run(runs.find(chosen.run), runs, output)
 
 
 @click.group()

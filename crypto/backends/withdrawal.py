@@ -37,12 +37,12 @@ def withdrew(
 ) -> set[str]:
     """Return which of a round's silos signed that they withdraw from it, by the keys of its plan."""
     keys = {member.silo: member.signing_key for member in plan.message.roster if member.silo in set(silos)}
-    found = set()
+    withdrawn = set()
     for silo, signature in signatures:
         try:
             if silo in keys:
                 verify(plan.suite, keys[silo], signature, WITHDRAWAL + round_digest, b"", party=silo)
-                found.add(silo)
+                withdrawn.add(silo)
         except BadSignature:
             continue  # of whoever stored it; the others count
-    return found
+    return withdrawn

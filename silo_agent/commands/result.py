@@ -38,7 +38,7 @@ def list_results(config: Path, settings: tuple[str, ...], output: str) -> None:
     with failing_as(output):
         agent = AgentConfig.read(config, os.environ, settings)
         with connected(agent, datetime.now(UTC)) as transport:
-            listed = [{"run": found.plan.hex()[:16], "plan": found.plan.hex()} for found in transport.results()]
+            listed = [{"run": known.plan.hex()[:16], "plan": known.plan.hex()} for known in transport.results()]
     if output == "json":
         print_envelope("done", data={"results": listed})
         return
@@ -77,8 +77,8 @@ def fetch(run: str, config: Path, settings: tuple[str, ...], out: Path, with_wor
         agent = AgentConfig.read(config, os.environ, settings)
         roster, weights = read_roster(agent.roster, agent.suite), DenseWeights.open(model_folder(agent.model))
         with connected(agent, datetime.now(UTC)) as transport:
-            found = find_result(transport.results(), run)
-            fetched = ResultFetcher(transport, weights, roster, out, progress).fetch(found, with_words=with_words)
+            wanted = find_result(transport.results(), run)
+            fetched = ResultFetcher(transport, weights, roster, out, progress).fetch(wanted, with_words=with_words)
     if output == "json":
         print_envelope("done", data=fetched)
         return

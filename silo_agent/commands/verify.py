@@ -61,7 +61,7 @@ def verify(
         pinned, folders = read_roster(roster, Suite[suite.upper()]), transcript_folders(folder)
         if own is not None and len(folders) > 1:
             raise ConfigError("--own: is of one round", hint="name that round's transcript folder")
-        rounds = [verify_folder(each, pinned, own, not signatures_only, progress) for each in folders]
+        rounds = [verify_folder(transcript, pinned, own, not signatures_only, progress) for transcript in folders]
         checked = None if model is None or dense is None else _model(model, folders, pinned, dense, progress)
     if output == "json":
         data = rounds[0] if folders == [folder] else {"rounds": rounds}

@@ -95,12 +95,12 @@ def transcript_folders(folder: Path) -> list[Path]:
     if (folder / TRANSCRIPT_FILE).is_file():
         return [folder]
     single = folder / TRANSCRIPT_FOLDER
-    indices = (found.name.rpartition("-")[2] for found in folder.glob(f"{TRANSCRIPT_FOLDER}-*"))
-    numbered = sorted(int(index) for index in indices if index.isdecimal())
-    found = [single] if single.is_dir() else [folder / f"{TRANSCRIPT_FOLDER}-{index}" for index in numbered]
-    if not found:
+    indices = (numbered.name.rpartition("-")[2] for numbered in folder.glob(f"{TRANSCRIPT_FOLDER}-*"))
+    rounds = sorted(int(index) for index in indices if index.isdecimal())
+    folders = [single] if single.is_dir() else [folder / f"{TRANSCRIPT_FOLDER}-{index}" for index in rounds]
+    if not folders:
         raise InputError(f"{folder}: holds no transcript", hint="name a transcript's folder, or a run's result")
-    return found
+    return folders
 
 
 def read_transcript(folder: Path) -> bytes:
