@@ -15,8 +15,8 @@ IDLE_SECONDS: Final = 300
 """How long a connection without a call stays. An agent that computes for hours makes a new one."""
 CONNECTION_SECONDS: Final = 600
 """A connection is made anew after this, by whichever certificate is then in force. Calls under way are not cut off."""
-LONGEST_CALL_SECONDS: Final = 3600
-"""How long after that a call may go on. It ends streams that nobody reads."""
+LONGEST_CALL_SECONDS: Final = 600
+"""How long after that a call may go on. It ends streams that nobody reads. Transfers go on at the chunk."""
 MOST_CALLS: Final = 8
 """Calls of one silo at a time, counted before their requests are read, and of one connection. An agent makes one or
 two, but those that it made on a connection that was lost end only when the loss is noticed.

@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import signal
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -87,6 +88,10 @@ class RunAtWork:
     pruning: PruningRun
 
 
+Progress = tuple[str, int, int | None, Mapping[str, object] | None]
+"""What a run is at, as Runs.advance takes it."""
+
+
 class Work:
     """The submitted runs, carried out one after another."""
 
@@ -95,6 +100,8 @@ class Work:
         self._weights = DenseWeights.open(model_folder(config.model))
         self._runs = Runs(config.state)
         self._at_work: RunAtWork | None = None
+        self._progress: Progress | None = None
+        """What the run is at; None where that is noted."""
         self.driver = RoundDriver(metrics, self._watch, len(os.sched_getaffinity(0)), _journals(config.journal))
         self.driver.withdrawals = Withdrawals(config.state)
         for run in self._runs.all():
@@ -111,11 +118,11 @@ class Work:
 
     async def take_up(self) -> None:
         """Take up what a stopped process left: to be awaited before any silo is heard."""
-        runs = self._runs.all()
+        runs = await asyncio.to_thread(self._runs.all)
         for run in runs:
             if run.is_over:
                 self._runs.folder(run.run).clear(keep_rounds=run.status == Status.FAILED)
-        self._prune()
+        await self._prune()
         left = next((run for run in runs if run.status == Status.RUNNING), None)
         if left is not None:
             self._at_work = await self._begin(left)
@@ -130,7 +137,7 @@ class Work:
         """Carry out whatever is submitted, until this is cancelled."""
         while True:
             while self._at_work is None:
-                if (run := self._runs.next()) is not None:
+                if (run := await asyncio.to_thread(self._runs.next)) is not None:
                     self._at_work = await self._begin(run)
                 else:
                     await asyncio.sleep(LOOK_SECONDS)
@@ -140,7 +147,7 @@ class Work:
     async def _begin(self, run: Run) -> RunAtWork | None:
         """Return the run, which is at work from now on; None where it cannot be, which is then noted."""
         folder, weights = self._runs.folder(run.run), self._weights
-        self._runs.begin(run.run)
+        await asyncio.to_thread(self._runs.begin, run.run)
         try:
             asked, plan = PlanFile.read(folder.path / PLAN_YAML), folder.plan()
             roster = {member.silo: member.signing_key for member in plan.message.roster}
@@ -159,11 +166,12 @@ class Work:
         looking = [
             asyncio.create_task(self._cancel_when_asked(run, finishing)),
             asyncio.create_task(self._notice_revoked(at_work.pruning.plan)),
+            asyncio.create_task(self._note_progress(run)),
         ]
         try:
             report = await finishing
         except asyncio.CancelledError:
-            if not (by := self._runs.find(run).cancelled_by):
+            if not (by := await self._cancelled_by(run)):
                 raise  # this process is stopped: the next one goes on
             _log.warning("run %s: cancelled by %s", run, by)
             if at_work.pruning.report is not None:  # the result stands
@@ -181,9 +189,29 @@ class Work:
 
     async def _cancel_when_asked(self, run: str, finishing: asyncio.Task[Any]) -> None:
         """Cancel the work on a run once somebody asks for it. The silos are told why the round ended."""
-        while not self._runs.find(run).cancelled_by:
+        while not await self._cancelled_by(run):
             await asyncio.sleep(LOOK_SECONDS)
         finishing.cancel(CANCELLED)
+
+    async def _cancelled_by(self, run: str) -> str:
+        """Return who asked that a run be cancelled; nobody where that cannot be read."""
+        with suppress(InputError):
+            return (await asyncio.to_thread(self._runs.find, run)).cancelled_by
+        return ""
+
+    async def _note_progress(self, run: str) -> None:
+        """Note now and then what the run is at: a file that is locked holds up no round."""
+        while True:
+            await asyncio.to_thread(self._write_progress, run)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _write_progress(self, run: str) -> None:
+        progress, self._progress = self._progress, None
+        if progress is not None:
+            try:
+                self._runs.advance(run, *progress)
+            except InputError as error:  # people see it later
+                _log.warning("%s", error)
 
     async def _notice_revoked(self, plan: Plan) -> None:
         """Let nobody wait for a silo that was revoked, also where it is enrolled again with another key."""
@@ -210,22 +238,23 @@ class Work:
     async def _ended(self, run: str, status: Status, why: str, *, keep_rounds: bool = False) -> None:
         """Note the end of a run, also on a disk that was full a moment ago, and remove what nobody needs any more."""
         self._runs.folder(run).remove_halves()
+        await asyncio.to_thread(self._write_progress, run)
         while True:
             try:
-                self._runs.end(run, status, why, datetime.now(UTC))
+                await asyncio.to_thread(self._runs.end, run, status, why, datetime.now(UTC))
                 break
             except InputError as error:
                 _log.error("run %s: %s, which is not noted yet: %s", run, status, error)
                 await asyncio.sleep(LOOK_SECONDS)
         self._metrics.runs.labels(status).inc()
         self._runs.folder(run).clear(keep_rounds=keep_rounds)
-        self._prune()
+        await self._prune()
 
-    def _prune(self) -> None:
+    async def _prune(self) -> None:
         if self._config.retention is None:
             return
         try:
-            for pruned in self._runs.prune(self._config.retention):
+            for pruned in await asyncio.to_thread(self._runs.prune, self._config.retention):
                 _log.info("run %s: its folder is removed, as `retention` says", pruned)
         except (InputError, OSError) as error:  # it is tried again after the next run
             _log.warning("retention: %s", error)
@@ -235,11 +264,7 @@ class Work:
             rounds = self._at_work.pruning.closed
             survivors = min((len(closed.survivors) for closed in rounds), default=None)
             waiting = self.driver.waiting
-            awaited = waiting.as_dict() if waiting else None
-            try:
-                self._runs.advance(self._at_work.run, task, len(rounds), survivors, awaited)
-            except InputError as error:  # people see it later; no round ends for that
-                _log.warning("%s", error)
+            self._progress = task, len(rounds), survivors, waiting.as_dict() if waiting else None
         _log.info("%s: %d of %d", task, done, total)
 
 

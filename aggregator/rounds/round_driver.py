@@ -14,17 +14,18 @@ from hashlib import sha256
 from pathlib import Path
 
 from aggregator.metrics import AggregatorMetrics
+from aggregator.rounds.awaited_journal import AwaitedJournal
 from aggregator.rounds.closed_round import ClosedRound
 from aggregator.rounds.journal import CLOSED, SPOKE, UPLOADED, OpenJournal
 from aggregator.rounds.offered_files import OfferedFiles
 from aggregator.rounds.phase_clock import Waiting
 from aggregator.rounds.present_silos import PresentSilos
-from aggregator.rounds.running_round import Answers, RunningRound, disk_failed
+from aggregator.rounds.running_round import DISK_FAILED, Answers, RunningRound, disk_failed
 from aggregator.rounds.sqlite_journal import SqliteJournal
 from aggregator.rounds.traffic import CountedTraffic
 from aggregator.rounds.withdrawals import Withdrawals
 from crypto.encoding.wire import encode
-from crypto.errors import DiskFailed, SparsiloError, UnexpectedMessage
+from crypto.errors import DiskFailed, RoundAborted, SparsiloError, UnexpectedMessage
 from crypto.names import Phase
 from crypto.secagg.round import Round
 from sparsilo.v1 import round_pb2, words_pb2
@@ -92,7 +93,7 @@ class RoundDriver:
                 with running.on_disk():
                     await running.open_sum()
             closed = await asyncio.to_thread(ClosedRound.of, session, folder, seconds, running.last_answers)
-            running.journal.close(is_over=True)
+            await running.journal.close(is_over=True)
         except (SparsiloError, asyncio.CancelledError) as error:
             reason = str(error) or "the aggregator ended the run"
             if isinstance(error, SparsiloError):  # else it is stopped, and may go on
@@ -101,9 +102,11 @@ class RoundDriver:
             self.metrics.enter(Phase.ABORTED)
             telling = asyncio.create_task(self._abort(running, reason))
             await asyncio.shield(telling)  # whatever ends this round in the meantime
+            if running.disk_failure and isinstance(error, RoundAborted):
+                raise running.disk_failure from None
             raise
         finally:
-            running.journal.close()
+            await running.journal.close()
             self.present.dropped(session.dropped)
             for dropped_in in session.dropped.values():
                 self.metrics.dropped.labels(dropped_in).inc()
@@ -168,13 +171,17 @@ class RoundDriver:
             if (silo, digest) in self._earlier:
                 return self._earlier[silo, digest]
             running = await self._begun(silo)
-            if (silo, digest) not in running.answers:
-                if not running.waits_on(silo, digest):  # asking again is no arrival
-                    running.receive(silo, data)
-                    self._changed.notify_all()
-                    with running.on_disk():
-                        running.journal.note(SPOKE, silo, data)
-                await self._changed.wait_for(lambda: (silo, digest) in running.answers)
+            if (silo, digest) in running.answers:
+                return running.answers[silo, digest]
+            noting = None
+            if not running.waits_on(silo, digest):  # asking again is no arrival
+                running.receive(silo, data)
+                noting = running.note(SPOKE, silo, data)
+                self._changed.notify_all()
+        if noting is not None:  # while a disk takes its time, other silos are heard
+            await noting
+        async with self._changed:
+            await self._changed.wait_for(lambda: (silo, digest) in running.answers)
             return running.answers[silo, digest]
 
     async def held(self, silo: str, round_digest: bytes) -> bytes:
@@ -209,9 +216,8 @@ class RoundDriver:
             root = await asyncio.to_thread(spool.root)
         if session.phase is not Phase.UPLOAD:  # and the journal may be closed
             raise UnexpectedMessage("the upload ended too late", party=silo)
-        with running.on_disk():
-            running.journal.note(UPLOADED, silo, root)
         session.uploaded(silo, root)
+        await running.note(UPLOADED, silo, root)
         return encode(words_pb2.UploadReceipt(chunks=spool.held))
 
     async def committed(self, silo: str, round_digest: bytes, index: int, offset: int = 0) -> AsyncIterator[bytes]:
@@ -238,7 +244,7 @@ class RoundDriver:
         async with self._changed:
             try:
                 earlier = self._round.own_answers if self._round else self._earlier
-                journal = self._open_journal
+                journal = await AwaitedJournal.open(self._open_journal, folder, round_.digest)
                 running = RunningRound(round_, folder, self._threads, earlier, journal, self.present, self._wake_soon)
                 await running.replay()
             except OSError as error:
@@ -253,13 +259,13 @@ class RoundDriver:
         async with self._changed:  # nobody speaks while the phase closes
             self.metrics.awaits(phase, 0, 0)
             if running.disk_failure:
-                raise running.disk_failure
+                raise RoundAborted(DISK_FAILED)
             for silo, why in running.clock.reasons().items():
                 running.why_dropped[silo] = why
                 _log.warning("%s: dropped in phase %s: %s", silo, phase, why)
             with running.on_disk():
                 answers = await running.close_phase()
-                running.journal.note(CLOSED, "", b"")
+            await running.note(CLOSED, "", b"")
             running.answer(answers)
             self._changed.notify_all()
 

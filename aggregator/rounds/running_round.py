@@ -4,12 +4,14 @@ its journal, the uploads and the opened sum.
 
 import asyncio
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import Final
 
-from aggregator.rounds.journal import CLOSED, SPOKE, UPLOADED, OpenJournal
+from aggregator.rounds.awaited_journal import AwaitedJournal
+from aggregator.rounds.journal import CLOSED, SPOKE, UPLOADED
 from aggregator.rounds.phase_clock import PhaseClock
 from aggregator.rounds.present_silos import PresentSilos
 from aggregator.rounds.spool import Spool
@@ -22,6 +24,8 @@ from crypto.secagg.round import Round
 from silo_agent.rounds.committed_words import SUM_FILE, WORDS_SUFFIX, CommittedWords
 from sparsilo.v1 import round_pb2
 
+DISK_FAILED: Final = "the aggregator's disk failed"
+"""What silos are told of it."""
 Answers = dict[tuple[str, bytes], bytes]
 """What each silo was answered, by the SHA-256 of its message."""
 
@@ -31,7 +35,7 @@ class RunningRound:
 
     A message is answered when its phase closes, and again by the same bytes whenever it comes again, until its silo
     goes on. `earlier` are the last answers of the round before, of which some may have been lost on their way.
-    `wake` is called when the disk fails. Raises InputError where the folder is another round's.
+    `wake` is called when the disk fails.
     """
 
     def __init__(
@@ -40,14 +44,14 @@ class RunningRound:
         folder: Path,
         threads: int,
         earlier: Answers,
-        open_journal: OpenJournal,
+        journal: AwaitedJournal,
         present: PresentSilos,
         wake: Callable[[], None],
     ) -> None:
         spec = backend_spec(round_.plan.backend)
         lengths = spec.upload_lengths(round_.layout)
         self.session, self.folder = spec.aggregator_session(round_), folder
-        self.journal = open_journal(folder, round_.digest)
+        self.journal = journal
         self.spools = {
             silo: Spool(folder / f"{silo}{WORDS_SUFFIX}", lengths, round_.digest, silo) for silo in round_.silos
         }
@@ -92,7 +96,7 @@ class RunningRound:
             ) from None
 
     async def _replay(self) -> None:
-        for kind, silo, data in self.journal.events():
+        for kind, silo, data in await self.journal.events():
             if kind == SPOKE:
                 self.receive(silo, data)
             elif kind == UPLOADED:
@@ -134,11 +138,22 @@ class RunningRound:
             dropped = sorted(self.session.dropped.items())
             whys = (f"{silo} in {phase}, {self.why_dropped.get(silo, 'before a restart')}" for silo, phase in dropped)
             raise TooFewSurvivors(error.message, hint=f"dropped: {'; '.join(whys)}") from None
-        self.clock = PhaseClock(self.session, self._present)
         return answers
 
+    def note(self, kind: str, silo: str, data: bytes) -> Awaitable[None]:
+        """Write what happened into the journal, after what was given to it before.
+
+        It is written, or ends the round, also where nobody awaits it any more. Raises RoundAborted.
+        """
+        return asyncio.shield(asyncio.create_task(self._noted(self.journal.note(kind, silo, data))))
+
+    async def _noted(self, noting: Awaitable[None]) -> None:
+        with self.on_disk():
+            await noting
+
     def answer(self, answers: Mapping[str, bytes]) -> None:
-        """Give silos the answer to what they wait on."""
+        """Give silos the answer to what they wait on; their time in the next phase begins."""
+        self.clock = PhaseClock(self.session, self._present)
         self.last_answers = {(silo, self._waits_on.pop(silo)): answer for silo, answer in answers.items()}
         self.own_answers |= self.last_answers
 
@@ -162,14 +177,14 @@ class RunningRound:
     def on_disk(self) -> Iterator[None]:
         """A disk that fails ends the round: nothing is answered that a restart would not remember (4.11).
 
-        Raises RoundAborted, here and in the driver's `run`.
+        Raises RoundAborted, which may be told to silos. `disk_failure` says more.
         """
         try:
             yield
         except OSError as error:
             self.disk_failure = disk_failed(self.folder, error)
             self._wake()
-            raise self.disk_failure from None
+            raise RoundAborted(DISK_FAILED) from None
 
 
 def disk_failed(folder: Path, error: OSError, kind: type[RoundAborted] = RoundAborted) -> RoundAborted:

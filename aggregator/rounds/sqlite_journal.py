@@ -8,6 +8,7 @@ from typing import Final
 
 from aggregator.rounds.journal import Event
 from crypto.errors import InputError
+from silo_agent.host.sqlite_file import LOCKED_SECONDS
 
 JOURNAL_FILE: Final = "journal.sqlite"
 SCHEMA: Final = 1
@@ -18,12 +19,14 @@ ROUND: Final = "round"
 
 
 class SqliteJournal:
-    """A Journal in a file that nobody else has open."""
+    """A Journal in a file that no other aggregator has open."""
 
     def __init__(self, folder: Path, round_digest: bytes) -> None:
         self._file = folder / JOURNAL_FILE
         with _as_os_error():
-            self._database = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False)
+            self._database = sqlite3.connect(
+                self._file, timeout=LOCKED_SECONDS, isolation_level=None, check_same_thread=False
+            )
             try:
                 self._open(round_digest)
             except (InputError, sqlite3.Error):

@@ -161,11 +161,12 @@ class Runs:
         self, run: str, phase: str, done: int, survivors: int | None, waiting: Mapping[str, Any] | None = None
     ) -> None:
         """Record what a run is at, how many of its rounds are over, the fewest survivors that one had, and whom the
-        present phase waits for.
+        present phase waits for. Of a run that is over nothing changes.
         """
         with transaction(self._file) as database:
-            change = "UPDATE runs SET phase = ?, done = ?, survivors = ?, waiting = ? WHERE run = ?"
-            database.execute(change, (phase, done, survivors, json.dumps(waiting) if waiting else "", run))
+            change = "UPDATE runs SET phase = ?, done = ?, survivors = ?, waiting = ? WHERE (run, status) = (?, ?)"
+            awaited = json.dumps(waiting) if waiting else ""
+            database.execute(change, (phase, done, survivors, awaited, run, Status.RUNNING))
 
     def cancel(self, run: str, by: str, now: datetime) -> None:
         """Cancel a run: one that waits at once, one at work when `serve` next looks. One that is over stays so."""

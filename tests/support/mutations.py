@@ -301,7 +301,7 @@ MUTATIONS = (
     Mutation(
         CHECK,
         "aggregator/rounds/round_driver.py",
-        "            if running.disk_failure:\n                raise running.disk_failure\n",
+        "            if running.disk_failure:\n                raise RoundAborted(DISK_FAILED)\n",
         "",
         "tests/aggregator/rounds/test_round_driver.py",
     ),

@@ -6,6 +6,7 @@ LEDGER, STORE = "tests/silo_agent/consent/test_ledger.py", "tests/silo_agent/con
 ONE_ROUND, ABORT = "tests/silo_agent/rounds/test_one_round.py", "tests/attacks/test_abort_after_the_opening.py"
 
 WITHDRAWALS = "tests/attacks/test_withdrawals_forged_or_withheld.py"
+REPLACED = "tests/attacks/test_text_replaced_while_the_agent_runs.py"
 
 MUTATIONS = (
     Mutation(
@@ -168,5 +169,26 @@ MUTATIONS = (
         "            check_accusations(policy, len(self._accusations.standing()))\n",
         "",
         f"{ABORT}::test_after_three_tries_the_silo_takes_part_in_nothing_until_a_person_says_so",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/rounds/run_of_plan.py",
+        "if data_digest(self._config.calibration) != self.data:",
+        "if False:",
+        f"{REPLACED}::test_nothing_is_said_of_a_text_that_was_replaced_after_the_release_was_recorded",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/model/calibration.py",
+        "if (seen := (status.st_mtime_ns, status.st_ino, status.st_size)) != self._seen:",
+        "if (seen := (status.st_mtime_ns, status.st_ino, status.st_size)) and not self._seen:",
+        f"{REPLACED}::test_a_release_is_of_the_text_that_is_there_now",
+    ),
+    Mutation(
+        CHECK,
+        "aggregator/rounds/awaited_journal.py",
+        "        if self._failure:\n            raise self._failure\n",
+        "",
+        "tests/aggregator/rounds/test_awaited_journal.py::test_behind_an_event_that_cannot_be_noted_there_is_none",
     ),
 )

@@ -182,7 +182,7 @@ def test_a_silo_is_held_to_what_it_told_the_killed_aggregator(tmp_path: Path) ->
         driver, running = begun(agreed, tmp_path)
         await driver.next(A)
         said = asyncio.create_task(driver.advance(A, honest.message()))
-        while not (driver._round and driver._round.session.arrived):
+        while not (driver._round and await driver._round.journal.events()):
             await asyncio.sleep(0)
         again, resumed = begun(agreed, tmp_path)  # the first one is stuck from now on, as if it were killed
         await again.next(B)

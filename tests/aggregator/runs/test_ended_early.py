@@ -109,7 +109,7 @@ def check(config: Path, chosen: int | None) -> list[dict[str, Any]]:
 
 
 def test_some_operations(config: Path) -> None:
-    results = check(config, 6)
+    results = check(config, 4)
     assert {result["how"] for result in results} == {"killed", "full"}
 
 
