@@ -34,11 +34,12 @@ from crypto.primitives.signing import SigningKey
 from crypto.pruning.pruners import PRUNERS
 from silo_agent.config import AgentConfig
 from silo_agent.host.health import serve_health
-from silo_agent.model.calibration import read_sequences, usual_length
+from silo_agent.model.calibration import data_digest, read_sequences, usual_length
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.device import named_device
 from silo_agent.model.pruned_file import PrunedFile
 from silo_agent.pruning.pruned_files import pruned_files
+from silo_agent.rounds.run_files import RunFiles
 
 LIFETIME: Final = timedelta(days=7)
 """How long the authority of one run, and the certificates that it issues, are in force."""
@@ -222,6 +223,8 @@ class Federation:
         """Return, by silo, the keep masks that it has alone, where it got that far; none with new weights beside."""
         if PRUNERS[self._plan.pruning.pruner].updates_weights:
             return {}
-        states = {silo: self.agents.home(silo) / "state" for silo in self._calibration}
-        files = {silo: pruned_files(state, self._plan, None).keep_masks for silo, state in states.items()}
+        files = {}
+        for silo, text in self._calibration.items():
+            run_files = RunFiles(self.agents.home(silo) / "state", self._plan, data_digest(text))
+            files[silo] = pruned_files(run_files.work, None).keep_masks
         return {silo: file for silo, file in files.items() if file.exists()}

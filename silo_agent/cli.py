@@ -9,6 +9,7 @@ from silo_agent.commands.preflight import preflight
 from silo_agent.commands.prune import prune
 from silo_agent.commands.result import result
 from silo_agent.commands.run import run
+from silo_agent.commands.state import state
 from silo_agent.commands.support_bundle import support_bundle
 from silo_agent.commands.verify import verify
 from silo_agent.config import AgentConfig
@@ -24,7 +25,7 @@ def cli() -> None:
 
 for _command in (
     *(prune, run, result, verify, preflight, ledger),
-    *(enroll, roster, pending, approve, reject, audit, support_bundle),
+    *(enroll, roster, pending, approve, reject, audit, state, support_bundle),
     *(config_group(AgentConfig), completion_command("silo-agent", cli)),
 ):
     cli.add_command(_command)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from crypto.errors import ConfigError
 from crypto.names import Backend, Suite
 from silo_agent.host.logs import LogFormat
 from silo_agent.settings.layered_config import NOTHING, read_config
@@ -58,6 +59,8 @@ class AgentConfig:
     """URL of an HTTP proxy to dial through; `none` means never one, and an empty text what the environment says."""
     proxy_file: Path | None = None
     """A file that holds the proxy's URL, where it has a password."""
+    retention: int | None = None
+    """Of how many runs an agent that stays keeps its transcripts; None: of all."""
     fetch_results: Path | None = None
     """Folder into which an agent that stays fetches the result of every run that this silo approved, verified."""
     renew_certificate: bool = False
@@ -73,7 +76,10 @@ class AgentConfig:
 
         Raises ConfigError naming file and field.
         """
-        return read_config(cls, file, environment, flags)[0]
+        config = read_config(cls, file, environment, flags)[0]
+        if config.retention is not None and config.retention < 0:
+            raise ConfigError(f"{file}: retention: must not be negative", hint="leave it out to keep all")
+        return config
 
     @classmethod
     def beside(cls, silo: str, aggregator: str, model: Path, calibration: Path) -> "AgentConfig":

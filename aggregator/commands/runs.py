@@ -150,7 +150,8 @@ def wait(run: str, config: Path, settings: tuple[str, ...], timeout: int | None,
             while not (shown_run := runs.find(run)).is_over:
                 waiting = shown_run.as_dict()["waiting"]
                 awaited = f"; awaited: {', '.join(waiting['awaited'])}" if waiting else ""
-                progress(f"rounds ({shown_run.phase or shown_run.status}{awaited})", shown_run.done, shown_run.rounds)
+                detail = f"{shown_run.phase or shown_run.status}{awaited}"
+                progress("rounds", shown_run.done, shown_run.rounds, detail)
                 if timeout is not None and monotonic() - since > timeout:
                     where = shown_run.phase or shown_run.status
                     raise TimedOut(f"{shown_run.run}: not over after {timeout} seconds, but {where}")

@@ -171,12 +171,13 @@ class ProgressBars(AbstractContextManager["ProgressBars"]):
     ) -> None:
         self._progress.stop()
 
-    def __call__(self, task: str, done: int, total: int) -> None:
-        """Show that `task` stands at `done` of `total`."""
+    def __call__(self, task: str, done: int, total: int, detail: str = "") -> None:
+        """Show that `task` stands at `done` of `total`, with a detail that changes on the way."""
+        shown = f"{task} ({detail})" if detail else task
         if task not in self._tasks:
-            self._tasks[task] = self._progress.add_task(task, total=total)
-        self._progress.update(self._tasks[task], completed=done, total=total)
-        line, now = f"{task}: {done} of {total}", monotonic()
+            self._tasks[task] = self._progress.add_task(shown, total=total)
+        self._progress.update(self._tasks[task], completed=done, total=total, description=shown)
+        line, now = f"{shown}: {done} of {total}", monotonic()
         is_due = now - self._line_at >= LINE_SECONDS or done == total
         if self._says_lines and is_due and line != self._line:
             click.echo(line, err=True)

@@ -116,6 +116,26 @@ def data_digest(file: Path) -> bytes:
         raise CalibrationError(f"{file}: {error.strerror}", hint="name a file that can be read") from None
 
 
+class WatchedText:
+    """A calibration file that its institution may replace, or write to, while an agent runs."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._seen: tuple[int, ...] = ()
+        self._digest = b""
+
+    @property
+    def digest(self) -> bytes:
+        """The file's `data_digest`, computed again where the file is another one. Raises CalibrationError."""
+        try:
+            status = self._file.stat()
+        except OSError:  # data_digest says which
+            return data_digest(self._file)
+        if (seen := (status.st_mtime_ns, status.st_ino, status.st_size)) != self._seen:
+            self._digest, self._seen = data_digest(self._file), seen
+        return self._digest
+
+
 def records(file: Path) -> Iterator[str]:
     """Yield every record's text. Raises CalibrationError naming the file, and the line where one is at fault."""
     if file.suffix not in (".txt", ".jsonl"):

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from crypto.plan import Plan
-
 TOGETHER: Final = "together"
 """The scope of what all silos made of the model, as the opened sums say."""
 
@@ -23,7 +21,7 @@ class PrunedFiles:
         return self.weights if self.weights.exists() else self.keep_masks
 
 
-def pruned_files(state: Path, plan: Plan, scope: int | str | None) -> PrunedFiles:
-    """Return the files of a block, of all blocks (None), or of `TOGETHER`, in a state folder."""
-    stem = plan.digest.hex() + ("" if scope is None else f".{scope}")
-    return PrunedFiles(state / f"{stem}.keep_mask.safetensors", state / f"{stem}.weights.safetensors")
+def pruned_files(folder: Path, scope: int | str | None) -> PrunedFiles:
+    """Return the files of a block, of all blocks (None), or of `TOGETHER`, in a run's folder."""
+    stem = "" if scope is None else f"{scope}."
+    return PrunedFiles(folder / f"{stem}keep_mask.safetensors", folder / f"{stem}weights.safetensors")

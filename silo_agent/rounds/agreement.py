@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Final
 
-from crypto.errors import ConfigError, ReleaseRefused, SparsiloError
+from crypto.errors import InputError, ReleaseRefused, SparsiloError
 from crypto.plan import Plan
 from crypto.releases.release_spec import spec_of
 from crypto.secagg.round import Round
@@ -26,7 +26,7 @@ from silo_agent.consent.policy import (
 )
 from silo_agent.consent.state_store import Decision, StateStore
 from silo_agent.host.metrics import SiloMetrics
-from silo_agent.model.calibration import data_digest
+from silo_agent.model.calibration import WatchedText
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.rounds.offer_checks import check_plan
 
@@ -44,6 +44,7 @@ class Agreement:
     ) -> None:
         self._config, self._weights, self._store = config, weights, store
         self._accusations, self._audit, self._metrics = Accusations(config.state), audit, metrics
+        self._text = WatchedText(config.calibration)
         self._counted = b""  # the last plan whose decision is in the metrics
         self._waiting = ""  # what is waited for, as the log has it
 
@@ -78,7 +79,7 @@ class Agreement:
         """Show in the metrics which plans wait, of how many rounds the aggregator is accused, and what is spent."""
         self._metrics.pending_plans.set(self._store.undecided(datetime.now(UTC) - STILL_OFFERED))
         self._metrics.accusations.set(len(self._accusations.standing()))
-        with suppress(ConfigError):  # a policy that cannot be read refuses the next plan, and says so then
+        with suppress(InputError):  # a policy or text that cannot be read refuses the next plan, and says so then
             spent = self._charged() / Policy.read(self._config.policy).releases
             self._metrics.budget_spent.labels("releases").set(spent)
 
@@ -118,9 +119,9 @@ class Agreement:
     def _digests(self) -> dict[str, bytes]:
         return self._weights.digest()
 
-    @cached_property
+    @property
     def _data(self) -> bytes:
-        return data_digest(self._config.calibration)
+        return self._text.digest
 
     def _note(self, event: str, by: str, **fields: object) -> None:
         self._audit.append(event, by, datetime.now(UTC), **fields)

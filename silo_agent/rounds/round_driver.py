@@ -18,6 +18,7 @@ from crypto.encoding.wire import encode
 from crypto.errors import (
     IdentityError,
     InputError,
+    OutputError,
     PlanError,
     PreparationFailed,
     ProtocolError,
@@ -48,7 +49,8 @@ from silo_agent.rounds.agreement import Agreement
 from silo_agent.rounds.offer_checks import check_start
 from silo_agent.rounds.one_round import one_round
 from silo_agent.rounds.opened_rounds import Start
-from silo_agent.rounds.run_of_plan import Progress, RunOfPlan, own_transcript
+from silo_agent.rounds.run_files import drop_work, prune_runs
+from silo_agent.rounds.run_of_plan import Progress, RunOfPlan
 from silo_agent.rounds.withdrawals import Withdrawals
 from sparsilo.v1 import round_pb2
 
@@ -175,7 +177,8 @@ class Agent:
     def _declining(self, round_: Round) -> Iterator[None]:
         """Tell the aggregator where it need not wait for this silo: it has not spoken in the round, and will not."""
         try:
-            yield
+            with self._on_disk():
+                yield
         except (InputError, IdentityError, PreparationFailed) as error:
             with suppress(ProtocolError):  # the round may be over
                 self._transport.decline(round_.digest, error.code)
@@ -188,8 +191,9 @@ class Agent:
         self._metrics.enter(Phase.PLAN)
         _log.info("%s round: begins, with %d silos", kind, len(round_.silos))
         try:
-            run, spec = self._run_of(plan), backend_spec(plan.backend)
+            spec = backend_spec(plan.backend)
             with self._declining(round_):
+                run = self._run_of(plan, release.data)
                 start = run.start(round_.index, self._roster)
                 check_start(round_, start, self._config.silo)
                 run.fetch(round_.index)
@@ -198,12 +202,15 @@ class Agent:
                 calls = one_round(session, prepare, release, self._store, get_num_threads())
                 first = next(calls)
             self._go_through(session, first, calls)
-            if spec.verify is not None:
-                write_whole(own_transcript(self._config.state, round_), encode(session.transcript))
+            with self._on_disk():
+                if spec.verify is not None:
+                    write_whole(run.files.transcript(round_), encode(session.transcript))
             self._metrics.enter(Phase.DONE)
             outcome = "done"
             self._note("round_done", round=round_.digest.hex(), survivors=list(session.survivors))
             _log.info("%s round: done, over %s", kind, ", ".join(session.survivors))
+            if self._config.stay and round_.index == len(plan.message.rounds) - 1:
+                drop_work(self._config.state)
         except SparsiloError as error:
             self._metrics.enter(Phase.ABORTED)
             reason = str(error) if isinstance(error, PreparationFailed) else error.code
@@ -228,13 +235,28 @@ class Agent:
                 sleep(max(0.0, began + run.plan.message.preparation_seconds - monotonic()))
             raise PreparationFailed(_reason(error)) from error
 
-    def _run_of(self, plan: Plan) -> RunOfPlan:
-        """Return the plan's run; what an earlier plan's left in memory goes."""
-        if self._run is None or self._run.plan.digest != plan.digest:
+    def _run_of(self, plan: Plan, data: bytes) -> RunOfPlan:
+        """Return the plan's run on this text; what an earlier plan's, or text's, left in memory goes."""
+        if self._run is None or (self._run.plan.digest, self._run.data) != (plan.digest, data):
             self._metrics.blocks.set(len(plan.block_weights))
             self._metrics.blocks_done.set(0)
-            self._run = RunOfPlan(plan, self._config, self._weights, self._device, self._transport, self._progress)
+            self._run = RunOfPlan(
+                *(plan, data, self._config, self._weights, self._device, self._transport, self._progress)
+            )
+            if self._config.stay:  # else whoever started this process may want its files
+                drop_work(self._config.state, but=self._run.files.work)
+                if self._config.retention is not None:
+                    prune_runs(self._config.state, max(1, self._config.retention))
         return self._run
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        """A disk that is full or fails is this institution's to mend, and ends one round. Raises OutputError."""
+        try:
+            yield
+        except OSError as error:
+            problem = f"{error.filename or self._config.state}: {error.strerror or error}"
+            raise OutputError(problem, hint="is there room on the disk of `state`?") from error
 
     def _go_through(self, session: SiloSession, call: Call, calls: Generator[Call, Any, None]) -> None:
         try:

@@ -4,28 +4,26 @@ import secrets
 from collections.abc import Callable, Mapping
 from itertools import chain
 from math import prod
-from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from crypto.backends.verification import MAX_TRANSCRIPT_BYTES
-from crypto.errors import InputError, SparsiloError
+from crypto.errors import CalibrationError, InputError, SparsiloError
 from crypto.plan import Plan
 from crypto.releases.release_spec import spec_of
-from crypto.secagg.round import Round
 from silo_agent.config import AgentConfig
-from silo_agent.model.calibration import read_sequences
+from silo_agent.model.calibration import data_digest, read_sequences
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.pruned_file import PrunedFile
 from silo_agent.network.transport import Transport
 from silo_agent.pruning.prune import write_pruned
 from silo_agent.pruning.pruned_files import TOGETHER, PrunedFiles, pruned_files
 from silo_agent.releases.silo_side import SiloRelease, SiloWork, expanded_tensors, silo_side
-from silo_agent.rounds.committed_words import WORDS_SUFFIX
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.opened_sum import OpenedRound
+from silo_agent.rounds.run_files import RunFiles
 from silo_agent.rounds.run_pruning import RunPruning
 from silo_agent.rounds.verify import verify_opened
 from sparsilo.v1 import words_pb2
@@ -39,33 +37,31 @@ Progress = Callable[[str, int, int], None]
 """Is told what is being done, how much of it is done, and how much there is."""
 
 
-def own_transcript(state: Path, round_: Round) -> Path:
-    """Return where an agent keeps its transcript of a round, for `silo-agent verify --own`."""
-    return state / f"{round_.digest.hex()}.transcript"
-
-
 class RunOfPlan:
-    """What a plan's rounds have in common. Opened sums and pruned weights lie in the state folder."""
+    """What a plan's rounds about one text, known by its SHA-256, have in common."""
 
     def __init__(
         self,
         plan: Plan,
+        data: bytes,
         config: AgentConfig,
         weights: DenseWeights,
         device: torch.device,
         transport: Transport,
         progress: Progress,
     ) -> None:
-        self.plan = plan
+        self.plan, self.data = plan, data
         self._config, self._weights, self._device = config, weights, device
         self._transport, self._progress = transport, progress
+        self.files = RunFiles(config.state, plan, data)
+        self.files.begin()
         self._opened: list[OpenedRound] = []
         self._pruning = RunPruning(
             plan,
             config.silo,
             weights,
             lambda: self._sequences(0)[0],
-            config.state,
+            self.files.work,
             device,
             lambda done, total: progress(PRUNING, done, total),
         )
@@ -75,13 +71,12 @@ class RunOfPlan:
 
         Raises what `verify_opened` raises.
         """
-        state = self._config.state
         for _ in range(len(self._opened), index):
             round_ = Start(self.plan, self._opened).round
-            words, transcript = state / f"{round_.digest.hex()}{WORDS_SUFFIX}", own_transcript(state, round_)
+            words, transcript = self.files.opened_sum(round_), self.files.transcript(round_)
             self._transport.download(words_pb2.FileRequest(opened_sum=round_.digest), words, sum(round_.layout.lengths))
             if not transcript.exists():  # what is served is nobody's own, and may be anything
-                transcript = transcript.with_suffix(".served_transcript")
+                transcript = self.files.served_transcript(round_)
                 transcript.unlink(missing_ok=True)
                 served = words_pb2.FileRequest(transcript=round_.digest)
                 self._transport.download(served, transcript, MAX_TRANSCRIPT_BYTES)
@@ -100,7 +95,7 @@ class RunOfPlan:
         shapes = {tensor.name: tuple(tensor.shape) for tensor in self.plan.prunable}
         most = sum(map(prod, shapes.values())) + MOST_HEADER_BYTES
         for digest in spec_of(self.plan, index).files(self.plan, index):
-            file = self._candidate_file(digest)
+            file = self.files.candidate(digest)
             if not file.exists():
                 self._transport.candidate(digest, file, most)
             try:
@@ -110,7 +105,10 @@ class RunOfPlan:
                 raise
 
     def prepare(self, start: Start) -> SiloRelease:
-        """Compute what this silo releases in the round that `start` is followed by."""
+        """Compute what this silo releases in the round that `start` is followed by.
+
+        Raises CalibrationError where the text is not that of the run any more: the ledger would know another one.
+        """
         work = SiloWork(
             plan=self.plan,
             index=start.index,
@@ -120,11 +118,14 @@ class RunOfPlan:
             sequences=self._sequences,
             pruned=lambda: self._pruning.files(start),
             together=lambda: self._together(start),
-            candidate=lambda digest: PrunedFile(self._candidate_file(digest)),
+            candidate=lambda digest: PrunedFile(self.files.candidate(digest)),
             entropy=secrets.token_bytes,
             progress=self._progress,
         )
-        return silo_side(self.plan.release_kind(start.index)).prepare(work)
+        release = silo_side(self.plan.release_kind(start.index)).prepare(work)
+        if data_digest(self._config.calibration) != self.data:
+            raise CalibrationError(f"{self._config.calibration}: was replaced during the round", hint="take part again")
+        return release
 
     def _sequences(self, held_out: int) -> tuple[Tensor, Tensor]:
         pruning = self.plan.message.pruning
@@ -139,11 +140,8 @@ class RunOfPlan:
 
     def _together(self, start: Start) -> PrunedFiles:
         """Return what the opened sums made of the model (14.3.1)."""
-        files = pruned_files(self._config.state, self.plan, TOGETHER)
+        files = pruned_files(self.files.work, TOGETHER)
         if not files.keep_masks.exists():
             expanded = (expanded_tensors(start, opened, self._weights) for opened in start.opened)
             write_pruned(files.keep_masks, files.weights, chain.from_iterable(expanded))
         return files
-
-    def _candidate_file(self, digest: bytes) -> Path:
-        return self._config.state / f"{digest.hex()}.safetensors"

@@ -1,4 +1,4 @@
-"""One silo's pruning in one run: computed when a round asks for it, and kept in the state folder."""
+"""One silo's pruning in one run: computed when a round asks for it, and kept in the run's folder."""
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -31,19 +31,19 @@ class RunPruning:
         silo: str,
         weights: DenseWeights,
         sequences: Callable[[], Tensor],
-        state: Path,
+        folder: Path,
         device: torch.device,
         progress: Callable[[int, int], None],
     ) -> None:
         self.plan = plan
         self._silo, self._weights, self._sequences = silo, weights, sequences
-        self._state, self._device, self._progress = state, device, progress
+        self._folder, self._device, self._progress = folder, device, progress
         self._current: Block | None = None
 
     def files(self, start: Start) -> PrunedFiles:
         """Return what the silo made of the scope of the round that `start` is followed by."""
         block = self.plan.block(start.index) if self.plan.pruning.schedule is Schedule.ITERATIVE else None
-        files = pruned_files(self._state, self.plan, block)
+        files = pruned_files(self._folder, block)
         if not files.keep_masks.exists():
             tensors = self._all(start) if block is None else self._one(start, block)
             write_pruned(files.keep_masks, files.weights, tensors)

@@ -79,7 +79,8 @@ class Approached:
         assert type(refused.value) is error
         assert all(word in refused.value.message for word in words), refused.value.message
         assert self.said == []
-        written = {file.name for file in self.config.state.iterdir()} - {AUDIT_FILE}  # which says that it refused
+        files = {file.name for file in self.config.state.rglob("*") if file.is_file()}
+        written = files - {AUDIT_FILE}  # which says that it refused
         assert (
             {STATE_FILE} <= written <= {STATE_FILE, *self.downloaded}
         )  # without words that were not what was asked for

@@ -13,7 +13,9 @@ from crypto.backends.double_masking.transcript import OPENING, participants_dige
 from crypto.encoding.wire import encode
 from crypto.errors import BadAudit, BadSignature
 from scenarios.world import World, tree
+from silo_agent.model.calibration import data_digest
 from silo_agent.rounds.opened_rounds import Start
+from silo_agent.rounds.run_files import RunFiles
 
 pytestmark = pytest.mark.clause("2.2.4", "2.6.1")
 
@@ -66,8 +68,9 @@ def test_a_silo_that_took_part_holds_it_to_what_it_saw_itself(approach: Callable
     silo = approach()
     world, honest = drawn(silo, tmp_path)
     forged, start, _ = ground(world, honest, tmp_path)
-    silo.config.state.mkdir()
-    own = silo.config.state / f"{world.round.digest.hex()}.transcript"
+    files = RunFiles(silo.config.state, world.plan, data_digest(silo.config.calibration))
+    files.begin()
+    own = files.transcript(world.round)
     own.write_bytes(encode(world.silos[ME].transcript))
     silo.downloaded.add(own.name)
     serve(silo, world, forged)

@@ -12,6 +12,8 @@ from attacks.stage import flip
 from crypto.encoding.wire import encode
 from crypto.errors import BadAudit, UnexpectedMessage
 from crypto.names import Phase
+from silo_agent.model.calibration import data_digest
+from silo_agent.rounds.run_files import RunFiles
 
 pytestmark = pytest.mark.clause("2.2.2", "2.2.3", "2.2.4")
 
@@ -36,8 +38,9 @@ def test_a_second_sampling_round_without_the_silos_that_a_coin_does_not_suit(
     world, _ = drawn(silo, tmp_path)
     again = played(world.plan, 7, lost={ME: Phase.PLAN})
     assert again.round.digest == world.round.digest
-    silo.config.state.mkdir()
-    own = silo.config.state / f"{world.round.digest.hex()}.transcript"
+    files = RunFiles(silo.config.state, world.plan, data_digest(silo.config.calibration))
+    files.begin()
+    own = files.transcript(world.round)
     own.write_bytes(encode(world.silos[ME].transcript))
     silo.downloaded.add(own.name)
     serve(silo, again)

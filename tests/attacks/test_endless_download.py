@@ -45,3 +45,12 @@ def test_a_file_that_is_as_long_as_it_may_be(network: Any, tmp_path: Path) -> No
     request = words_pb2.FileRequest(candidate=bytes(32))
     network.caller(network.authority.issue(FOUR)).download(request, tmp_path / "fetched", MOST)
     assert (tmp_path / "fetched").stat().st_size == MOST
+
+
+def test_a_file_that_is_a_byte_longer(network: Any, tmp_path: Path) -> None:
+    (tmp_path / "served").write_bytes(bytes(MOST + 1))
+    network.driver.files.offer_candidate(bytes(32), tmp_path / "served", [FOUR])
+    request = words_pb2.FileRequest(candidate=bytes(32))
+    with pytest.raises(ProtocolError, match=f"more than {MOST} bytes"):
+        network.caller(network.authority.issue(FOUR)).download(request, tmp_path / "fetched", MOST)
+    assert not (tmp_path / "fetched").exists()

@@ -21,9 +21,11 @@ from crypto.pruning.sparsity import Sparsity, parse_ratio
 from crypto.releases.planned_rounds import planned_rounds
 from crypto.releases.votes import votes_section
 from crypto.secagg.round import Round
+from silo_agent.model.calibration import data_digest
 from silo_agent.model.pruned_file import PrunedFile
 from silo_agent.pruning.keep_mask import keep_by_score
 from silo_agent.pruning.pruned_files import pruned_files
+from silo_agent.rounds.run_files import RunFiles
 from sparsilo.v1 import plan_pb2
 
 pytestmark = pytest.mark.clause("14.1.1", "14.1.2")
@@ -94,7 +96,9 @@ def test_what_it_would_tell(tmp_path: Any, model: Any, monkeypatch: pytest.Monke
     silo = Approached(tmp_path, model, least_sparsity_ratio_of_others=0)
     monkeypatch.setattr(surrounded, "usual_lanes", all_kept)
     around = watched(silo, of_others(silo.agreed, "0"), monkeypatch)
-    masks = PrunedFile(pruned_files(silo.config.state, checked_plan(silo.agreed), None).keep_masks)
+    data = data_digest(silo.config.calibration)
+    files = pruned_files(RunFiles(silo.config.state, checked_plan(silo.agreed), data).work, None)
+    masks = PrunedFile(files.keep_masks)
     assert len(masks) == 14
     for name, keep in masks.items():
         counts = around.world.open()[votes_section(name)]

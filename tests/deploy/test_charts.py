@@ -111,6 +111,7 @@ SILO_WRONG: list[tuple[str, object]] = [
     ("agent.capacity", -1),
     ("agent.reconnect_seconds", 0),
     ("agent.stay", "yes"),
+    ("agent.retention", -1),
     ("policy.models", "every"),
     ("policy.models", ["abc"]),
     ("policy.models", [DIGEST, DIGEST]),
@@ -287,7 +288,8 @@ def test_the_agent_reads_its_config(scenario: str, tmp_path: Path) -> None:
     assert config.policy == tmp_path / "policy.yaml"
     assert config.device == ("cuda" if merged["gpu"]["enabled"] else "cpu")
     for field, value in merged["agent"].items():
-        assert getattr(config, field) == value or config.suite.profile == value, field
+        read = config.suite.profile if field == "suite" else getattr(config, field)
+        assert read == (None if (field, value) == ("retention", 0) else value), field
     assert f"{config.metrics_host}:{config.metrics_port}" == "0.0.0.0:9464"
     assert config.renew_certificate is (not any(v["name"] == "tls" for v in workload(found)["volumes"]))
     mounts = {mount["name"]: mount["mountPath"] for mount in workload(found)["containers"][0]["volumeMounts"]}

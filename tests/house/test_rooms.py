@@ -65,6 +65,7 @@ EDGES: dict[str, set[str]] = {
                 "prune",
                 "result",
                 "run",
+                "state",
                 "support_bundle",
                 "verify",
             ]

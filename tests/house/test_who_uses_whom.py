@@ -31,7 +31,7 @@ USES: Uses = {
         "crypto": "errors identity names plan_rules pruning roster",
         "silo_agent": "config consent delivery host identity model network pruning results rounds settings writing",
     },
-    "silo_agent.config": {"crypto": "names", "silo_agent": "host settings"},
+    "silo_agent.config": {"crypto": "errors names", "silo_agent": "host settings"},
     "silo_agent.consent": {
         "crypto": "backends errors names plan plan_options pruning releases secagg",
         "silo_agent": "host model settings",
@@ -44,7 +44,7 @@ USES: Uses = {
     },
     "silo_agent.model": {"crypto": "errors releases", "silo_agent": "host"},
     "silo_agent.network": {"crypto": "encoding errors identity names", "silo_agent": "host settings"},
-    "silo_agent.pruning": {"crypto": "errors names plan pruning", "silo_agent": "model"},
+    "silo_agent.pruning": {"crypto": "errors names pruning", "silo_agent": "model"},
     "silo_agent.releases": {
         "crypto": "encoding errors names plan pruning releases secagg",
         "silo_agent": "model pruning",
@@ -74,7 +74,7 @@ USES: Uses = {
     "aggregator.limits": {},
     "aggregator.local": {
         "crypto": "errors identity names plan plan_options primitives pruning",
-        "silo_agent": "config host model pruning",
+        "silo_agent": "config host model pruning rounds.run_files",
         "aggregator": "edge local_agents metrics results rounds runs silos",
     },
     "aggregator.local_agents": {"crypto": "errors identity primitives roster", "silo_agent": "config host settings"},

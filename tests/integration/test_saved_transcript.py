@@ -40,7 +40,7 @@ def test_a_rehearsal_can_be_verified_by_every_silo_of_it(
     homes = [work / "silos" / silo for silo in SILOS]
     assert {(home / "roster.yaml").read_text() for home in homes} == {(folder / "roster.yaml").read_text()}
     for home in homes:
-        (own,) = (home / "state").glob("*.transcript")
+        (own,) = (home / "state").glob("runs/*/*.transcript")
         given = ("--roster", home / "roster.yaml", "--suite", suite.profile, "--own", own)
         checked = agent("verify", capsys, folder, *given)
         assert (checked.code, checked.err) == (0, "")

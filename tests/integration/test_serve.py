@@ -76,6 +76,10 @@ def test_two_runs_one_after_another_and_an_orderly_stop(deployment: Deployment) 
         by_this_process = {"plan", "plan.yaml"}  # which is no command line of its own
         assert {file for file, mode in written.items() if mode != 0o600 and file.name not in by_this_process} == set()
         assert len(written) > 3
+    for silo in "abc":  # its transcripts, and nothing that can be computed again
+        runs = deployment.folder / silo / "state/runs"
+        assert {run.name[:16] for run in runs.iterdir()} == {first, second}
+        assert {file.suffix for file in runs.rglob("*") if file.is_file()} == {".transcript"}
     assert server.end() == 0
     assert "Traceback" not in server.said
     assert {line["run"] for line in logged(server) if "run" in line} == {first, second}

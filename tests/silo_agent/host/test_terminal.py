@@ -38,3 +38,15 @@ def test_a_script_hears_nothing(
     if value is not None:
         monkeypatch.setenv("SPARSILO_PROGRESS", value)
     assert shown(capsys, monkeypatch, 100) == []
+
+
+def test_a_detail_that_changes_is_of_the_same_bar(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARSILO_PROGRESS", "lines")
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0)
+    with ProgressBars() as progress:
+        for detail in ("plan", "upload; awaited: b"):
+            progress("rounds", 0, 1, detail)
+        assert [task.description for task in progress._progress.tasks] == ["rounds (upload; awaited: b)"]
+    assert capsys.readouterr().err.splitlines() == ["rounds (plan): 0 of 1", "rounds (upload; awaited: b): 0 of 1"]

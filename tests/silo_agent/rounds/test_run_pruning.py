@@ -15,7 +15,7 @@ from crypto.plan import Plan
 from silo_agent.model.calibration import read_sequences
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.prune import prune_blocks
-from silo_agent.pruning.pruned_files import PrunedFiles, pruned_files
+from silo_agent.pruning.pruned_files import pruned_files
 from silo_agent.pruning.pruners import sparsegpt
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.opened_sum import OpenedRound
@@ -109,7 +109,7 @@ def test_one_shot_is_a_pruning_of_all_blocks(
     plan = planned(llama_tensors(weights), pruner=pruner, own_ratios={ME: "0.3"})
     run, start = Run(plan, weights, sequences, tmp_path / "state"), Start(plan)
     files = run.pruning.files(start)
-    assert files == pruned_files(tmp_path / "state", plan, None)
+    assert files == pruned_files(tmp_path / "state", None)
     expected = {
         each.name: each
         for each in prune_blocks(
@@ -141,15 +141,6 @@ def test_one_shot_is_wanda_on_the_whole_model_and_computed_once(
     again = Run(plan, weights, sequences, tmp_path)
     assert same(run.keep_masks(start), again.keep_masks(start))
     assert (run.read, again.read) == (1, 0)
-
-
-def test_another_plan_has_files_of_its_own(weights: DenseWeights, sequences: Tensor, tmp_path: Path) -> None:
-    half, third = planned(llama_tensors(weights)), planned(llama_tensors(weights), sparsity_ratio="0.3")
-    files = [Run(plan, weights, sequences, tmp_path).pruning.files(Start(plan)) for plan in (half, third)]
-    assert len({file.keep_masks for file in files}) == 2
-    assert files[0] == PrunedFiles(
-        tmp_path / f"{half.digest.hex()}.keep_mask.safetensors", tmp_path / f"{half.digest.hex()}.weights.safetensors"
-    )
 
 
 # Layer sampling.
@@ -224,7 +215,7 @@ def test_iterative_goes_on_from_the_globally_pruned_blocks(
         assert same(masks, expected[block])
         assert same(masks, one_shot[block]) is (block == 0), "the global block makes a difference"
         assert run.done[-1] == (block + 1, BLOCKS)
-        assert run.pruning.files(start).keep_masks.name == f"{plan.digest.hex()}.{block}.keep_mask.safetensors"
+        assert run.pruning.files(start).keep_masks.name == f"{block}.keep_mask.safetensors"
         found.append(votes_for(plan, keep, found, tmp_path))
     assert run.read == 1
 
