@@ -13,6 +13,10 @@ def at_most(measured: float, target: float) -> dict[str, Any]:
     return {"measured": measured, "target": f"at most {target}", "met": measured <= target}
 
 
+def at_least(measured: float, target: float) -> dict[str, Any]:
+    return {"measured": measured, "target": f"at least {target}", "met": measured >= target}
+
+
 def progress(*words: object) -> None:
     print(*words, file=sys.stderr, flush=True)
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from flwr.common import ndarrays_to_parameters
 from flwr.common.secure_aggregation.secaggplus_constants import Key
 
-from bench.document import at_most, progress, publish
+from bench.document import at_least, at_most, progress, publish
 from crypto.encoding.lanes import lane_width
 from crypto.encoding.layout import Chunk, Layout, Section, open_chunk, pack_chunk
 from crypto.encoding.wire import encode
@@ -182,10 +182,6 @@ def wire_bytes() -> float:
         for chunk in LAYOUT.chunks
     )
     return sum(len(encode(message)) for message in messages) / WEIGHTS
-
-
-def at_least(measured: float, target: float) -> dict[str, object]:
-    return {"measured": measured, "target": f"at least {target}", "met": measured >= target}
 
 
 def main() -> None:

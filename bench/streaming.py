@@ -142,10 +142,10 @@ def take_part(silo: str, target: str, own: Certified, authority: bytes, folder: 
     return meter.read()
 
 
-def aggregate(plan: Plan, address: str, own: Certified, authority: bytes, folder: Path) -> dict[str, Any]:
+def aggregate(encoded: bytes, address: str, own: Certified, authority: bytes, folder: Path) -> dict[str, Any]:
     """The aggregator's process."""
     keep_freed_memory()  # as either command does
-    meter = Meter()
+    plan, meter = decode_plan(encoded), Meter()
 
     async def run() -> dict[str, Any]:
         def watch(phase: str, _arrived: int, _expected: int) -> None:
@@ -158,7 +158,7 @@ def aggregate(plan: Plan, address: str, own: Certified, authority: bytes, folder
         server, _ = await serve(driver, known(plan.silos, utc_now), address, lambda: (own, authority))
         await driver.run(Round(plan, 0, b""), folder)
         metered = meter.read()
-        await server.stop(10)
+        await server.stop()
         return metered
 
     return asyncio.run(run()) | {"wrong_lanes": wrong_lanes(plan, folder / SUM_FILE)}
@@ -192,7 +192,7 @@ def measure(weights: int, folder: Path) -> dict[str, Any]:
     authority, address = Authority("bench", datetime.now(UTC), timedelta(days=1)), f"127.0.0.1:{free_port()}"
     certificate, trusted, begin = authority.issue("aggregator", ("127.0.0.1",)), authority.certificate, monotonic()
     with ProcessPoolExecutor(SILOS + 1, get_context("spawn")) as pool:
-        aggregating = pool.submit(aggregate, plan, address, certificate, trusted, folder)
+        aggregating = pool.submit(aggregate, plan.encoded, address, certificate, trusted, folder)
         taking_part = [
             pool.submit(take_part, silo, address, authority.issue(silo), trusted, folder, at < SURVIVORS)
             for at, silo in enumerate(plan.silos)

@@ -36,11 +36,12 @@ def until(true: Callable[[], Any], patience: float = PATIENCE) -> Any:
 class Program:
     """A process whose output goes to a file."""
 
-    def __init__(self, log: Path, *arguments: object, **environment: str) -> None:
+    def __init__(self, log: Path, *arguments: object, within: Sequence[str] = (), **environment: str) -> None:
+        """`within` are words before the command, which say where it is to run."""
         self.log = log
         self._out: IO[bytes] = log.open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", *map(str, arguments)],
+            [*within, sys.executable, "-m", *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=self._out,
             stderr=self._out,
@@ -71,31 +72,39 @@ class Program:
 class Deployment:
     """In `folder`; call `close` at the end."""
 
-    def __init__(self, folder: Path, silos: Sequence[str], capsys: pytest.CaptureFixture[str]) -> None:
-        self.folder, self.silos, self._capsys = folder, tuple(silos), capsys
-        self.model = tiny_llama(folder / "dense")
+    def __init__(
+        self,
+        folder: Path,
+        silos: Sequence[str],
+        capsys: pytest.CaptureFixture[str],
+        *,
+        host: str = "127.0.0.1",
+        hidden: int = 32,
+    ) -> None:
+        self.folder, self.silos, self._capsys, self._host = folder, tuple(silos), capsys, host
+        self.model = tiny_llama(folder / "dense", hidden=hidden)
         self.port = 0
         self.programs: list[Program] = []
         self.agents: dict[str, Program] = {}
         self.config = folder / "aggregator.yaml"
 
-    def serve(self, journal: str = "", **environment: str) -> Program:
+    def serve(self, journal: str = "", *, within: Sequence[str] = (), **environment: str) -> Program:
         """Start it, at first on a port that is free; again on the same."""
         if not self.port:
             import socket
 
             with socket.socket() as listener:
-                listener.bind(("127.0.0.1", 0))
+                listener.bind((self._host, 0))
                 self.port = listener.getsockname()[1]
             settings = {
-                "public_address": f"localhost:{self.port}",
-                "address": f"127.0.0.1:{self.port}",
+                "public_address": f"{'localhost' if self._host == '127.0.0.1' else self._host}:{self.port}",
+                "address": f"{self._host}:{self.port}",
                 "model": str(self.model),
                 "state": "state",
             }
             self.config.write_text(yaml.safe_dump({**settings, **({"journal": journal} if journal else {})}))
         log = self.folder / f"aggregator-{len(self.programs)}.log"
-        program = Program(log, "aggregator.cli", "serve", "--config", self.config, **environment)
+        program = Program(log, "aggregator.cli", "serve", "--config", self.config, within=within, **environment)
         self.programs.append(program)
         program.wait_for(r"aggregator on port (\d+)")
         return program
@@ -150,9 +159,11 @@ class Deployment:
         for silo in self.silos:
             self.start(silo)
 
-    def start(self, silo: str, **environment: str) -> Program:
+    def start(self, silo: str, *, within: Sequence[str] = (), **environment: str) -> Program:
         log = self.folder / f"{silo}-{len(self.programs)}.log"
-        program = Program(log, "silo_agent.cli", "run", "--config", self.agent_config(silo), **environment)
+        program = Program(
+            log, "silo_agent.cli", "run", "--config", self.agent_config(silo), within=within, **environment
+        )
         self.agents[silo] = program
         self.programs.append(program)
         return program

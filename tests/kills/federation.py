@@ -1,0 +1,238 @@
+"""Four silos and an aggregator as processes, which are killed in the middle of a run and started again at once."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import load_file
+
+from aggregator.runs.submitted import Run, Runs, Status
+from crypto.plan import Plan
+from silo_agent.model.calibration import read_sequences
+from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.pruning.prune import Pruned, prune_blocks
+from support.deployment import Deployment, until
+from support.models import write_text
+from support.small_plans import SMALL_PLANS
+
+ROOT: Final = Path(__file__).parents[2]
+SILOS: Final = ("a", "b", "c", "d")
+AGGREGATOR: Final = "aggregator"
+SHAPE: Final = {"samples": 4, "sequence_length": 32}
+PATIENCE: Final = 300.0
+"""Seconds after which a run counts as hung."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Who is killed, and when: so many seconds after a run was submitted, or when an agent says a phase."""
+
+    victims: tuple[str, ...]
+    moment: float | str
+
+    def __str__(self) -> str:
+        when = f"after {self.moment:.2f} s" if isinstance(self.moment, float) else f"in {self.moment}"
+        return f"{' and '.join(self.victims)} {when}"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What came of a run in which somebody was killed."""
+
+    kill: Kill
+    seconds: float
+    run: Run
+    repeated: Run | None
+    """The same plan once more, where the run failed."""
+    problems: tuple[str, ...]
+    """What must not be; none where all is well."""
+
+    def __str__(self) -> str:
+        again = f", then {self.repeated.status}" if self.repeated else ""
+        return (
+            f"{self.kill}: {self.run.status}{again} in {self.seconds:.1f} s {self.run.said} {'; '.join(self.problems)}"
+        )
+
+
+class Programs:
+    """Starts programs as forks of one that has everything imported."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "kills.programs"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
+        self._running: dict[str, int] = {}
+
+    def start(self, name: str, module: str, config: Path, command: str) -> None:
+        assert self._process.stdin
+        assert self._process.stdout
+        files = {"log": f"{self.log(name)}", "secrets": f"{self._folder / name}.secrets"}
+        wanted = {"module": module, "arguments": [command, "--config", f"{config}"], **files}
+        self._process.stdin.write(f"{json.dumps(wanted)}\n")
+        self._process.stdin.flush()
+        self._running[name] = int(self._process.stdout.readline())
+
+    def kill(self, name: str) -> None:
+        number = self._running[name]
+        os.kill(number, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            while True:
+                os.kill(number, 0)
+                time.sleep(0.001)
+
+    def log(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
+
+    def drawn(self) -> set[bytes]:
+        """Whatever was drawn so far, by all of them."""
+        lines = [line for file in self._folder.glob("*.secrets") for line in file.read_text().split()]
+        return {bytes.fromhex(line) for line in lines if len(line) >= 32}
+
+    def close(self) -> None:
+        for name in self._running:
+            with suppress(ProcessLookupError):
+                self.kill(name)
+        self._process.kill()
+        self._process.wait()
+
+
+class KilledFederation:
+    """Runs one after another; each silo's text is another one in each."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        deployment.serve().end()
+        with deployment.config.open("a") as config:
+            config.write("retention: 2\n")
+        logs = deployment.folder / "logs"
+        logs.mkdir()
+        self.programs = Programs(logs)
+        self._start(AGGREGATOR)
+        until(lambda: "aggregator on port" in self._said(AGGREGATOR))
+        for silo in SILOS:
+            deployment.enroll(silo, retention=2)
+            deployment.policy(silo, approval="auto", budget={"releases": 10_000}, **SMALL_PLANS)
+        deployment.pin()
+        for silo in SILOS:
+            self._start(silo)
+        self._runs, self._weights = 0, DenseWeights.open(deployment.model)
+
+    def killed(self, kill: Kill | None) -> Ended:
+        """A run in which this happens, and the same plan again where it failed."""
+        self._runs += 1
+        for silo in SILOS:  # no release of an earlier run is of the same text
+            file = self._deployment.folder / f"{silo}.txt"
+            file.unlink()
+            write_text(file, 900, seed=1000 * self._runs + ord(silo))
+        lengths = {silo: self.programs.log(silo).stat().st_size for silo in SILOS if self.programs.log(silo).exists()}
+        began = time.monotonic()
+        name = self._submit()
+        if kill:
+            if isinstance(kill.moment, str):
+                self._until_said(kill.moment, lengths, name)
+            else:
+                time.sleep(max(0.0, began + kill.moment - time.monotonic()))
+            for victim in kill.victims:
+                self.programs.kill(victim)
+            for victim in kill.victims:
+                self._start(victim)
+        run, repeated, problems = self._over(name), None, list[str]()
+        seconds = time.monotonic() - began
+        if run.status == Status.FAILED:
+            repeated = self._over(self._submit())
+        last = repeated or run
+        if last.status != Status.DONE:
+            problems.append(f"needs a person: {last.said}")
+        else:
+            problems += self._wrong(last)
+        problems += self._secrets_left()
+        return Ended(kill or Kill((), 0.0), seconds, run, repeated, tuple(problems))
+
+    def _start(self, name: str) -> None:
+        if name == AGGREGATOR:
+            self.programs.start(name, "aggregator.cli", self._deployment.config, "serve")
+        else:
+            self.programs.start(name, "silo_agent.cli", self._deployment.agent_config(name), "run")
+
+    def _said(self, name: str) -> str:
+        log = self.programs.log(name)
+        return log.read_text(errors="replace") if log.exists() else ""
+
+    def _submit(self) -> str:
+        fields = {"phase_seconds": 20, "preparation_seconds": 60, "sparsity_ratio": 0.5, "save_counts": True}
+        return self._deployment.submit(**SHAPE, **fields)
+
+    def _state(self) -> Runs:
+        return Runs(self._deployment.folder / "state")
+
+    def _over(self, name: str) -> Run:
+        end = time.monotonic() + PATIENCE
+        while not (run := self._state().find(name)).is_over:
+            assert time.monotonic() < end, f"hangs in {run.phase}: {run.waiting}"
+            time.sleep(0.05)
+        return run
+
+    def _until_said(self, phase: str, lengths: dict[str, int], name: str) -> None:
+        """Until an agent's log has the phase, or the run is over."""
+        looked_for = re.compile(rf"phase {phase},".encode())
+        while not self._state().find(name).is_over:
+            for silo in SILOS:
+                with self.programs.log(silo).open("rb") as log:
+                    log.seek(lengths.get(silo, 0))
+                    if looked_for.search(log.read()):
+                        return
+            time.sleep(0.002)
+
+    def _wrong(self, run: Run) -> Iterator[str]:
+        """What is wrong with a result: counts must be those of the survivors' own keep masks."""
+        plan, result = self._state().folder(run.run).plan(), self._state().folder(run.run).result
+        report = json.loads((result / "report.json").read_bytes())
+        survivors: Sequence[str] = report["survivors"]
+        if len(survivors) < 3:
+            yield f"over {survivors} only"
+        counts, totals = load_file(result / "keep_counts.safetensors"), dict[str, Any]()
+        for silo in survivors:
+            for pruned in self._own(silo, plan):
+                totals[pruned.name] = totals.get(pruned.name, 0) + pruned.keep.long()
+        if counts.keys() != totals.keys() or not all(torch.equal(counts[name].long(), totals[name]) for name in counts):
+            yield f"the counts are not those of {survivors}"
+
+    def _own(self, silo: str, plan: Plan) -> Iterator[Pruned]:
+        """What a silo makes of its text by itself."""
+        text, tokenizer = self._deployment.folder / f"{silo}.txt", self._weights.tokenizer
+        return prune_blocks(
+            self._weights,
+            read_sequences(text, tokenizer, **SHAPE, held_out=0, fill=True)[0],
+            pruner=plan.pruning.pruner,
+            sparsity=lambda _: plan.pruning.silo_sparsity(silo),
+            device=torch.device("cpu"),
+            progress=lambda *_: None,
+        )
+
+    def _secrets_left(self) -> list[str]:
+        """Files in which something lies that was drawn; what a round opened lies in its transcript."""
+        folders = [self._deployment.folder / "state", *(self._deployment.folder / silo / "state" for silo in SILOS)]
+        files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+        drawn, problems = self.programs.drawn(), []
+        for file in files:
+            if "transcript" not in f"{file}":
+                content = file.read_bytes()
+                if any(value in content for value in drawn):
+                    problems.append(f"{file} holds a secret")
+        return problems
