@@ -16,7 +16,7 @@ test: .venv/.ok ## all tests but the slow ones and those that need more than Pyt
 test-slow: .venv/.ok ## tests of tens of seconds each: many silos, every command of a first federation
 	$(PYTEST) -m "slow and not parts"
 
-test-parts: .venv/.ok ## tests with a real Prometheus, proxy, PostgreSQL and false clocks, which root gets from Debian
+test-parts: .venv/.ok ## tests with a real Prometheus, proxy, PostgreSQL, false clocks and bad lines, which root gets from Debian
 	.ci/parts
 	$(PYTEST) -m parts
 
