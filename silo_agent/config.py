@@ -67,6 +67,8 @@ class AgentConfig:
     """Whether the agent asks the aggregator for a new certificate at half its life, and replaces the files."""
     reconnect_seconds: int = 60
     """How long a lost connection may stay away."""
+    upload_bytes_per_second: int = 0
+    """How fast masked words leave at most, where others need the line too; 0 sets no bound."""
     stay: bool = False
     """Whether the agent waits for the next round after one that it refused or that failed."""
 
@@ -77,8 +79,9 @@ class AgentConfig:
         Raises ConfigError naming file and field.
         """
         config = read_config(cls, file, environment, flags)[0]
-        if config.retention is not None and config.retention < 0:
-            raise ConfigError(f"{file}: retention: must not be negative", hint="leave it out to keep all")
+        for name in ("retention", "upload_bytes_per_second"):
+            if (getattr(config, name) or 0) < 0:
+                raise ConfigError(f"{file}: {name}: must not be negative", hint="leave it out to set no bound")
         return config
 
     @classmethod

@@ -43,7 +43,7 @@ class PublishedResults:
                 results=[
                     words_pb2.Result(plan=plan, manifest=result.manifest)
                     for plan, result in self._by_plan.items()
-                    if silo in result.silos
+                    if silo in result.silos and result.files[result.manifest].is_file()  # it may be pruned
                 ]
             )
         )
@@ -52,4 +52,4 @@ class PublishedResults:
         """Return the file with this SHA-256 of a result that the silo may fetch; None where there is none."""
         offered = (result.files for result in self._by_plan.values() if silo in result.silos)
         file = next((files[digest] for files in offered if digest in files), None)
-        return file if file is not None and file.is_file() else None  # it may be gone from the disk
+        return file if file is not None and file.is_file() else None

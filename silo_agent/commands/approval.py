@@ -29,7 +29,8 @@ by_option = click.option("--by", help="Whose decision it is, for the audit log. 
 def pending(config: Path, settings: tuple[str, ...], everything: bool, output: str) -> None:
     """Show the plans that wait for a decision, in plain words.
 
-    Where the plan hides this silo least comes first. Then what would be computed here, what would leave and how much,
+    What stands in its way comes first: an earlier release of the same text, as the ledger has it. Then where the plan
+    hides this silo least, what would be computed here, what would leave and how much,
     who would learn what, who else prunes how much, and what is not protected. All of it follows from the plan's own
     bytes, whose digest is what you approve: no other plan can be run in its place.
 
@@ -43,14 +44,19 @@ def pending(config: Path, settings: tuple[str, ...], everything: bool, output: s
     with failing_as(output):
         agent, store = _opened(config, settings)
         shown = [offered for offered in store.offers() if everything or offered.decision is None]
-        plans = [(plan_in_words(decode_plan(offered.encoded), agent.silo), offered) for offered in shown]
+        plans = [
+            (plan_in_words(decode_plan(offered.encoded), agent.silo), _in_the_way(offered, agent, store), offered)
+            for offered in shown
+        ]
     if output == "json":
-        print_envelope("done", data={"pending": [{**words.as_dict(), **_state(offered)} for words, offered in plans]})
+        documents = [{**words.as_dict(), "in_the_way": way or None, **_state(offered)} for words, way, offered in plans]
+        print_envelope("done", data={"pending": documents})
         return
-    for words, offered in plans:
+    for words, way, offered in plans:
         decided = f"{offered.decision} by {offered.by}, {offered.decided}" if offered.decision else "none yet"
         when = f"first {offered.first_offered}, last {offered.last_offered}"
-        for heading, sentence in (*sentences(words), ("offered", when), ("decision", decided)):
+        first = [("IN THE WAY", way)] if way else []
+        for heading, sentence in (*first, *sentences(words), ("offered", when), ("decision", decided)):
             click.echo(click.wrap_text(_shown(sentence), PAGE, f"{heading:<{MARGIN}}", " " * MARGIN))
         click.echo()
     digits = f"{FEWEST_DIGITS} digits or more of its digest"
@@ -202,6 +208,18 @@ def _offered(store: "StateStore", digits: str) -> "OfferedPlan":
     if len(plans) != 1:
         raise InputError(f"{digits}: {'several plans begin so' if plans else 'no such plan was offered'}", hint=hint)
     return plans[0]
+
+
+def _in_the_way(offered: "OfferedPlan", agent: "AgentConfig", store: "StateStore") -> str:
+    """Return what the ledger has against a plan over the text that is there now; nothing where that cannot be read."""
+    from crypto.plan_rules import decode_plan
+    from silo_agent.consent.ledger import in_the_way
+    from silo_agent.host.file_digest import file_digest
+
+    try:
+        return in_the_way(decode_plan(offered.encoded), file_digest(agent.calibration), store.releases())
+    except OSError:  # preflight says what is wrong with the text
+        return ""
 
 
 def _state(offered: "OfferedPlan") -> dict[str, str | None]:

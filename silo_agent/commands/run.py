@@ -37,6 +37,7 @@ def run(config: Path, settings: tuple[str, ...]) -> None:
     Dials the aggregator, checks every plan against this silo's policy and ledger, prunes, and sends masked words. With
     `stay: true` in the config it goes on to the next round, whatever became of one, until SIGTERM.
     """
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else its lines are between ours, also where ours are JSON
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     agent = AgentConfig.read(config, os.environ, settings)
     with logging_as(agent.log_format), owned_folder(agent.state):
@@ -70,6 +71,7 @@ def _run(agent: AgentConfig) -> None:
         metrics,
         proxy=proxy,
         reconnect_seconds=inf if agent.stay else agent.reconnect_seconds,
+        upload_rate=agent.upload_bytes_per_second,
     )
 
     def keep_certificate_fresh() -> None:

@@ -11,6 +11,7 @@ from typing import Final
 
 from crypto.errors import ReleaseRefused
 from crypto.names import ReleaseKind
+from crypto.plan import Plan
 from crypto.releases.release_spec import release_spec
 from crypto.secagg.round import Round
 
@@ -111,6 +112,20 @@ def check_release(wanted: Release, releases: Sequence[Release]) -> None:
                 hint="the difference of the sums would be of those silos alone. Where silos have ratios of their own, "
                 "plan again with the same",
             )
+
+
+def in_the_way(plan: Plan, data: bytes, releases: Sequence[Release]) -> str:
+    """Return why a round of `plan` would be refused over this text as the ledger stands; empty where none would.
+
+    A round whose silos are drawn is left out, as nobody knows them yet.
+    """
+    for index in range(len(plan.message.rounds)):
+        if not plan.is_sampled(index):
+            try:
+                check_release(Release.of(Round(plan, index), data), releases)
+            except ReleaseRefused as refused:
+                return str(refused)
+    return ""
 
 
 def check_survivors(wanted: Release, survivors: Sequence[str], releases: Sequence[Release]) -> None:

@@ -21,20 +21,24 @@ def read_credential(file: Path) -> bytes:
 
 
 def read_secret(file: Path) -> bytes:
-    """Return a key file's bytes.
-
-    Raises IdentityError naming the file where it cannot be read, or others can: anybody, or a group that this process
-    is no member of. A group of its own is what Kubernetes mounts secrets for.
-    """
+    """Return a key file's bytes. Raises IdentityError naming the file where it cannot be read, or others can."""
     try:
         with file.open("rb") as opened:
             status, content = os.fstat(opened.fileno()), opened.read()
     except OSError as error:
         raise IdentityError(f"{file}: cannot be read: {error.strerror}") from None
-    own_groups = {os.getegid(), *os.getgroups()}
-    if status.st_mode & stat.S_IRWXO or (status.st_mode & stat.S_IRWXG and status.st_gid not in own_groups):
+    if others_may(status):
         raise IdentityError(f"{file}: is open to others (mode {status.st_mode & 0o777:o})", hint=f"chmod 600 {file}")
     return content
+
+
+def others_may(status: os.stat_result) -> bool:
+    """Return whether anybody may use a file, or a group that this process is no member of.
+
+    A group of its own is what Kubernetes mounts secrets for.
+    """
+    own_groups = {os.getegid(), *os.getgroups()}
+    return bool(status.st_mode & stat.S_IRWXO or (status.st_mode & stat.S_IRWXG and status.st_gid not in own_groups))
 
 
 def write_secret(file: Path, content: bytes) -> None:

@@ -5,6 +5,7 @@ gRPC's own choice is not to be trusted with data that may leave only one way: it
 So the choice is made here, an unusable proxy is an error, and gRPC is handed nothing but the address to dial.
 """
 
+import os
 import re
 from base64 import b64encode
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from crypto.errors import ConfigError
+from silo_agent.host.credential_files import others_may
 from silo_agent.network.address import HOST_AND_PORT, join_address, split_address
 
 NEVER: Final = "none"
@@ -52,15 +54,21 @@ class Proxy:
 
 
 def proxy_setting(proxy: str, file: Path | None) -> str:
-    """Return `proxy`, or what `file` holds. Raises ConfigError where both are given, or the file holds nothing."""
+    """Return `proxy`, or what `file` holds.
+
+    Raises ConfigError where both are given, or the file holds nothing or is open to others.
+    """
     if file is None:
         return proxy
     if proxy:
         raise ConfigError("proxy: cannot be given with proxy_file", hint="leave out one of them")
     try:
-        url = file.read_text(encoding="utf-8").strip()
+        with file.open(encoding="utf-8") as opened:
+            status, url = os.fstat(opened.fileno()), opened.read().strip()
     except (OSError, UnicodeDecodeError):
         raise ConfigError("proxy_file: cannot be read") from None  # where it is a URL by mistake, it has the password
+    if others_may(status):
+        raise ConfigError("proxy_file: is open to others", hint="chmod 600")
     if not url:
         raise ConfigError("proxy_file: is empty", hint="it has to hold a proxy's URL, or none")
     return url

@@ -72,9 +72,11 @@ class Transport:
         *,
         proxy: Proxy | None = None,
         reconnect_seconds: float = 60.0,
+        upload_rate: int = 0,
     ) -> None:
+        """`upload_rate` is in bytes of masked words a second, at most; 0 sets no bound."""
         self._target, self._metrics, self._proxy = target, metrics, proxy
-        self._reconnect_seconds = reconnect_seconds
+        self._reconnect_seconds, self._upload_rate = reconnect_seconds, upload_rate
         self._stopped = Event()
         self._lost_at: float | None = None
         self._up: bool | None = None
@@ -148,7 +150,7 @@ class Transport:
 
         def watched(held: int) -> Iterator[bytes]:
             try:
-                yield from chunks(held)
+                yield from self._paced(chunks(held))
             except SparsiloError as error:  # in the library's thread, which would say only that the stream broke
                 own_errors.append(error)
                 raise
@@ -167,6 +169,14 @@ class Transport:
                 raise
 
         self._retried(attempt)
+
+    def _paced(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield chunks, no faster than `upload_rate`."""
+        due = monotonic()
+        for chunk in chunks:
+            self._stopped.wait(max(0.0, due - monotonic()))
+            due = monotonic() + (len(chunk) / self._upload_rate if self._upload_rate else 0)
+            yield chunk
 
     def candidate(self, digest: bytes, file: Path, most: int) -> None:
         """Download a candidate of at most `most` bytes and check it against its SHA-256; nothing is left where it does

@@ -42,6 +42,12 @@ def check_plan(
     ):
         if own and planned_here and planned_here != own:
             raise PlanError(f"the plan has a {field} of {planned_here} for this silo, whose own is {own}")
+    if 0 < config.upload_bytes_per_second < plan.least_bytes_per_second:
+        raise PlanError(
+            f"the plan's uploads bring {plan.least_bytes_per_second} bytes a second or more, and this silo's at most "
+            f"{config.upload_bytes_per_second}",
+            hint="upload_bytes_per_second in agent.yaml, or least_bytes_per_second in the plan",
+        )
     usual_length(weights.config, plan.message.pruning.sequence_length)  # raises where the model has fewer positions
 
 

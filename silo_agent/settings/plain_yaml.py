@@ -41,8 +41,19 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         if isinstance(node, yaml.ScalarNode):
             _check_scalar(node)
+        if isinstance(node, yaml.MappingNode):
+            _check_fields(node)
         self._depth -= 1
         return node
+
+
+def _check_fields(node: yaml.MappingNode) -> None:
+    """Raise _NotPlain for a mapping that has a field twice: YAML would take one of them, and the reader the other."""
+    names = set()
+    for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+        if key.value in names:
+            raise _NotPlain(problem="has a field for the second time", problem_mark=key.start_mark)
+        names.add(key.value)
 
 
 def _check_scalar(node: yaml.ScalarNode) -> None:

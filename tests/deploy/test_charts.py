@@ -112,6 +112,7 @@ SILO_WRONG: list[tuple[str, object]] = [
     ("agent.reconnect_seconds", 0),
     ("agent.stay", "yes"),
     ("agent.retention", -1),
+    ("agent.upload_bytes_per_second", "fast"),
     ("policy.models", "every"),
     ("policy.models", ["abc"]),
     ("policy.models", [DIGEST, DIGEST]),

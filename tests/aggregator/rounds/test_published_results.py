@@ -89,3 +89,12 @@ def test_a_result_that_is_gone_from_the_disk_is_not_served(tmp_path: Path) -> No
     (tmp_path / "report.json").unlink()
     with pytest.raises(ProtocolError, match="no such file is offered"):
         served(files, "silo-000", sha256(b"a report").digest())
+
+
+def test_a_result_that_was_pruned_is_not_listed(tmp_path: Path) -> None:
+    files = OfferedFiles()
+    published(tmp_path, b"a report")
+    files.results.publish(plan(SILOS), tmp_path)
+    assert listed(files, "silo-000")
+    (tmp_path / MANIFEST_FILE).unlink()
+    assert not listed(files, "silo-000")

@@ -3,7 +3,9 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ import pytest
 import yaml
 
 from crypto.plan_rules import checked_plan
+from crypto.secagg.round import Round
 from silo_agent.cli import cli
 from silo_agent.commands import approval as cli_approval
 from silo_agent.consent.audit_log import AUDIT_FILE, AuditLog, read_audit_log, verify_audit_log
+from silo_agent.consent.ledger import Release
 from silo_agent.consent.plan_in_words import plan_in_words, sentences
 from silo_agent.consent.state_store import STATE_FILE, Decision, StateStore
 from support.commands import Ran, run
@@ -77,7 +81,7 @@ def test_pending_plans_in_json(silo_agent: Commands) -> None:
     second = {**first, "last_offered": "2026-11-28T12:00:00+00:00"}
     assert silo_agent.data("pending") == {
         "pending": [
-            {**plan_in_words(plan, "silo-001").as_dict(), **state}
+            {**plan_in_words(plan, "silo-001").as_dict(), "in_the_way": None, **state}
             for plan, state in zip(PLANS, (first, second), strict=True)
         ]
     }
@@ -93,6 +97,21 @@ def test_pending_plans_for_a_person(silo_agent: Commands) -> None:
             assert f"{heading} {sentence}".strip() in shown
     assert "offered first 2026-11-28T12:00:00+00:00, last 2026-11-28T13:00:00+00:00 decision none yet" in shown
     assert ran.out.splitlines()[-1].startswith("plans: 2; silo-agent approve PLAN")
+
+
+def test_an_earlier_release_of_the_same_text_is_named_first(silo_agent: Commands, folder: Path) -> None:
+    """Whoever approves hears before that the round would be refused, and what can be done."""
+    (folder / "none").write_text("A text.")
+    data, round_ = sha256(b"A text.").digest(), b"\x07" * 32
+    earlier = replace(Release.of(Round(PLANS[0], 0), data), round=round_)
+    store(folder).begin(earlier)
+    store(folder).send(earlier)
+    assert silo_agent("pending").out.startswith(
+        f"IN THE WAY              this silo's words of round {round_.hex()[:16]}"
+    )
+    assert "--forget" in silo_agent.data("pending")["pending"][0]["in_the_way"]
+    (folder / "none").write_text("Another text.")
+    assert [plan["in_the_way"] for plan in silo_agent.data("pending")["pending"]] == [None, None]
 
 
 def test_a_decided_plan_is_no_longer_pending(silo_agent: Commands) -> None:

@@ -367,6 +367,7 @@ def test_the_way_through_a_proxy(
         url, changes = proxy.url.replace("//", "//silo:s3cret@"), {}
         if origin == "a file":
             (home.folder / "proxy_url").write_text(f"{url}\n")
+            (home.folder / "proxy_url").chmod(0o600)
             changes = {"proxy_file": "proxy_url"}
         elif origin == "the config's proxy":
             changes = {"proxy": url}
@@ -408,6 +409,7 @@ def test_a_proxy_that_is_down_ends_the_way(
 @pytest.mark.parametrize("field", ["proxy", "proxy_file"])
 def test_a_proxy_that_cannot_be_used(field: str, home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     (home.folder / "proxy_url").write_text("https://silo:s3cret@proxy:3128")
+    (home.folder / "proxy_url").chmod(0o600)
     value = "socks5://silo:s3cret@proxy:3128" if field == "proxy" else "proxy_url"
     code, found = online(home, capsys, **{field: value})
     assert code == 4
@@ -416,6 +418,10 @@ def test_a_proxy_that_cannot_be_used(field: str, home: Home, capsys: pytest.Capt
     code, found = online(home, capsys, proxy_file="none")
     assert code == 4
     assert "proxy_file: cannot be read (give proxy" in found["proxy"][1]
+    (home.folder / "proxy_url").chmod(0o604)
+    code, found = online(home, capsys, proxy_file="proxy_url")
+    assert code == 4
+    assert "proxy_file: is open to others" in found["proxy"][1]
 
 
 def test_an_intercepting_proxy(home: Home, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,6 +53,9 @@ def check_steps(file: Path) -> None:
         ('a: "\\UFFFFFFFF"', r"line \?: is not YAML"),
         ("a: 0001-01-01T00:00:00+24:00", r"line \?: is not YAML"),  # before the first day that there is
         ("a" * (MOST_BYTES + 1), "is longer than 65536 bytes"),
+        ("a: 1\nb: 2\na: 1\n", "line 3: has a field for the second time"),
+        ("a:\n  b: 1\n  b: 2\n", "line 3: has a field for the second time"),
+        ('"a": 1\na: 1\n', "line 2: has a field for the second time"),
         ("- a", "must hold `field: value` lines"),
         ("? [a]\n: b", "line 1: is not YAML"),
         ("1: b", "must hold `field: value` lines"),
@@ -70,8 +73,8 @@ def test_what_is_refused(tmp_path: Path, content: str, problem: str) -> None:
     [
         "a: [" + "[]," * 21_000 + "]",
         "a:\n" + "- a\n" * 16_000,
-        "a: {" + "b: c," * 13_000 + "}",
-        "a: {" + "? b," * 16_000 + "}",
+        "a: {" + ",".join(f"{number:x}: c" for number in range(7_000)) + "}",
+        "a: {" + ",".join(f"? {number:x}" for number in range(8_000)) + "}",
         "".join(f"k{number}: 1\n" for number in range(6_000)),
         'a: "' + "\\x41" * 16_000 + '"',
         "a: |\n" + " a\n" * 21_000,
