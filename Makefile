@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 STUBS := proto/sparsilo/v1
 
-.PHONY: demo test test-slow test-parts test-all test-demo test-families test-images house dashboards schedules fuzz adversary hostile stories mutations bench-masking bench-streaming bench-intake bench-cohort bench-cost-curve bench-privacy-tax bench-prune-speed bench-prune-memory bench-quality bench-poisoning privacy-audit lint docs proto clean
+.PHONY: demo test test-slow test-parts test-all test-demo test-families test-images house dashboards schedules fuzz adversary hostile stories mutations bench-masking bench-streaming bench-intake bench-load bench-cohort bench-cost-curve bench-privacy-tax bench-prune-speed bench-prune-memory bench-quality bench-poisoning privacy-audit lint docs proto clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ok ## prune a small model over four silos and print what came of it
@@ -41,6 +41,10 @@ dashboards: .venv/.ok ## write the Grafana dashboards anew
 kills: .venv/.ok ## aggregator and agents are killed all over 300 runs; an aggregator before every one of its file operations, too
 	$(BIN)/python -m pytest -m minutes tests/aggregator/runs/test_ended_early.py tests/kills
 
+.PHONY: soak
+soak: .venv/.ok ## 200 runs one after another: memory, descriptors and files stay what they were (20 minutes)
+	$(BIN)/python -m pytest -m minutes tests/soak
+
 schedules: .venv/.ok ## 5 000 random schedules of the simulated world
 	$(PYTEST) -m "" tests/scenarios/test_schedules.py
 
@@ -69,6 +73,9 @@ bench-streaming: .venv/.ok ## stream 7 * 10^9 weights through a round: memory an
 
 bench-intake: .venv/.ok ## take uploads in, beside a server that only receives them: bytes by CPU second (5 minutes)
 	@$(BIN)/python -m bench.intake
+
+bench-load: .venv/.ok ## a round of 10 real agents, and one of 200: does everybody finish, and in what memory? (20 minutes)
+	@$(BIN)/python -m bench.load
 
 bench-cohort: .venv/.ok ## a round of 200 silos, 20 of them dropped: CPU seconds and bytes (SUITE=fips: in the other suite)
 	@$(BIN)/python -m bench.cohort --suite $(or $(SUITE),default)

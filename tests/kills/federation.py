@@ -1,14 +1,9 @@
 """Four silos and an aggregator as processes, which are killed in the middle of a run and started again at once."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +17,7 @@ from silo_agent.model.calibration import read_sequences
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.prune import Pruned, prune_blocks
 from support.deployment import Deployment, until
+from support.forked_programs import Programs
 from support.models import write_text
 from support.small_plans import SMALL_PLANS
 
@@ -62,54 +58,6 @@ class Ended:
         return (
             f"{self.kill}: {self.run.status}{again} in {self.seconds:.1f} s {self.run.said} {'; '.join(self.problems)}"
         )
-
-
-class Programs:
-    """Starts programs as forks of one that has everything imported."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "kills.programs"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            text=True,
-        )
-        self._running: dict[str, int] = {}
-
-    def start(self, name: str, module: str, config: Path, command: str) -> None:
-        assert self._process.stdin
-        assert self._process.stdout
-        files = {"log": f"{self.log(name)}", "secrets": f"{self._folder / name}.secrets"}
-        wanted = {"module": module, "arguments": [command, "--config", f"{config}"], **files}
-        self._process.stdin.write(f"{json.dumps(wanted)}\n")
-        self._process.stdin.flush()
-        self._running[name] = int(self._process.stdout.readline())
-
-    def kill(self, name: str) -> None:
-        number = self._running[name]
-        os.kill(number, signal.SIGKILL)
-        with suppress(ProcessLookupError):
-            while True:
-                os.kill(number, 0)
-                time.sleep(0.001)
-
-    def log(self, name: str) -> Path:
-        return self._folder / f"{name}.log"
-
-    def drawn(self) -> set[bytes]:
-        """Whatever was drawn so far, by all of them."""
-        lines = [line for file in self._folder.glob("*.secrets") for line in file.read_text().split()]
-        return {bytes.fromhex(line) for line in lines if len(line) >= 32}
-
-    def close(self) -> None:
-        for name in self._running:
-            with suppress(ProcessLookupError):
-                self.kill(name)
-        self._process.kill()
-        self._process.wait()
 
 
 class KilledFederation:
@@ -166,9 +114,9 @@ class KilledFederation:
 
     def _start(self, name: str) -> None:
         if name == AGGREGATOR:
-            self.programs.start(name, "aggregator.cli", self._deployment.config, "serve")
+            self.programs.start(name, "aggregator.cli", "serve", self._deployment.config)
         else:
-            self.programs.start(name, "silo_agent.cli", self._deployment.agent_config(name), "run")
+            self.programs.start(name, "silo_agent.cli", "run", self._deployment.agent_config(name))
 
     def _said(self, name: str) -> str:
         log = self.programs.log(name)
