@@ -29,8 +29,11 @@ class Disk:
         folder.mkdir(parents=True, exist_ok=True)
         self._mount("mount", "-t", "tmpfs", "-o", "size=64m", "none", f"{folder}")
 
-    def _mount(self, command: str, *arguments: str) -> None:
-        subprocess.run([shutil.which(command) or command, *arguments], check=True)
+    def _mount(self, command: str, *arguments: str, may_fail: bool = False) -> bool:
+        ran = subprocess.run(
+            [shutil.which(command) or command, *arguments], check=not may_fail, capture_output=may_fail
+        )
+        return ran.returncode == 0
 
     def fill(self) -> None:
         with suppress(OSError), (self._folder / "ballast").open("wb", buffering=0) as ballast:
@@ -42,13 +45,15 @@ class Disk:
 
     def write_protect(self) -> None:
         self._mount("mount", "--bind", f"{self._folder}", f"{self._folder}")  # what is open for writing stays so
-        self._mount("mount", "-o", "remount,bind,ro", f"{self._folder}")
+        read_only = ("mount", "-o", "remount,bind,ro", f"{self._folder}")
+        until(lambda: self._mount(*read_only, may_fail=True))  # not while somebody writes
 
     def allow_writes(self) -> None:
         self._mount("umount", "-l", f"{self._folder}")
 
     def close(self) -> None:
-        self._mount("umount", "-l", f"{self._folder}")
+        while self._folder.is_mount():
+            self._mount("umount", "-l", f"{self._folder}")
 
 
 FAULTS: Final[dict[str, tuple[Callable[[Disk], None], Callable[[Disk], None], str]]] = {

@@ -21,6 +21,7 @@ def deployment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[D
     made.close()
 
 
+@pytest.mark.slow
 def test_every_silo_has_the_model_and_no_silo_takes_another(
     deployment: Deployment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

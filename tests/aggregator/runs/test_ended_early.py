@@ -108,6 +108,7 @@ def check(config: Path, chosen: int | None) -> list[dict[str, Any]]:
     return results
 
 
+@pytest.mark.slow
 def test_some_operations(config: Path) -> None:
     results = check(config, 4)
     assert {result["how"] for result in results} == {"killed", "full"}
