@@ -578,6 +578,31 @@ def test_a_disk_that_fails_ends_the_round_for_everybody(
 
 
 @pytest.mark.clause("4.11")
+def test_a_disk_that_fails_one_silo_ends_the_round_though_the_others_would_be_enough(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    async def work() -> None:
+        driven = Driven(plan(4), tmp_path)
+        running = asyncio.create_task(driven.driver.run(driven.round, tmp_path))
+        others = [asyncio.create_task(driven.take_part(silo)) for silo in (A, B, D)]
+        await driven.take_part(C, Phase.UPLOAD)
+        await when(arrived(driven, Phase.UPLOAD, A, B, D))
+
+        def full(*_: Any) -> None:
+            raise FULL
+
+        monkeypatch.setattr(Spool, "take", full)
+        with pytest.raises(RoundAborted):
+            await driven.driver.upload(C, iterate(driven.chunks(C)))
+        with pytest.raises(RoundAborted, match="No space left on device"):
+            await running
+        await asyncio.gather(*others, return_exceptions=True)
+        assert not driven.session.survivors, "nobody was told that the upload is over"
+
+    timed(work)
+
+
+@pytest.mark.clause("4.11")
 def test_a_round_does_not_begin_on_a_disk_that_fails(tmp_path: Path) -> None:
     async def work() -> None:
         driven = Driven(plan(3), tmp_path)
