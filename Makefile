@@ -39,11 +39,11 @@ dashboards: .venv/.ok ## write the Grafana dashboards anew
 
 .PHONY: kills
 kills: .venv/.ok ## aggregator and agents are killed all over 300 runs; an aggregator before every one of its file operations, too
-	$(BIN)/python -m pytest -m minutes tests/aggregator/runs/test_ended_early.py tests/kills
+	$(BIN)/python -m pytest -m minutes tests/aggregator/runs/test_ended_early.py tests/kills/test_kills.py
 
 .PHONY: soak
 soak: .venv/.ok ## 200 runs one after another: memory, descriptors and files stay what they were (20 minutes)
-	$(BIN)/python -m pytest -m minutes tests/soak
+	$(BIN)/python -m pytest -m minutes tests/kills/test_soak.py
 
 schedules: .venv/.ok ## 5 000 random schedules of the simulated world
 	$(PYTEST) -m "" tests/scenarios/test_schedules.py

@@ -67,7 +67,7 @@ def peak(process: int) -> int:
 
 
 def measure(count: int, folder: Path) -> dict[str, Any]:
-    """One round of so many silos."""
+    """Return what a round of `count` silos cost, and how many of them finished."""
     silos = [f"silo-{number:03}" for number in range(count)]
     model, port, config = tiny_llama(folder / "dense"), free_port(), folder / "aggregator.yaml"
     address = {"public_address": f"localhost:{port}", "address": f"127.0.0.1:{port}"}

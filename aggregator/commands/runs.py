@@ -22,6 +22,7 @@ from silo_agent.host.terminal import (
     output_option,
     print_envelope,
     print_fields,
+    print_pruned,
     user,
 )
 
@@ -197,7 +198,7 @@ def retry(run: str, config: Path, settings: tuple[str, ...], output: str) -> Non
 
 @click.group()
 def state() -> None:
-    """Look after the state folder."""
+    """Look after what the aggregator's state folder holds of runs that are over."""
 
 
 @state.command()
@@ -217,12 +218,7 @@ def prune(keep: int, config: Path, settings: tuple[str, ...], output: str) -> No
     """
     with failing_as(output):
         pruned = _runs(config, settings).prune(keep)
-    if output == "json":
-        print_envelope("done", data={"pruned": pruned})
-        return
-    for name in pruned:
-        click.echo(name)
-    click.echo(f"removed: {len(pruned)}")
+    print_pruned(pruned, output)
 
 
 def _planned(plan_yaml: Path, config: Path, settings: tuple[str, ...]) -> "tuple[Plan, dict[str, bytes]]":

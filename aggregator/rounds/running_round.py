@@ -25,7 +25,7 @@ from silo_agent.rounds.committed_words import SUM_FILE, WORDS_SUFFIX, CommittedW
 from sparsilo.v1 import round_pb2
 
 DISK_FAILED: Final = "the aggregator's disk failed"
-"""What silos are told of it."""
+"""What silos are told where the disk fails; why, and where, is the log's."""
 Answers = dict[tuple[str, bytes], bytes]
 """What each silo was answered, by the SHA-256 of its message."""
 

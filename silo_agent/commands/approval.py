@@ -211,15 +211,15 @@ def _offered(store: "StateStore", digits: str) -> "OfferedPlan":
 
 
 def _in_the_way(offered: "OfferedPlan", agent: "AgentConfig", store: "StateStore") -> str:
-    """Return what the ledger has against a plan over the text that is there now; nothing where that cannot be read."""
+    """Return what the ledger has against a plan over the text that is there now, or that there is none to look at."""
     from crypto.plan_rules import decode_plan
     from silo_agent.consent.ledger import in_the_way
     from silo_agent.host.file_digest import file_digest
 
     try:
         return in_the_way(decode_plan(offered.encoded), file_digest(agent.calibration), store.releases())
-    except OSError:  # preflight says what is wrong with the text
-        return ""
+    except OSError as error:
+        return f"{agent.calibration}: {error.strerror}. The ledger knows a text by its file"
 
 
 def _state(offered: "OfferedPlan") -> dict[str, str | None]:

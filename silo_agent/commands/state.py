@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
-from silo_agent.host.terminal import config_options, failing_as, output_option, print_envelope
+from silo_agent.host.terminal import config_options, failing_as, output_option, print_pruned
 
 
 @click.group()
 def state() -> None:
-    """Look after the state folder."""
+    """Look after what this silo's state folder holds of earlier runs."""
 
 
 @state.command()
@@ -38,9 +38,4 @@ def prune(keep: int, config: Path, settings: tuple[str, ...], output: str) -> No
                 pruned = prune_runs(folder, keep)
         except FolderTaken:
             pruned = prune_runs(folder, max(1, keep))
-    if output == "json":
-        print_envelope("done", data={"pruned": pruned})
-        return
-    for run in pruned:
-        click.echo(run)
-    click.echo(f"removed: {len(pruned)}")
+    print_pruned(pruned, output)

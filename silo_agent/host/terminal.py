@@ -4,7 +4,7 @@ import getpass
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -205,6 +205,16 @@ def print_fields(fields: Mapping[str, object]) -> None:
     width = max(map(len, fields))
     for name, value in fields.items():
         click.echo(f"{name:<{width}}  {value}")
+
+
+def print_pruned(runs: Sequence[str], output: str) -> None:
+    """Print whose folders were removed, in either form."""
+    if output == "json":
+        print_envelope("done", data={"pruned": [*runs]})
+        return
+    for run in runs:
+        click.echo(run)
+    click.echo(f"removed: {len(runs)}")
 
 
 def described(error: SparsiloError) -> dict[str, str]:

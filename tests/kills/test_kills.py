@@ -5,28 +5,16 @@ exactly over its survivors, or in an abort after which the same plan is carried 
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import pytest
 
-from kills.federation import AGGREGATOR, SILOS, Kill, KilledFederation
+from kills.federation import AGGREGATOR, Kill, KilledFederation
 from silo_agent.host.metrics import PHASES
-from support.deployment import Deployment
 
 KILLS: Final = int(os.environ.get("KILLS", "300"))
 VICTIMS: Final = ((AGGREGATOR,), ("b",), (AGGREGATOR, "b"))
 NAMED: Final = tuple(phase for phase in PHASES if phase != "done")
-
-
-@pytest.fixture
-def federation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[KilledFederation]:
-    deployment = Deployment(tmp_path, SILOS, capsys)
-    killed = KilledFederation(deployment)
-    yield killed
-    killed.programs.close()
-    deployment.close()
 
 
 def kills(count: int, duration: float) -> list[Kill]:

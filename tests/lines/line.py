@@ -64,7 +64,7 @@ class Line:
         self.rate = 0.0
         """Bytes a second, each way; 0 as fast as can be."""
         self.is_cut = False
-        """Whether nothing passes."""
+        """Whether the line lets no packet pass."""
         self._chance = random.Random(seed)
         self._ended = Event()
         self._thread = Thread(target=self._carry, daemon=True)

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -34,7 +35,7 @@ class Programs:
             text=True,
         )
         self.running: dict[str, int] = {}
-        """Process ids."""
+        """The process id of each program, by its name."""
 
     def start(self, name: str, module: str, command: str, config: Path) -> None:
         assert self._forking.stdin
@@ -100,6 +101,8 @@ def forked(wanted: dict[str, Any]) -> int:
         import_module(wanted["module"]).main()
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:  # noqa: BLE001 - a fork must not go on as what it was forked from
+        traceback.print_exc()
     finally:
         os._exit(code)
 

@@ -34,6 +34,7 @@ def folder(tmp_path: Path) -> Path:
     paths = ("model", "calibration", "signing_key", "roster", "certificate", "private_key", "authority", "policy")
     config = {"silo": "silo-001", "aggregator": "host:1", "state": "state", **dict.fromkeys(paths, "none")}
     (tmp_path / "agent.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "none").write_text("A text.")
     for plan in PLANS:
         store(tmp_path).offer(plan.digest, plan.encoded, NOW)
     store(tmp_path).offer(PLANS[0].digest, PLANS[0].encoded, NOW + timedelta(hours=1))
@@ -101,7 +102,6 @@ def test_pending_plans_for_a_person(silo_agent: Commands) -> None:
 
 def test_an_earlier_release_of_the_same_text_is_named_first(silo_agent: Commands, folder: Path) -> None:
     """Whoever approves hears before that the round would be refused, and what can be done."""
-    (folder / "none").write_text("A text.")
     data, round_ = sha256(b"A text.").digest(), b"\x07" * 32
     earlier = replace(Release.of(Round(PLANS[0], 0), data), round=round_)
     store(folder).begin(earlier)
@@ -110,6 +110,8 @@ def test_an_earlier_release_of_the_same_text_is_named_first(silo_agent: Commands
         f"IN THE WAY              this silo's words of round {round_.hex()[:16]}"
     )
     assert "--forget" in silo_agent.data("pending")["pending"][0]["in_the_way"]
+    (folder / "none").unlink()
+    assert "none: No such file or directory" in silo_agent.data("pending")["pending"][0]["in_the_way"]
     (folder / "none").write_text("Another text.")
     assert [plan["in_the_way"] for plan in silo_agent.data("pending")["pending"]] == [None, None]
 

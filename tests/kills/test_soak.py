@@ -2,15 +2,13 @@
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from kills.federation import SILOS, KilledFederation
-from support.deployment import Deployment
+from kills.federation import KilledFederation
 
 RUNS: Final = int(os.environ.get("RUNS", "200"))
 SETTLED: Final = RUNS // 4
@@ -42,15 +40,6 @@ class Held:
         records = sum(size for file, size in files.items() if file.suffix in RECORDS)
         descriptors = len([*Path(f"/proc/{process}/fd").iterdir()])
         return cls(1024 * int(resident[1]), descriptors, sum(files.values()) - records, records)
-
-
-@pytest.fixture
-def federation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[KilledFederation]:
-    deployment = Deployment(tmp_path, SILOS, capsys)
-    killed = KilledFederation(deployment)
-    yield killed
-    killed.programs.close()
-    deployment.close()
 
 
 @pytest.mark.minutes
