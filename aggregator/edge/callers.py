@@ -106,8 +106,11 @@ class Callers:
 
     async def uploaded(self, silo: str, requests: Requests, context: Context) -> AsyncIterator[bytes]:
         """Yield the messages of an upload, and count them."""
+        named = monotonic()
         while (message := await self._next(silo, requests, context)) is not None:
-            await self.name(context)  # its certificate may have ended since
+            if monotonic() - named > ADMITTED_SECONDS:
+                await self.name(context)  # its certificate may have ended since
+                named = monotonic()
             self.traffic.count(silo, up=len(message))
             yield message
 

@@ -99,7 +99,6 @@ def _bounds() -> tuple[tuple[str, int], ...]:
         ("grpc.max_connection_age_grace_ms", limits.LONGEST_CALL_SECONDS * 1000),
         ("grpc.max_concurrent_streams", limits.MOST_CALLS),
         ("grpc.http2.min_ping_interval_without_data_ms", limits.LEAST_PING_SECONDS * 1000),
-        ("grpc.http2.bdp_probe", 0),  # or the library would buffer up to megabytes of a call that nobody reads
     )
 
 

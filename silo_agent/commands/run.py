@@ -99,9 +99,11 @@ def _kept_results(agent: AgentConfig, transport: "Transport", progress: "Progres
     from silo_agent.consent.state_store import STATE_FILE, StateStore
     from silo_agent.delivery.fetch import ResultFetcher
     from silo_agent.delivery.kept_results import KeptResults
+    from silo_agent.delivery.settled_rounds import settle_accusations
     from silo_agent.identity.own_files import read_roster
     from silo_agent.model.dense_weights import DenseWeights
     from silo_agent.model.model_folder import model_folder
+    from silo_agent.rounds.verify import transcript_folders
 
     folder = agent.fetch_results
     if folder is None:
@@ -111,8 +113,12 @@ def _kept_results(agent: AgentConfig, transport: "Transport", progress: "Progres
         roster, weights = read_roster(agent.roster, agent.suite), DenseWeights.open(model_folder(agent.model))
         return ResultFetcher(transport, weights, roster, folder, progress)
 
+    def settle(result: Path) -> None:
+        roster = read_roster(agent.roster, agent.suite)
+        settle_accusations(agent.state, agent.silo, transcript_folders(result), roster)
+
     store, audit = StateStore(agent.state / STATE_FILE), AuditLog(agent.state)
-    return KeptResults(folder, transport, store, audit, fetcher).keep_up
+    return KeptResults(folder, transport, store, audit, fetcher, settle).keep_up
 
 
 def _wait_for_roster(agent: AgentConfig) -> None:

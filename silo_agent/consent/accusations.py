@@ -29,7 +29,7 @@ class Accusations:
             return [bytes(round_) for (round_,) in database.execute(query, (Phase.OPENING,))]
 
     def settle(self, round_digest: bytes) -> None:
-        """Record that a round came to DONE: nobody is accused of it."""
+        """Record that a round came to DONE, as this silo saw or a transcript proves: nobody is accused of it."""
         with transaction(self._file) as database:
             database.execute("INSERT OR IGNORE INTO settled (round) VALUES (?)", (round_digest,))
 

@@ -29,7 +29,8 @@ TORN_FILE: Final = "audit.torn"
 EVENTS: Final = frozenset(
     {
         *("enrolled", "roster_pinned", "certificate_renewed", "ledger_forgotten"),
-        *("accusation", "accusation_dismissed", "result_verified", "result_refused", "withdrawn"),
+        *("accusation", "accusation_dismissed", "accusation_settled"),
+        *("result_verified", "result_refused", "withdrawn"),
         *("plan_offered", "approved", "rejected", "refused", "release", "round_done", "round_failed"),
     }
 )

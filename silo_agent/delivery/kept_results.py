@@ -25,10 +25,13 @@ class KeptResults:
         store: StateStore,
         audit: AuditLog,
         fetcher: Callable[[], ResultFetcher],
+        settle: Callable[[Path], None],
     ) -> None:
-        """`fetcher` is asked for each result, since the pinned roster may have changed."""
+        """`fetcher` is asked for each result, since the pinned roster may have changed. `settle` is called with the
+        folder of each that was verified.
+        """
         self._folder, self._transport, self._store, self._audit = folder, transport, store, audit
-        self._fetcher = fetcher
+        self._fetcher, self._settle = fetcher, settle
         self._refused: set[bytes] = set()
 
     def keep_up(self) -> None:
@@ -49,6 +52,7 @@ class KeptResults:
         run = run_name(result.plan)
         try:
             self._fetcher().fetch(result, with_words=False)
+            self._settle(self._folder / run)
         except LinkError as error:
             _log.warning("run %s: its result will be fetched later: %s", run, error)
         except SparsiloError as error:

@@ -16,6 +16,7 @@ OPTIONS: Final = (
     # What is on its way and not read yet is lost with a connection: at most this, and the message that is being read.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 1 << 18),
+    ("grpc.http2.max_frame_size", 1 << 18),  # each frame costs the receiver time; none is longer than what may be sent
 )
 SPOKEN: Final = (PROTOCOL,)
 """The protocol versions that this program speaks, at either end."""

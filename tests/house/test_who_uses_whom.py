@@ -36,7 +36,10 @@ USES: Uses = {
         "crypto": "backends errors names plan plan_options pruning releases secagg",
         "silo_agent": "host model settings",
     },
-    "silo_agent.delivery": {"crypto": "errors names", "silo_agent": "consent host model network results rounds"},
+    "silo_agent.delivery": {
+        "crypto": "backends errors names",
+        "silo_agent": "consent host model network results rounds",
+    },
     "silo_agent.host": {"crypto": "errors names plan_options primitives"},
     "silo_agent.identity": {
         "crypto": "errors identity names primitives roster",

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from aggregator.runs.submitted import Run, Runs, Status
 from crypto.plan import Plan
+from silo_agent.consent.accusations import Accusations
 from silo_agent.model.calibration import read_sequences
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.prune import Pruned, prune_blocks
@@ -50,14 +51,16 @@ class Ended:
     run: Run
     repeated: Run | None
     """The same plan once more, where the run failed."""
+    accusations: int
+    """How many silos accuse the aggregator: a round ended after they had signed what it opened (14.6)."""
     problems: tuple[str, ...]
     """What must not be; none where all is well."""
 
     def __str__(self) -> str:
         again = f", then {self.repeated.status}" if self.repeated else ""
-        return (
-            f"{self.kill}: {self.run.status}{again} in {self.seconds:.1f} s {self.run.said} {'; '.join(self.problems)}"
-        )
+        accused = f", accused by {self.accusations}" if self.accusations else ""
+        said = f"{self.run.said} {'; '.join(self.problems)}"
+        return f"{self.kill}: {self.run.status}{again} in {self.seconds:.1f} s{accused} {said}"
 
 
 class KilledFederation:
@@ -110,7 +113,17 @@ class KilledFederation:
         else:
             problems += self._wrong(last)
         problems += self._secrets_left()
-        return Ended(kill or Kill((), 0.0), seconds, run, repeated, tuple(problems))
+        return Ended(kill or Kill((), 0.0), seconds, run, repeated, self._dismiss(), tuple(problems))
+
+    def _dismiss(self) -> int:
+        """How many silos accuse the aggregator. They forgive it: one accusation keeps nobody from a run, three do."""
+        accused = 0
+        for silo in SILOS:
+            accusations = Accusations(self._deployment.folder / silo / "state")
+            for round_ in accusations.standing():
+                accusations.dismiss(round_)
+                accused += 1
+        return accused
 
     def _start(self, name: str) -> None:
         if name == AGGREGATOR:
@@ -123,7 +136,7 @@ class KilledFederation:
         return log.read_text(errors="replace") if log.exists() else ""
 
     def _submit(self) -> str:
-        fields = {"phase_seconds": 20, "preparation_seconds": 60, "sparsity_ratio": 0.5, "save_counts": True}
+        fields = {"phase_seconds": 8, "preparation_seconds": 60, "sparsity_ratio": 0.5, "save_counts": True}
         return self._deployment.submit(**SHAPE, **fields)
 
     def _state(self) -> Runs:
@@ -174,12 +187,14 @@ class KilledFederation:
         )
 
     def _secrets_left(self) -> list[str]:
-        """Files in which something lies that was drawn; what a round opened lies in its transcript."""
+        """Files in which something lies that was drawn. What a round opened lies in its transcript, or in what is kept
+        of one that ended early.
+        """
         folders = [self._deployment.folder / "state", *(self._deployment.folder / silo / "state" for silo in SILOS)]
         files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
         drawn, problems = self.programs.drawn(), []
         for file in files:
-            if "transcript" not in f"{file}":
+            if "transcript" not in f"{file}" and file.suffix != ".accusation":
                 content = file.read_bytes()
                 if any(value in content for value in drawn):
                     problems.append(f"{file} holds a secret")

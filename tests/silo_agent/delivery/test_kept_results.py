@@ -25,6 +25,7 @@ class Fetched:
         self.folder, self.fails_with = tmp_path / "results", None
         self.listing_fails: Exception | None = None
         self.asked: list[bytes] = []
+        self.settled: list[Path] = []
         self.manifests = {plan: Manifest(plan, ()) for plan in (OURS, REJECTED, UNDECIDED, UNKNOWN)}
         self.store, self.audit = StateStore(tmp_path / STATE_FILE), AuditLog(tmp_path)
         self.audit_file = tmp_path / "audit.jsonl"
@@ -50,7 +51,7 @@ class Fetched:
     def kept(self) -> KeptResults:
         transport: Any = self
         fetcher: Any = lambda: self  # noqa: E731
-        return KeptResults(self.folder, transport, self.store, self.audit, fetcher)
+        return KeptResults(self.folder, transport, self.store, self.audit, fetcher, self.settled.append)
 
     @property
     def events(self) -> list[str]:
@@ -65,6 +66,7 @@ def test_only_what_was_approved_and_once(tmp_path: Path) -> None:
     fetched.kept().keep_up()  # also after a restart
     assert fetched.asked == [OURS]
     assert fetched.events == ["result_verified"]
+    assert fetched.settled == [fetched.folder / run_name(OURS)]
 
 
 def test_again_when_it_has_changed(tmp_path: Path) -> None:
