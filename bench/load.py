@@ -62,8 +62,8 @@ def enrolled(folder: Path, model: Path, config: Path, silos: Sequence[str]) -> N
 
 def peak(process: int) -> int:
     """Return what was resident of a process at most, in bytes."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
-    return 1024 * int(found[1]) if found else 0
+    most_resident = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    return 1024 * int(most_resident[1]) if most_resident else 0
 
 
 def measure(count: int, folder: Path) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def main() -> None:
     few, many = rounds
     more = (many["aggregator_peak_bytes"] - few["aggregator_peak_bytes"]) / (many["silos"] - few["silos"])
     claims = {
-        "silos that finished": at_least(sum(each["survivors"] or 0 for each in rounds if each["done"]), sum(SIZES)),
+        "silos that finished": at_least(sum(round_["survivors"] for round_ in rounds if round_["done"]), sum(SIZES)),
         "bytes of memory a silo beyond the first ten": at_most(more, MOST_A_SILO),
     }
     publish(claims, rounds=rounds)
