@@ -53,6 +53,7 @@ def test_another_round_or_roster_settles_nothing(world: World, tmp_path: Path) -
     other.run(random_lanes(other.plan, seed=4))
     accusations, transcript = accusing(tmp_path / "state", other), save(world, tmp_path / "t")
     settle_accusations(tmp_path / "state", RESTARTED, [transcript], ROSTER)
+    assert not (tmp_path / "state" / AUDIT_FILE).exists()
     swapped = {**ROSTER, SILOS[2]: ROSTER[SILOS[3]], SILOS[3]: ROSTER[SILOS[2]]}
     with pytest.raises(IdentityError):
         settle_accusations(tmp_path / "state", RESTARTED, [transcript], swapped)
