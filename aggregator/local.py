@@ -225,6 +225,6 @@ class Federation:
             return {}
         files = {}
         for silo, text in self._calibration.items():
-            run_files = RunFiles(self.agents.home(silo) / "state", self._plan, data_digest(text))
+            run_files = RunFiles(self.agents.home(silo) / "state", self._plan.digest, data_digest(text))
             files[silo] = pruned_files(run_files.work, None).keep_masks
         return {silo: file for silo, file in files.items() if file.exists()}

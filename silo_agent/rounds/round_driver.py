@@ -45,6 +45,7 @@ from silo_agent.model.model_folder import model_folder
 from silo_agent.network.calls import Advance, Call, Committed, Upload
 from silo_agent.network.transport import Transport
 from silo_agent.releases.silo_side import SiloRelease
+from silo_agent.rounds.adopted_masks import adopt_masks
 from silo_agent.rounds.agreement import Agreement
 from silo_agent.rounds.offer_checks import check_start
 from silo_agent.rounds.one_round import one_round
@@ -244,6 +245,7 @@ class Agent:
                 *(plan, data, self._config, self._weights, self._device, self._transport, self._progress)
             )
             if self._config.stay:  # else whoever started this process may want its files
+                adopt_masks(self._run.files, plan, self._config.silo, self._store.offers())
                 drop_work(self._config.state, but=self._run.files.work)
                 if self._config.retention is not None:
                     prune_runs(self._config.state, max(1, self._config.retention))

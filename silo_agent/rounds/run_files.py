@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from crypto.plan import Plan
 from crypto.secagg.round import Round
 from silo_agent.rounds.committed_words import WORDS_SUFFIX
 
@@ -13,12 +12,17 @@ RUNS_FOLDER: Final = "runs"
 
 
 class RunFiles:
-    """The files of one run in a silo's state folder. `data` is the SHA-256 of the text that the run is about."""
+    """The files of one run in a silo's state folder: `plan` is its plan's digest, `data` the SHA-256 of its text."""
 
-    def __init__(self, state: Path, plan: Plan, data: bytes) -> None:
-        self.folder = state / RUNS_FOLDER / plan.digest.hex()
+    def __init__(self, state: Path, plan: bytes, data: bytes) -> None:
+        self._state, self._data = state, data
+        self.folder = state / RUNS_FOLDER / plan.hex()
         self.work = self.folder / data.hex()
         """Holds what can be computed, or fetched, again: masks, weights and sums, which are gigabytes."""
+
+    def of_other(self, plan: bytes) -> "RunFiles":
+        """Return the files that another plan, known by its digest, has in the same state folder about the same text."""
+        return RunFiles(self._state, plan, self._data)
 
     def begin(self) -> None:
         """Make the folder where it is missing; it is the state folder's newest from now on. Raises OSError."""

@@ -53,7 +53,7 @@ class RunOfPlan:
         self.plan, self.data = plan, data
         self._config, self._weights, self._device = config, weights, device
         self._transport, self._progress = transport, progress
-        self.files = RunFiles(config.state, plan, data)
+        self.files = RunFiles(config.state, plan.digest, data)
         self.files.begin()
         self._opened: list[OpenedRound] = []
         self._pruning = RunPruning(

@@ -68,7 +68,7 @@ def test_a_silo_that_took_part_holds_it_to_what_it_saw_itself(approach: Callable
     silo = approach()
     world, honest = drawn(silo, tmp_path)
     forged, start, _ = ground(world, honest, tmp_path)
-    files = RunFiles(silo.config.state, world.plan, data_digest(silo.config.calibration))
+    files = RunFiles(silo.config.state, world.plan.digest, data_digest(silo.config.calibration))
     files.begin()
     own = files.transcript(world.round)
     own.write_bytes(encode(world.silos[ME].transcript))

@@ -38,7 +38,7 @@ def test_a_second_sampling_round_without_the_silos_that_a_coin_does_not_suit(
     world, _ = drawn(silo, tmp_path)
     again = played(world.plan, 7, lost={ME: Phase.PLAN})
     assert again.round.digest == world.round.digest
-    files = RunFiles(silo.config.state, world.plan, data_digest(silo.config.calibration))
+    files = RunFiles(silo.config.state, world.plan.digest, data_digest(silo.config.calibration))
     files.begin()
     own = files.transcript(world.round)
     own.write_bytes(encode(world.silos[ME].transcript))

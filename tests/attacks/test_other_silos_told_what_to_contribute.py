@@ -97,7 +97,7 @@ def test_what_it_would_tell(tmp_path: Any, model: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr(surrounded, "usual_lanes", all_kept)
     around = watched(silo, of_others(silo.agreed, "0"), monkeypatch)
     data = data_digest(silo.config.calibration)
-    files = pruned_files(RunFiles(silo.config.state, checked_plan(silo.agreed), data).work, None)
+    files = pruned_files(RunFiles(silo.config.state, checked_plan(silo.agreed).digest, data).work, None)
     masks = PrunedFile(files.keep_masks)
     assert len(masks) == 14
     for name, keep in masks.items():

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from aggregator.runs.submitted import Run, Runs, Status
+from crypto.names import Phase
 from crypto.plan import Plan
 from silo_agent.consent.accusations import Accusations
 from silo_agent.model.calibration import read_sequences
@@ -24,6 +25,7 @@ from support.small_plans import SMALL_PLANS
 
 ROOT: Final = Path(__file__).parents[2]
 SILOS: Final = ("a", "b", "c", "d")
+NEVER_KILLED: Final = "c"
 AGGREGATOR: Final = "aggregator"
 SHAPE: Final = {"samples": 4, "sequence_length": 32}
 PATIENCE: Final = 300.0
@@ -106,7 +108,10 @@ class KilledFederation:
         run, repeated, problems = self._over(name), None, list[str]()
         seconds = time.monotonic() - began
         if run.status == Status.FAILED:
+            pruned_blocks = self._said(NEVER_KILLED).count(" INFO block ")
             repeated = self._over(self._submit())
+            if run.phase != Phase.PLAN and self._said(NEVER_KILLED).count(" INFO block ") > pruned_blocks:
+                problems.append(f"{NEVER_KILLED} pruned the same again")
         last = repeated or run
         if last.status != Status.DONE:
             problems.append(f"needs a person: {last.said}")

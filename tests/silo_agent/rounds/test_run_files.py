@@ -21,7 +21,7 @@ NAMES = [run_plan.digest.hex() for run_plan in PLANS]
 def state(tmp_path: Path) -> Path:
     """A state folder after a run of each plan, of which the first was taken up again last."""
     for second, plan_of_run in enumerate((*PLANS, PLANS[0])):
-        files, round_ = RunFiles(tmp_path / "state", plan_of_run, bytes(32)), Start(plan_of_run).round
+        files, round_ = RunFiles(tmp_path / "state", plan_of_run.digest, bytes(32)), Start(plan_of_run).round
         files.begin()
         for file in (files.transcript(round_), files.opened_sum(round_), files.candidate(bytes(32))):
             file.write_bytes(b"content")
@@ -34,7 +34,7 @@ def runs_left(state: Path) -> set[str]:
 
 
 def test_what_can_be_computed_again_goes_and_transcripts_stay(state: Path) -> None:
-    at_work = RunFiles(state, PLANS[1], bytes(32))
+    at_work = RunFiles(state, PLANS[1].digest, bytes(32))
     drop_work(state, but=at_work.work)
     assert [file.parent for file in state.rglob("*.words")] == [at_work.work]
     drop_work(state)
@@ -46,7 +46,7 @@ def test_a_run_that_is_taken_up_again_is_the_newest(state: Path) -> None:
     assert prune_runs(state, 2) == [NAMES[2], NAMES[1]]
     assert runs_left(state) == {NAMES[0], NAMES[3]}
     assert prune_runs(state, 2) == []
-    RunFiles(state, PLANS[3], bytes(32)).begin()
+    RunFiles(state, PLANS[3].digest, bytes(32)).begin()
     assert prune_runs(state, 1) == [NAMES[0]]
 
 
