@@ -5,6 +5,7 @@
 each.
 """
 
+import gc
 import json
 import os
 import secrets
@@ -19,6 +20,17 @@ from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[2]
+IMPORTED: Final = (
+    *("aggregator.cli", "aggregator.serve", "aggregator.edge.servicer", "aggregator.runs.run"),
+    *(
+        "silo_agent.cli",
+        "silo_agent.commands.run",
+        "silo_agent.rounds.round_driver",
+        "silo_agent.delivery.kept_results",
+    ),
+    *("crypto.backends.double_masking.spec", "transformers.models.llama.modeling_llama"),
+)
+"""What a program of ours has imported once it has pruned a Llama: a fork that imports it has it for itself alone."""
 
 
 class Programs:
@@ -108,8 +120,10 @@ def forked(wanted: dict[str, Any]) -> int:
 
 
 def main() -> None:
-    for module in ("aggregator.cli", "aggregator.serve", "silo_agent.cli", "silo_agent.rounds.round_driver"):
+    for module in IMPORTED:
         import_module(module)
+    gc.collect()
+    gc.freeze()  # or each fork's first collection would write on, and so copy, all that it shares with the others
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
     for line in sys.stdin:
         print(forked(json.loads(line)), flush=True)  # noqa: T201
