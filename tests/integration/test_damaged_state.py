@@ -23,6 +23,7 @@ def deployment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[D
     made.close()
 
 
+@pytest.mark.slow
 def test_the_file_is_named_and_kept_and_all_goes_on_once_it_is_restored(deployment: Deployment) -> None:
     aggregator = deployment.serve()
     for silo in deployment.silos:

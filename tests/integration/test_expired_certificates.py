@@ -27,6 +27,8 @@ from support.driven import Driven, plan
 EXPIRES: Final = "silo-001"
 HOUR: Final = timedelta(hours=1)
 PHASES: Final = tuple(TABLE)
+FEW: Final = (Phase.UPLOAD, Phase.COIN)
+"""In which it is tried every time; in the others where there is time."""
 
 
 class Served:
@@ -66,7 +68,9 @@ class Served:
 
 
 @pytest.mark.clause("7.1")
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    "phase", [pytest.param(phase, marks=() if phase in FEW else pytest.mark.slow) for phase in PHASES]
+)
 def test_in_whichever_phase(phase: Phase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callers, "ADMITTED_SECONDS", 0.0)
     served = Served(phase, tmp_path)
