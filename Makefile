@@ -38,7 +38,7 @@ dashboards: .venv/.ok ## write the Grafana dashboards anew
 	$(BIN)/python tests/monitoring/make_dashboards.py
 
 .PHONY: kills
-kills: .venv/.ok ## aggregator and agents are killed all over 300 runs; an aggregator before every one of its file operations, too
+kills: .venv/.ok ## aggregator and agents are killed all over 300 runs, and each before every one of its file operations (50 minutes)
 	$(BIN)/python -m pytest -m minutes tests/aggregator/runs/test_ended_early.py tests/kills/test_kills.py
 
 .PHONY: soak

@@ -34,13 +34,17 @@ PATIENCE: Final = 300.0
 
 @dataclass(frozen=True)
 class Kill:
-    """Who is killed, and when: so many seconds after a run was submitted, or when an agent says a phase."""
+    """Who is killed, and when: so many seconds after a run was submitted, or when an agent says a phase; or the only
+    victim, an agent, before so many of its file operations since it began.
+    """
 
     victims: tuple[str, ...]
-    moment: float | str
+    moment: float | str | int
 
     def __str__(self) -> str:
         when = f"after {self.moment:.2f} s" if isinstance(self.moment, float) else f"in {self.moment}"
+        if isinstance(self.moment, int):
+            when = f"before its operation {self.moment}"
         return f"{' and '.join(self.victims)} {when}"
 
 
@@ -53,6 +57,8 @@ class Ended:
     run: Run
     repeated: Run | None
     """The same plan once more, where the run failed."""
+    is_late: bool
+    """Whether the run was over before the victim had made so many file operations."""
     accusations: int
     """How many silos accuse the aggregator: a round ended after they had signed what it opened (14.6)."""
     problems: tuple[str, ...]
@@ -94,17 +100,13 @@ class KilledFederation:
             file.unlink()
             write_text(file, 900, seed=1000 * self._runs + ord(silo))
         lengths = {silo: self.programs.log(silo).stat().st_size for silo in SILOS if self.programs.log(silo).exists()}
+        if kill and isinstance(kill.moment, int):
+            [victim] = kill.victims
+            self.programs.kill(victim)
+            self._start(victim, (kill.moment, self._deployment.folder / victim / "state"))
         began = time.monotonic()
         name = self._submit()
-        if kill:
-            if isinstance(kill.moment, str):
-                self._until_said(kill.moment, lengths, name)
-            else:
-                time.sleep(max(0.0, began + kill.moment - time.monotonic()))
-            for victim in kill.victims:
-                self.programs.kill(victim)
-            for victim in kill.victims:
-                self._start(victim)
+        is_late = kill is not None and self._strike(kill, name, began, lengths)
         run, repeated, problems = self._over(name), None, list[str]()
         seconds = time.monotonic() - began
         if run.status == Status.FAILED:
@@ -118,7 +120,24 @@ class KilledFederation:
         else:
             problems += self._wrong(last)
         problems += self._secrets_left()
-        return Ended(kill or Kill((), 0.0), seconds, run, repeated, self._dismiss(), tuple(problems))
+        return Ended(kill or Kill((), 0.0), seconds, run, repeated, is_late, self._dismiss(), tuple(problems))
+
+    def _strike(self, kill: Kill, name: str, began: float, lengths: dict[str, int]) -> bool:
+        """Kill, and start again; whether the run was over before a victim had made as many file operations."""
+        is_late = False
+        match kill.moment:
+            case int():
+                while (is_late := self.programs.is_running(*kill.victims)) and not self._state().find(name).is_over:
+                    time.sleep(0.01)
+            case str():
+                self._until_said(kill.moment, lengths, name)
+            case _:
+                time.sleep(max(0.0, began + kill.moment - time.monotonic()))
+        for victim in kill.victims:
+            self.programs.kill(victim)
+        for victim in kill.victims:
+            self._start(victim)
+        return is_late
 
     def _dismiss(self) -> int:
         """How many silos accuse the aggregator. They forgive it: one accusation keeps nobody from a run, three do."""
@@ -130,11 +149,11 @@ class KilledFederation:
                 accused += 1
         return accused
 
-    def _start(self, name: str) -> None:
+    def _start(self, name: str, dies: tuple[int, Path] | None = None) -> None:
         if name == AGGREGATOR:
             self.programs.start(name, "aggregator.cli", "serve", self._deployment.config)
         else:
-            self.programs.start(name, "silo_agent.cli", "run", self._deployment.agent_config(name))
+            self.programs.start(name, "silo_agent.cli", "run", self._deployment.agent_config(name), dies)
 
     def _said(self, name: str) -> str:
         log = self.programs.log(name)

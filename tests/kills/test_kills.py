@@ -5,6 +5,7 @@ A run that ends after OPENING leaves an accusation at a silo that did not see it
 would ask for a person (14.6.2), so each run begins without.
 """
 
+import itertools
 import os
 import random
 from collections import Counter
@@ -12,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from kills.federation import AGGREGATOR, Kill, KilledFederation
+from kills.federation import AGGREGATOR, Ended, Kill, KilledFederation
 from silo_agent.host.metrics import PHASES
 
 KILLS: Final = int(os.environ.get("KILLS", "300"))
@@ -28,21 +29,49 @@ def kills(count: int, duration: float) -> list[Kill]:
     return [*named, *rest][:count]
 
 
+class Seen:
+    """What came of every run so far, each printed as it ends."""
+
+    def __init__(self, federation: KilledFederation, capsys: pytest.CaptureFixture[str]) -> None:
+        self._federation, self._capsys = federation, capsys
+        self._outcomes, self._accused, self._wrong = Counter[str](), 0, list[Ended]()
+
+    def kill(self, kill: Kill) -> Ended:
+        ended = self._federation.killed(kill)
+        self._outcomes[f"{' and '.join(kill.victims)}: {ended.run.status}"] += 1
+        self._accused += ended.accusations > 0
+        if ended.problems:
+            self._wrong.append(ended)
+        self._print(f"{self._outcomes.total()}: {ended}")
+        return ended
+
+    def check(self) -> None:
+        self._print("\n".join(f"{outcome}: {count}" for outcome, count in sorted(self._outcomes.items())))
+        self._print(f"an accusation was left by {self._accused}")
+        assert not self._wrong, "\n".join(map(str, self._wrong))
+
+    def _print(self, line: str) -> None:
+        with self._capsys.disabled():
+            print(line, flush=True)  # noqa: T201 - it is what the command is for
+
+
 @pytest.mark.minutes
 @pytest.mark.clause("4.11")
 def test_whoever_is_killed_whenever(federation: KilledFederation, capsys: pytest.CaptureFixture[str]) -> None:
-    undisturbed = federation.killed(None)
+    undisturbed, seen = federation.killed(None), Seen(federation, capsys)
     assert not undisturbed.problems, undisturbed
-    outcomes, accused, wrong = Counter[str](), 0, []
     for kill in kills(KILLS, undisturbed.seconds):
-        ended = federation.killed(kill)
-        outcomes[f"{' and '.join(kill.victims)}: {ended.run.status}"] += 1
-        accused += ended.accusations > 0
-        if ended.problems:
-            wrong.append(ended)
-        with capsys.disabled():
-            print(f"{outcomes.total()}: {ended}", flush=True)  # noqa: T201
-    with capsys.disabled():
-        print("\n".join(f"{outcome}: {count}" for outcome, count in sorted(outcomes.items())))  # noqa: T201
-        print(f"an accusation was left by {accused}")  # noqa: T201
-    assert not wrong, "\n".join(map(str, wrong))
+        seen.kill(kill)
+    seen.check()
+
+
+@pytest.mark.minutes
+@pytest.mark.clause("4.11")
+def test_an_agent_is_killed_before_each_of_its_file_operations(
+    federation: KilledFederation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = Seen(federation, capsys)
+    for operation in itertools.count(1):
+        if seen.kill(Kill(("b",), operation)).is_late:
+            break
+    seen.check()

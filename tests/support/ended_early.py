@@ -32,7 +32,7 @@ FREES = {"os.rename", "os.remove", "os.rmdir", "sqlite3.connect"}
 class Ending:
     """Ends the process, or refuses room, from its n-th file operation within a folder on; as an audit hook."""
 
-    def __init__(self, how: str, at: int, folder: Path) -> None:
+    def __init__(self, how: str, at: int, folder: Path | str) -> None:
         self.how, self.at, self.folder, self.seen = how, at, f"{folder}", 0
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:

@@ -1,8 +1,8 @@
 """Programs that start in a moment: as forks of a process that has everything imported.
 
 `python -m support.forked_programs` is that process. It reads a JSON line for each program, {"module", "arguments",
-"log", "secrets"}, and prints its process id. What the program draws at random goes to the file `secrets`, a hex line
-each.
+"log", "secrets", "dies"}, and prints its process id. What the program draws at random goes to the file `secrets`, a hex
+line each. With `dies`, a number and a folder, it is killed before that one of its file operations in the folder.
 """
 
 import gc
@@ -18,6 +18,8 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
+
+from support.ended_early import Ending
 
 ROOT: Final = Path(__file__).parents[2]
 IMPORTED: Final = (
@@ -49,11 +51,12 @@ class Programs:
         self.running: dict[str, int] = {}
         """The process id of each program, by its name."""
 
-    def start(self, name: str, module: str, command: str, config: Path) -> None:
+    def start(self, name: str, module: str, command: str, config: Path, dies: tuple[int, Path] | None = None) -> None:
         assert self._forking.stdin
         assert self._forking.stdout
         files = {"log": f"{self.log(name)}", "secrets": f"{self._folder / name}.secrets"}
-        wanted = {"module": module, "arguments": [command, "--config", f"{config}"], **files}
+        at = None if dies is None else (dies[0], f"{dies[1]}")
+        wanted = {"module": module, "arguments": [command, "--config", f"{config}"], "dies": at, **files}
         self._forking.stdin.write(f"{json.dumps(wanted)}\n")
         self._forking.stdin.flush()
         self.running[name] = int(self._forking.stdout.readline())
@@ -66,6 +69,12 @@ class Programs:
             while True:
                 os.kill(number, 0)
                 time.sleep(0.001)
+
+    def is_running(self, name: str) -> bool:
+        with suppress(ProcessLookupError):
+            os.kill(self.running[name], 0)
+            return True
+        return False
 
     def log(self, name: str) -> Path:
         return self._folder / f"{name}.log"
@@ -109,6 +118,9 @@ def forked(wanted: dict[str, Any]) -> int:
         for descriptor, file in ((0, os.open(os.devnull, os.O_RDONLY)), (1, log), (2, log)):
             os.dup2(file, descriptor)
         note_draws(wanted["secrets"])
+        if wanted["dies"]:
+            number, folder = wanted["dies"]
+            sys.addaudithook(Ending("killed", number, folder))
         sys.argv = [wanted["module"], *wanted["arguments"]]
         import_module(wanted["module"]).main()
     except SystemExit as ended:
