@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -219,7 +220,7 @@ class KilledFederation:
         drawn, problems = self.programs.drawn(), []
         for file in files:
             if "transcript" not in f"{file}" and file.suffix != ".accusation":
-                content = file.read_bytes()
-                if any(value in content for value in drawn):
-                    problems.append(f"{file} holds a secret")
+                with suppress(FileNotFoundError):  # SQLite's, while it writes
+                    content = file.read_bytes()
+                    problems += [f"{file} holds a secret"] * any(value in content for value in drawn)
         return problems
