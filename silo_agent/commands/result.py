@@ -73,7 +73,6 @@ def fetch(run: str, config: Path, settings: tuple[str, ...], out: Path, with_wor
     from silo_agent.identity.own_files import read_roster
     from silo_agent.model.dense_weights import DenseWeights
     from silo_agent.model.model_folder import model_folder
-    from silo_agent.rounds.verify import transcript_folders
 
     with failing_as(output), ProgressBars() as progress:
         agent = AgentConfig.read(config, os.environ, settings)
@@ -81,7 +80,7 @@ def fetch(run: str, config: Path, settings: tuple[str, ...], out: Path, with_wor
         with connected(agent, datetime.now(UTC)) as transport:
             wanted = find_result(transport.results(), run)
             fetched = ResultFetcher(transport, weights, roster, out, progress).fetch(wanted, with_words=with_words)
-        settle_accusations(agent.state, agent.silo, transcript_folders(Path(fetched["folder"])), roster)
+        settle_accusations(agent.state, agent.silo, Path(fetched["folder"]), roster)
     if output == "json":
         print_envelope("done", data=fetched)
         return

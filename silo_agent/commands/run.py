@@ -103,7 +103,6 @@ def _kept_results(agent: AgentConfig, transport: "Transport", progress: "Progres
     from silo_agent.identity.own_files import read_roster
     from silo_agent.model.dense_weights import DenseWeights
     from silo_agent.model.model_folder import model_folder
-    from silo_agent.rounds.verify import transcript_folders
 
     folder = agent.fetch_results
     if folder is None:
@@ -114,8 +113,7 @@ def _kept_results(agent: AgentConfig, transport: "Transport", progress: "Progres
         return ResultFetcher(transport, weights, roster, folder, progress)
 
     def settle(result: Path) -> None:
-        roster = read_roster(agent.roster, agent.suite)
-        settle_accusations(agent.state, agent.silo, transcript_folders(result), roster)
+        settle_accusations(agent.state, agent.silo, result, read_roster(agent.roster, agent.suite))
 
     store, audit = StateStore(agent.state / STATE_FILE), AuditLog(agent.state)
     return KeptResults(folder, transport, store, audit, fetcher, settle).keep_up

@@ -1,7 +1,6 @@
 """SQLite files that a disk has damaged: whoever opens them says which file it is, on one line, and changes nothing."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -14,13 +13,6 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "all but its first page zeros": lambda content: content[:4096].ljust(len(content), b"\0"),
     "its first page flipped": lambda content: bytes(byte ^ 0xFF for byte in content[:4096]) + content[4096:],
 }
-
-
-@pytest.fixture
-def deployment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Deployment]:
-    made = Deployment(tmp_path, ["a", "b", "c"], capsys)
-    yield made
-    made.close()
 
 
 @pytest.mark.slow

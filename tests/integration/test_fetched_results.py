@@ -1,7 +1,6 @@
 """The result of a deployed run at its silos: fetched by command and by agents that stay, verified, and loaded."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,6 @@ from silo_agent.model.tensor_files import read_tensor_file
 from silo_agent.results.manifest import MANIFEST_FILE, Manifest
 from support.commands import run
 from support.deployment import Deployment, until
-
-
-@pytest.fixture
-def deployment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Deployment]:
-    made = Deployment(tmp_path, ["a", "b", "c"], capsys)
-    yield made
-    made.close()
 
 
 @pytest.mark.slow

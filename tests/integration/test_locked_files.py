@@ -2,7 +2,6 @@
 
 import sqlite3
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Final
@@ -12,13 +11,6 @@ import pytest
 from support.deployment import Deployment, until
 
 LOCKED_SECONDS: Final = 70
-
-
-@pytest.fixture
-def deployment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Deployment]:
-    made = Deployment(tmp_path, ["a", "b", "c"], capsys)
-    yield made
-    made.close()
 
 
 def locked(stack: ExitStack, file: Path) -> None:

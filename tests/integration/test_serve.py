@@ -13,14 +13,6 @@ from silo_agent.host.metrics import PHASES
 from support.deployment import PATIENCE, Deployment, Program, until
 from support.postgres import postgres_server
 
-
-@pytest.fixture
-def deployment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Deployment]:
-    made = Deployment(tmp_path, ["a", "b", "c"], capsys)
-    yield made
-    made.close()
-
-
 STEPS = [
     "votes round: begins, with N silos",
     "block N of N",

@@ -40,7 +40,7 @@ def accusing(folder: Path, world: World) -> Accusations:
 def test_who_signed_the_opening_that_came_to_done(silo: str, standing: int, world: World, tmp_path: Path) -> None:
     accusations, transcript = accusing(tmp_path / silo, world), save(world, tmp_path / "t")
     assert accusations.standing() == [world.round.digest]
-    settle_accusations(tmp_path / silo, silo, [transcript], ROSTER)
+    settle_accusations(tmp_path / silo, silo, transcript, ROSTER)
     assert len(accusations.standing()) == standing
     log = tmp_path / silo / AUDIT_FILE
     events = [(entry["event"], entry["round"]) for entry in read_audit_log(log)] if log.exists() else []
@@ -52,9 +52,9 @@ def test_another_round_or_roster_settles_nothing(world: World, tmp_path: Path) -
     other = World(plan(5, threshold=3, run=bytes(16)), KEYS)
     other.run(random_lanes(other.plan, seed=4))
     accusations, transcript = accusing(tmp_path / "state", other), save(world, tmp_path / "t")
-    settle_accusations(tmp_path / "state", RESTARTED, [transcript], ROSTER)
+    settle_accusations(tmp_path / "state", RESTARTED, transcript, ROSTER)
     assert not (tmp_path / "state" / AUDIT_FILE).exists()
     swapped = {**ROSTER, SILOS[2]: ROSTER[SILOS[3]], SILOS[3]: ROSTER[SILOS[2]]}
     with pytest.raises(IdentityError):
-        settle_accusations(tmp_path / "state", RESTARTED, [transcript], swapped)
+        settle_accusations(tmp_path / "state", RESTARTED, transcript, swapped)
     assert accusations.standing() == [other.round.digest]
