@@ -35,6 +35,8 @@ class ReleaseKind(StrEnum):
     OUTLIERS = "outliers"
     SAMPLING = "sampling"
     EVALUATION = "evaluation"
+    ENERGIES = "energies"
+    GRAM = "gram"
 
 
 class Backend(StrEnum):

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 from crypto.errors import PlanError
 from crypto.names import Allocation, ComparisonGroup, Pruner, ReleaseKind, Schedule
 from crypto.plan import USUAL_LEAST_RATE, Plan
+from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Pattern, Sparsity, spell_ratio
 from crypto.releases.release_spec import release_spec
 from sparsilo.v1 import plan_pb2
@@ -38,8 +39,8 @@ class PlanOption:
     """The smallest whole number that the command line takes."""
     choices: tuple[StrEnum, ...] = ()
     """The members of an enumeration that can be asked for; none: all."""
-    default_is_empty: bool = False
-    """Whether the plan leaves its field empty for the default."""
+    empty_for: StrEnum | None = None
+    """The value for which the plan leaves its field empty."""
     of_local: bool = True
     """Whether `aggregator local` has the option."""
     name: str = field(kw_only=True)
@@ -59,7 +60,7 @@ class PlanOption:
                 for member in message.roster:
                     if member.silo in value:
                         setattr(member, leaf, _encoded(value[member.silo]))
-            elif leaf and value is not None and not (self.default_is_empty and value == self.default):
+            elif leaf and value is not None and value != self.empty_for:
                 setattr(reduce(getattr, path, message), leaf, _encoded(value))
         except ValueError:
             raise PlanError(f"plan: {self.name}: {value} is out of range") from None
@@ -116,7 +117,8 @@ class PlanOptions:
             PlanOption,
             "",
             _told_elsewhere,
-            "What is summed: keep masks, or also the weights that the pruner changed.",
+            "What is summed: keep masks (votes), also the weights that the pruner changed (weights), or what pruners "
+            "read of the text, by which everybody prunes alike (energies, gram).",
             choices=tuple(kind for kind in ReleaseKind if release_spec(kind).prunes),
         ),
     ] = ReleaseKind.VOTES
@@ -149,7 +151,7 @@ class PlanOptions:
             _compared_keep_counts,
             "Weights among which the aggregator keeps those with most votes; layer is one weight matrix. "
             "Silos compare in their pruner's own group, which for wanda is row.",
-            unset=USUAL_GROUP,
+            unset="layer; with energies and gram, where nobody votes, the pruner's own",
         ),
     ] = None
     force_comparison_group: Annotated[
@@ -162,15 +164,16 @@ class PlanOptions:
         ),
     ] = False
     schedule: Annotated[
-        Schedule,
+        Schedule | None,
         partial(
             PlanOption,
             "pruning.schedule",
             _told_elsewhere,
             "iterative: a round a block, and silos go on from the globally pruned block.",
-            default_is_empty=True,
+            unset="one-shot; with energies and gram iterative",
+            empty_for=Schedule.ONE_SHOT,
         ),
-    ] = Schedule.ONE_SHOT
+    ] = None
     weight_scaling: Annotated[
         bool,
         partial(
@@ -187,7 +190,7 @@ class PlanOptions:
             "pruning.allocation",
             _told_elsewhere,
             "owl: blocks with more outlying weights, on all silos' text, lose fewer.",
-            default_is_empty=True,
+            empty_for=Allocation.UNIFORM,
         ),
     ] = Allocation.UNIFORM
     silo_sparsity_ratios: Annotated[
@@ -289,11 +292,12 @@ class PlanOptions:
 
     @property
     def sparsity(self) -> Sparsity:
-        """The target of mask expansion, and its comparison groups. Raises PlanError where the pattern is none."""
+        """What is zeroed, and in which comparison groups. Raises PlanError where the pattern is none."""
         if self.pattern is not None:
             return Sparsity(Pattern.parse(self.pattern), ComparisonGroup.ROW)
         ratio = USUAL_RATIO if self.sparsity_ratio is None else self.sparsity_ratio
-        return Sparsity(ratio, self.comparison_group or USUAL_GROUP)
+        usual = PRUNERS[self.pruner].own_group if release_spec(self.release).pools else USUAL_GROUP
+        return Sparsity(ratio, self.comparison_group or usual)
 
 
 def _named(name: str, annotation: Any) -> PlanOption:  # Any, as Python's own typing has annotations

@@ -145,10 +145,16 @@ def _check_pruning(plan: Plan) -> None:
         for ratio in (pruning.sparsity_ratio, *own_ratios):
             canonical = spell_ratio(parse_ratio(ratio))
             _require(ratio == canonical, "sparsity ratio", f"{ratio!r} must be written {canonical!r}")
-    ruin = None if pruning.pattern else RUINOUS.get((PRUNERS[pruner].own_group, group))
+    ruin = None if pruning.pattern or _pools(plan) else RUINOUS.get((PRUNERS[pruner].own_group, group))
     if not pruning.force_comparison_group:
         _require(ruin is None, "comparison group", f"{group} does not suit {pruner}: {ruin} (arXiv 2505.13547)")
     _require(ruin is not None or not pruning.force_comparison_group, "comparison group", "needs no force")
+
+
+def _pools(plan: Plan) -> bool:
+    """Tell whether everybody prunes by pooled statistics: then there are no silos' keep masks to compare."""
+    kinds = {message.WhichOneof("release") for message in plan.message.rounds}
+    return any(release_spec(kind).pools for kind in ReleaseKind if kind in kinds)
 
 
 def _check_layer_sampling(plan: Plan) -> None:
@@ -182,14 +188,24 @@ def _check_rounds(plan: Plan) -> None:
     for index, message in enumerate(rounds):
         _require(message.WhichOneof("release") is not None, f"rounds[{index}]", "names no release")
     due = [(plan.release_kind(index), plan.block(index)) for index in range(pruning_rounds(plan))]
-    release = next((kind for kind, _ in due if release_spec(kind).prunes), ReleaseKind.VOTES)
+    release = due[-1][0] if due else ReleaseKind.VOTES
+    _require(not due or release_spec(release).prunes, "rounds", "end in one that does not prune")
     _require(not due or due == planned_rounds(plan, release), "rounds", "are not those that this pruning has")
+    _check_inputs(plan, release)
     for index in range(len(rounds)):
         spec = spec_of(plan, index)
         spec.check(plan, index)
         sections = spec.sections(plan, index, len(plan.silos))
         chunks = sum(-(-section.words // plan.message.chunk_words) for section in sections)
         _require(chunks <= MOST_CHUNKS, "chunk_words", f"is so small that rounds[{index}] has {chunks} chunks")
+
+
+def _check_inputs(plan: Plan, release: ReleaseKind) -> None:
+    """Only statistics of inputs need to know which tensors share one, and how large it is."""
+    for tensor in plan.message.model:
+        described = tensor.shares_input_of or tensor.scale_exponents
+        pools = tensor.prunable and release_spec(release).pools
+        _require(pools or not described, f"model {tensor.name}", "has an input that no round is about")
 
 
 def _check_key(suite: Suite, member: plan_pb2.Member) -> None:

@@ -193,7 +193,7 @@ def make_report(
             pruning.sparsity_ratio or pruning.pattern, overall, {name: achieved[name] for name in sizes}
         ),
         weights=weights,
-        keep_counts={name: keep_counts[name] for name in sizes},
+        keep_counts={name: keep_counts[name] for name in sizes if name in keep_counts},
         rounds=tuple(_reported(plan, closed) for closed in rounds),
         bytes={silo: traffic[silo] for silo in plan.silos},
         seconds=_seconds(rounds),

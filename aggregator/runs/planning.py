@@ -6,6 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import torch
+
+from aggregator.runs.public_scales import public_scales
 from crypto.errors import ConfigError, PlanError
 from crypto.names import PROTOCOL, Backend, Schedule, Suite
 from crypto.plan import FEWEST_SILOS, RUN_BYTES, Plan, least_threshold
@@ -13,6 +16,7 @@ from crypto.plan_options import PLAN_OPTIONS, PlanOptions
 from crypto.plan_rules import checked_plan
 from crypto.pruning.sparsity import Pattern
 from crypto.releases.planned_rounds import planned_rounds
+from crypto.releases.release_spec import release_spec
 from crypto.secagg.session import Entropy
 from silo_agent.model.calibration import usual_length
 from silo_agent.model.dense_weights import DenseWeights
@@ -61,9 +65,20 @@ class Planner:
             )
             for name in sorted(digests)
         ]
+        if release_spec(self._asked.release).pools:
+            self._describe_inputs(weights)
         self.files: Final = [
             plan_pb2.File(name=name, digest=digest) for name, digest in sorted(weights.file_digests.items())
         ]
+
+    def _describe_inputs(self, weights: DenseWeights) -> None:
+        asked = self._asked
+        tokens = asked.samples * usual_length(weights.config, asked.sequence_length)
+        inputs = public_scales(weights, asked.release, tokens, torch.device("cpu"))
+        for tensor in self.model:
+            if tensor.prunable:
+                tensor.shares_input_of = inputs[tensor.name].shares_input_of
+                tensor.scale_exponents = inputs[tensor.name].scale_exponents
 
     def pruning(self, evaluate: int = 0) -> Plan:
         """Return a plan of the rounds in which keep masks, or pruned weights, are summed.
@@ -126,6 +141,7 @@ def _completed(asked: PlanOptions, weights: DenseWeights, silos: Sequence[str]) 
         asked,
         sparsity_ratio=None if isinstance(sparsity.target, Pattern) else sparsity.target,
         comparison_group=sparsity.group,
+        schedule=asked.schedule or (Schedule.ITERATIVE if release_spec(asked.release).pools else Schedule.ONE_SHOT),
         sequence_length=length,
         threshold=threshold,
         capacities={**all_blocks, **asked.capacities},

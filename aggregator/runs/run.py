@@ -29,13 +29,12 @@ from silo_agent.host.whole_file import write_whole
 from silo_agent.model.bitmask_container import stored_bytes
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.releases.evaluation import perplexities
-from silo_agent.releases.silo_side import expanded_tensors
 from silo_agent.results.manifest import MANIFEST_FILE, MODEL_FOLDER, REPORT_FILE, Manifest
 from silo_agent.results.provenance import Provenance
-from silo_agent.results.pruned_tensors import PrunedTensors
 from silo_agent.results.sparse_checkpoint import SparseModel, write_sparse_model
 from silo_agent.rounds.committed_words import TRANSCRIPT_FOLDER
 from silo_agent.rounds.opened_rounds import Start
+from silo_agent.rounds.together import Together
 from silo_agent.writing.continuation import continuations
 
 REPORT_PAGE: Final = "report.html"
@@ -76,7 +75,7 @@ class PruningRun:
         self.report: Report | None = None
         """What the run came to, once its result is published."""
         self._folder.remove_halves()
-        self._pruned = PrunedTensors(plan, weights, self._subfolder(PRUNED_FOLDER))
+        self._together = Together(plan, weights, self._subfolder(PRUNED_FOLDER), torch.device("cpu"))
 
     async def take_up(self) -> None:
         """Take up the rounds that an earlier process closed: no silo need be there, and none may speak before that.
@@ -100,7 +99,7 @@ class PruningRun:
         achieved = _achieved(result) if made is result else await self._write_model(made)
         is_evaluated = self.plan.release_kind(-1) is ReleaseKind.EVALUATION
         report = make_report(
-            *(self.plan, self.closed[:pruning], achieved, traffic, self._pruned.keep_counts),
+            *(self.plan, self.closed[:pruning], achieved, traffic, self._together.tensors.keep_counts),
             self._bytes_on_disk(made / MODEL_FOLDER, achieved),
             await asyncio.to_thread(self._behaviour, made / MODEL_FOLDER),
             not_evaluated=NOT_YET if is_evaluated else "",
@@ -140,8 +139,7 @@ class PruningRun:
                 upload.unlink(missing_ok=True)
         self._driver.files.offer_opened(closed)
         self.closed.append(closed)
-        tensors = expanded_tensors(self._start, closed.opened, self._weights)
-        await asyncio.to_thread(self._pruned.add, tensors, len(closed.survivors))
+        await asyncio.to_thread(self._together.take, self._start.opened)
 
     @property
     def _start(self) -> Start:
@@ -152,11 +150,11 @@ class PruningRun:
         """Write `model/` and what else was wanted of the rounds; return the fraction of zeros by tensor."""
         self._watch("writing model", 0, 1)
         opened = self._start.opened[: pruning_rounds(self.plan)]
-        origin = Provenance(self.plan, opened, await asyncio.to_thread(lambda: self._pruned.digest))
-        model = SparseModel(self._weights, self._pruned.pruned, origin.metadata, origin.card)
+        origin = Provenance(self.plan, opened, await asyncio.to_thread(lambda: self._together.tensors.digest))
+        model = SparseModel(self._weights, self._together.tensors.get, origin.metadata, origin.card)
         await asyncio.to_thread(write_sparse_model, model, result / MODEL_FOLDER)
         if self._wanted.save_counts:
-            self._pruned.write_counts(result / "keep_counts.safetensors")
+            self._together.tensors.write_counts(result / "keep_counts.safetensors")
         if self._wanted.save_transcript:
             self._save_transcripts(result)
         self._watch("writing model", 1, 1)

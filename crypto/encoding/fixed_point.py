@@ -35,6 +35,16 @@ def decode(total: int, fraction_bits: int) -> float:
     return total / (1 << fraction_bits)
 
 
+def encode_clipped(values: NDArray[np.float64], exponent: int, most: int) -> tuple[NDArray[np.uint64], int]:
+    """Return each value as a multiple of 2^exponent, half to even, and how many of them were above `most` multiples.
+
+    `most` is a power of two, at most 2^62. What is above counts as `most`, NaN and what is below 0 as 0: no value is
+    refused, so that none shows by a refusal. Error of a sum of n that fit: at most n * 2^(exponent - 1).
+    """
+    multiples = np.rint(np.ldexp(np.nan_to_num(values), -exponent))
+    return multiples.clip(0, most).astype(np.uint64), int((multiples > most).sum())
+
+
 def encode_signed(values: NDArray[np.float64], exponent: int, bits: int) -> NDArray[np.uint64]:
     """Return each value as a multiple of 2^exponent, half to even, plus 2^bits: from 0 to 2^(bits + 1).
 

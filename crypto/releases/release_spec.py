@@ -22,6 +22,8 @@ class ReleaseSpec(ABC):
     """What the values tell of the text. Two rounds that say the same, over the same weights, overlap (2.5.7)."""
     prunes: ClassVar[bool] = False
     """Whether the opened sums become the pruned model: then it is what a run can be asked to release."""
+    pools: ClassVar[bool] = False
+    """Whether silos release statistics of their text, by whose sum everybody prunes, and not what each pruned."""
     preceded_by: ClassVar[tuple[ReleaseKind, ...]] = ()
     """The kinds of the rounds that come right before each of its rounds, over the same blocks."""
     stands_alone: ClassVar[bool] = False

@@ -35,8 +35,8 @@ class TensorSums:
 class ExpandedTensor(Pruned):
     """What the silos made of one tensor together: `keep` is the expanded keep mask."""
 
-    keep_counts: Tensor
-    """uint8: how many survivors kept each weight."""
+    keep_counts: Tensor | None = None
+    """uint8: how many survivors kept each weight; None where silos release no keep masks."""
 
 
 def expand_tensor(sums: TensorSums, dense: Tensor, work: PruningWork, sparsity: Sparsity) -> ExpandedTensor:

@@ -1,11 +1,7 @@
-"""Where a silo keeps what became of a plan's weights: what it made of them itself, and what all silos together did."""
+"""Where a silo keeps what it made of a plan's weights itself."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
-
-TOGETHER: Final = "together"
-"""The scope of what all silos made of the model, as the opened sums say."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +17,7 @@ class PrunedFiles:
         return self.weights if self.weights.exists() else self.keep_masks
 
 
-def pruned_files(folder: Path, scope: int | str | None) -> PrunedFiles:
-    """Return the files of a block, of all blocks (None), or of `TOGETHER`, in a run's folder."""
-    stem = "" if scope is None else f"{scope}."
+def pruned_files(folder: Path, block: int | None) -> PrunedFiles:
+    """Return the files of a block, or of all blocks (None), in a run's folder."""
+    stem = "" if block is None else f"{block}."
     return PrunedFiles(folder / f"{stem}keep_mask.safetensors", folder / f"{stem}weights.safetensors")

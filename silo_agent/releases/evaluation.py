@@ -41,7 +41,7 @@ def _changed(work: SiloWork, candidate: plan_pb2.Candidate) -> Mapping[str, Tens
         case "digest":
             return work.candidate(candidate.digest)
         case "pruned":
-            return PrunedFile(work.together().changed)
+            return work.together()
         case "own":
             return PrunedFile(work.pruned().changed)
         case _:

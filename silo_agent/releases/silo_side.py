@@ -6,6 +6,7 @@ A kind's side is the module of this folder that is named as the kind; what every
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,7 @@ from crypto.secagg.session import Entropy
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.expansion import ExpandedTensor
 from silo_agent.pruning.pruned_files import PrunedFiles
+from silo_agent.pruning.pruners import Statistic
 
 
 class SiloRelease(Protocol):
@@ -51,6 +53,17 @@ class OpenedSum(Protocol):
         """Return all lanes by section."""
 
 
+class PublicStatistics(Protocol):
+    """What everybody can compute who has the model, as silo_agent/rounds/together has it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where weights are solved for."""
+
+    def public_grams(self, block: int) -> Mapping[str, Tensor]:
+        """Return X^T X of a block's inputs on text that the model writes, by prunable: float32 [d_in, d_in]."""
+
+
 class Earlier(Protocol):
     """What follows from the rounds before in the same plan, as silo_agent/rounds/opened_rounds has it."""
 
@@ -63,6 +76,10 @@ class Earlier(Protocol):
 
     def exponents(self, block: int | None) -> dict[str, int]:
         """Return the fixed point of a scope's differences, by tensor."""
+
+    @property
+    def public(self) -> PublicStatistics:
+        """Statistics of text that the model writes."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +95,11 @@ class SiloWork:
     """From how many sequences to hold out, to the calibration sequences and those: int64 [n, L]."""
     pruned: Callable[[], PrunedFiles]
     """Prunes the scope of the round where that was not done yet."""
-    together: Callable[[], PrunedFiles]
+    statistics: Callable[[Statistic], Iterator[Mapping[str, Tensor]]]
+    """Sums up the inputs of the round's prunables over the calibration sequences, block by block, by name."""
+    folder: Path
+    """Where files of the round may lie while it lasts."""
+    together: Callable[[], Mapping[str, Tensor]]
     """Derives what the silos made of the model together, from the opened sums, where that was not done yet."""
     candidate: Callable[[bytes], Mapping[str, Tensor]]
     """From the SHA-256 of a file to its keep masks by parameter name, fetched and checked."""

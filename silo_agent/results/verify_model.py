@@ -5,18 +5,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
 from crypto.backends.verification import verify_transcript
 from crypto.errors import InputError
 from crypto.releases.planned_rounds import pruning_rounds
 from crypto.secagg.verified import step
 from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.releases.silo_side import expanded_tensors
 from silo_agent.results.provenance import Provenance
-from silo_agent.results.pruned_tensors import PrunedTensors
 from silo_agent.results.sparse_checkpoint import SparseModel, check_sparse_model, division_of
 from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE
 from silo_agent.rounds.offer_checks import check_model
 from silo_agent.rounds.opened_rounds import Start
+from silo_agent.rounds.together import Together
 from silo_agent.rounds.verify import Progress, read_transcript, verify_opened
 
 
@@ -41,13 +42,15 @@ def verify_model(
     with step("13, dense model"):
         check_model(plan, weights, weights.digest())
     with step("14, model"), TemporaryDirectory(dir=scratch) as folder:
-        pruned = PrunedTensors(plan, weights, Path(folder))
-        for done, opened in enumerate(start.opened):
+        together = Together(plan, weights, Path(folder), torch.device("cpu"))
+        for done in range(len(start.opened)):
             progress("expanding sums", done, len(start.opened))
-            pruned.add(expanded_tensors(start, opened, weights), opened.survivors)
-        origin = Provenance(plan, start.opened, pruned.digest)
+            together.take(start.opened[: done + 1])
+        origin = Provenance(plan, start.opened, together.tensors.digest)
         division = division_of(model, weights.names)
-        check_sparse_model(SparseModel(weights, pruned.pruned, origin.metadata, origin.card, division), model, progress)
+        check_sparse_model(
+            SparseModel(weights, together.tensors.get, origin.metadata, origin.card, division), model, progress
+        )
     return {
         "folder": str(model),
         "dense_model": plan.model_digest.hex(),

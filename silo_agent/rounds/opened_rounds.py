@@ -8,27 +8,25 @@ from collections.abc import Sequence
 from functools import cached_property
 from hashlib import sha256
 
-from torch import Tensor
-
 from crypto.names import Allocation, ReleaseKind
 from crypto.plan import Plan
 from crypto.pruning.layer_sampling import draw
 from crypto.pruning.owl import owl_ratios
 from crypto.pruning.sparsity import Pattern, Sparsity
-from crypto.releases.release_spec import has_input, spec_of
+from crypto.releases.release_spec import has_input
 from crypto.secagg.round import Round
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.releases import outliers, sampling, scales
-from silo_agent.releases.silo_side import expanded_tensors
+from silo_agent.releases.silo_side import PublicStatistics
 from silo_agent.rounds.opened_sum import OpenedRound
 
 
 class Start:
     """What the next round of `plan` starts from, after `opened`."""
 
-    def __init__(self, plan: Plan, opened: Sequence[OpenedRound] = ()) -> None:
+    def __init__(self, plan: Plan, opened: Sequence[OpenedRound] = (), public: PublicStatistics | None = None) -> None:
         self.plan = plan
         self.opened = tuple(opened)
+        self._public = public
 
     @property
     def index(self) -> int:
@@ -72,14 +70,12 @@ class Start:
         """
         return scales.exponents_of(self._of(ReleaseKind.SCALES, block))
 
-    def globally_pruned(self, block: int, weights: DenseWeights) -> dict[str, Tensor]:
-        """Return by stored name what an earlier round made of a block's tensors (iterative schedule)."""
-        opened = next(
-            opened
-            for opened in self.opened
-            if spec_of(self.plan, opened.round.index).prunes and self.plan.block(opened.round.index) == block
-        )
-        return {tensor.name: tensor.changed for tensor in expanded_tensors(self, opened, weights)}
+    @property
+    def public(self) -> PublicStatistics:
+        """Statistics of text that the model writes, for pruners that need more than the rounds sum."""
+        if self._public is None:
+            raise RuntimeError("nobody prunes by what follows from here")
+        return self._public
 
     @cached_property
     def _cohorts(self) -> tuple[tuple[str, ...], ...]:

@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import Callable, Mapping
-from itertools import chain
 from math import prod
 from typing import Final
 
@@ -18,9 +17,7 @@ from silo_agent.model.calibration import data_digest, read_sequences
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.pruned_file import PrunedFile
 from silo_agent.network.transport import Transport
-from silo_agent.pruning.prune import write_pruned
-from silo_agent.pruning.pruned_files import TOGETHER, PrunedFiles, pruned_files
-from silo_agent.releases.silo_side import SiloRelease, SiloWork, expanded_tensors, silo_side
+from silo_agent.releases.silo_side import SiloRelease, SiloWork, silo_side
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.opened_sum import OpenedRound
 from silo_agent.rounds.run_files import RunFiles
@@ -117,7 +114,9 @@ class RunOfPlan:
             device=self._device,
             sequences=self._sequences,
             pruned=lambda: self._pruning.files(start),
-            together=lambda: self._together(start),
+            statistics=lambda statistic: self._pruning.statistics(start, statistic),
+            folder=self.files.work,
+            together=lambda: self._pruning.together(start),
             candidate=lambda digest: PrunedFile(self.files.candidate(digest)),
             entropy=secrets.token_bytes,
             progress=self._progress,
@@ -137,11 +136,3 @@ class RunOfPlan:
             held_out=held_out,
             fill=True,
         )
-
-    def _together(self, start: Start) -> PrunedFiles:
-        """Return what the opened sums made of the model (14.3.1)."""
-        files = pruned_files(self.files.work, TOGETHER)
-        if not files.keep_masks.exists():
-            expanded = (expanded_tensors(start, opened, self._weights) for opened in start.opened)
-            write_pruned(files.keep_masks, files.weights, chain.from_iterable(expanded))
-        return files

@@ -1,7 +1,6 @@
 """One silo's pruning in one run: computed when a round asks for it, and kept in the run's folder."""
 
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -10,16 +9,17 @@ from torch import Tensor
 from crypto.names import Schedule
 from crypto.plan import Plan
 from silo_agent.model.activations import BlockWalk
-from silo_agent.model.blocks import Block
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.prune import Pruned, prune_block, prune_blocks, write_pruned
 from silo_agent.pruning.pruned_files import PrunedFiles, pruned_files
-from silo_agent.pruning.pruners import method
+from silo_agent.pruning.pruners import Statistic, method
 from silo_agent.rounds.opened_rounds import Start
+from silo_agent.rounds.together import Together
+from silo_agent.rounds.walk_together import WalkTogether
 
 
 class RunPruning:
-    """The silo's keep masks and weights for the rounds of one plan.
+    """The silo's keep masks, weights and statistics for the rounds of one plan.
 
     One-shot: all blocks that the silo prunes at once, each from its own pruned blocks before. Iterative: a block a
     round, from the globally pruned blocks before; the walk through the model waits at that block for the next round.
@@ -38,7 +38,8 @@ class RunPruning:
         self.plan = plan
         self._silo, self._weights, self._sequences = silo, weights, sequences
         self._folder, self._device, self._progress = folder, device, progress
-        self._current: Block | None = None
+        self._walk = WalkTogether(weights, sequences, device)
+        self._together = Together(plan, weights, folder, device)
 
     def files(self, start: Start) -> PrunedFiles:
         """Return what the silo made of the scope of the round that `start` is followed by."""
@@ -48,6 +49,28 @@ class RunPruning:
             tensors = self._all(start) if block is None else self._one(start, block)
             write_pruned(files.keep_masks, files.weights, tensors)
         return files
+
+    def statistics(self, start: Start, statistic: Statistic) -> Iterator[Mapping[str, Tensor]]:
+        """Yield by block of a round's scope what its prunables' inputs sum up to, by name, as `BlockWalk` has it.
+
+        One-shot: of the dense model. Iterative: of what the silos made of the blocks before together.
+        """
+        block, blocks = self.plan.block(start.index), len(self._weights.blocks)
+        if block is not None:
+            yield _summed(self._reach(start, block), statistic)
+            self._progress(block + 1, blocks)
+            return
+        walk = BlockWalk(self._weights, self._sequences(), device=self._device)
+        for current in walk:
+            yield _summed(walk, statistic)
+            self._progress(current.index + 1, blocks)
+            if current is not self._weights.blocks[-1]:
+                walk.advance({})
+
+    def together(self, start: Start) -> Mapping[str, Tensor]:
+        """Return by name what the opened sums so far made of the model (14.3.1)."""
+        self._together.take(start.opened)
+        return self._together.tensors
 
     def _all(self, start: Start) -> Iterator[Pruned]:
         return prune_blocks(
@@ -69,17 +92,9 @@ class RunPruning:
 
     def _reach(self, start: Start, index: int) -> BlockWalk:
         """Return the walk at a block, on the outputs of the globally pruned ones before it."""
-        block = self._current or next(self._blocks)
-        while block.index < index:
-            self._walk.advance(start.globally_pruned(block.index, self._weights))
-            block = next(self._blocks)
-        self._current = block
-        return self._walk
+        self._together.take(start.opened)
+        return self._walk.at(index, self._together.changed)
 
-    @cached_property
-    def _walk(self) -> BlockWalk:
-        return BlockWalk(self._weights, self._sequences(), device=self._device)
 
-    @cached_property
-    def _blocks(self) -> Iterator[Block]:
-        return iter(self._walk)
+def _summed(walk: BlockWalk, statistic: Statistic) -> Mapping[str, Tensor]:
+    return walk.energies() if statistic == "energies" else walk.grams()

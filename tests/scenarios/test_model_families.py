@@ -23,11 +23,11 @@ from scenarios.world import World
 from silo_agent.model.calibration import usual_length
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.pruned_file import PrunedFile
+from silo_agent.pruning.pruned_tensors import PrunedTensors
 from silo_agent.releases.scales import ScalesRelease
 from silo_agent.releases.silo_side import expanded_tensors
 from silo_agent.releases.votes import VotesRelease
 from silo_agent.releases.weights import WeightsRelease
-from silo_agent.results.pruned_tensors import PrunedTensors
 from silo_agent.results.sparse_checkpoint import SparseModel, write_sparse_model
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.opened_sum import OpenedRound

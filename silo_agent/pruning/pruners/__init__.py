@@ -11,12 +11,14 @@ from torch import Tensor
 from crypto.names import Pruner
 from crypto.pruning.sparsity import Sparsity
 
+Statistic = Literal["energies", "grams"]
+
 
 class Method(Protocol):
     """One way of pruning a single weight matrix."""
 
     @property
-    def STATISTIC(self) -> Literal["energies", "grams"] | None:  # noqa: N802 - a module's constant
+    def STATISTIC(self) -> Statistic | None:  # noqa: N802 - a module's constant
         """What it knows of a matrix's inputs X [tokens, d_in], summed over tokens, and so over silos.
 
         `energies` are the sums of squares, float32 [d_in]; `grams` X^T X, float32 [d_in, d_in].

@@ -13,7 +13,7 @@ from torch import Tensor
 from silo_agent.model.mapped_tensors import STORED_NAMES
 from silo_agent.model.tensor_files import write_tensor_file
 from silo_agent.pruning.expansion import ExpandedTensor
-from silo_agent.results.pruned_tensors import PrunedTensors
+from silo_agent.pruning.pruned_tensors import PrunedTensors
 from support.opened import Tensors, planned
 
 TENSORS: Tensors = {"a": (0, (3, 5), False), "b": (1, (4, 2), True), "c": (1, (1, 1), False)}

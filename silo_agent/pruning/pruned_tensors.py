@@ -18,14 +18,16 @@ from silo_agent.pruning.expansion import ExpandedTensor
 READ_BYTES: Final = 1 << 20
 
 
-class PrunedTensors:
-    """Collects tensors in `folder` as votes and weights rounds finish."""
+class PrunedTensors(Mapping[str, Tensor]):
+    """Collects tensors in `folder`, which is made where it is missing, as rounds that prune finish; maps their names to
+    the keep mask (bool), or the new weight where kept ones are new, in the stored shape.
+    """
 
     def __init__(self, plan: Plan, weights: DenseWeights, folder: Path) -> None:
         self._plan, self._weights, self._folder = plan, weights, folder
         self._dtypes: dict[str, torch.dtype] = {}
         self.keep_counts: dict[str, list[int]] = {}
-        """By tensor, how many weights were kept by 0, 1, ... all of the round's survivors."""
+        """By tensor, how many weights were kept by 0, 1, ... all of the round's survivors; none where nobody voted."""
 
     @property
     def digest(self) -> bytes:
@@ -39,23 +41,30 @@ class PrunedTensors:
         return hashed.digest()
 
     def add(self, tensors: Iterable[ExpandedTensor], survivors: int) -> None:
-        """Take one round's tensors, which `survivors` silos voted on."""
+        """Take one round's tensors, which `survivors` silos decided on."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
         for tensor in tensors:
             self._dtypes[tensor.name] = tensor.changed.dtype
             self._scratch(tensor.name, "pruned").write_bytes(tensor.changed.view(torch.uint8).numpy().data)
-            self._scratch(tensor.name, "counts").write_bytes(tensor.keep_counts.numpy().data)
-            histogram = np.bincount(tensor.keep_counts.numpy().reshape(-1), minlength=survivors + 1)
-            self.keep_counts[tensor.name] = histogram.tolist()
+            if tensor.keep_counts is not None:
+                self._scratch(tensor.name, "counts").write_bytes(tensor.keep_counts.numpy().data)
+                histogram = np.bincount(tensor.keep_counts.numpy().reshape(-1), minlength=survivors + 1)
+                self.keep_counts[tensor.name] = histogram.tolist()
 
     def write_counts(self, file: Path) -> None:
         """Write the keep counts to `file`, as uint8 tensors named as the model's parameters. Raises OutputError."""
         write_tensor_file(file, self._entries(dict.fromkeys(self._dtypes, "U8")), self._data("counts"), {})
 
-    def pruned(self, name: str) -> Tensor:
-        """Return what became of one tensor, in its stored shape: the keep mask (bool), or the pruned weight."""
+    def __getitem__(self, name: str) -> Tensor:
         shape = tuple(self._weights.shape(name))
         data = torch.from_file(str(self._scratch(name, "pruned")), size=int(np.prod(shape)), dtype=self._dtypes[name])
         return data.reshape(shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._dtypes)
+
+    def __len__(self) -> int:
+        return len(self._dtypes)
 
     def _entries(self, dtypes: Mapping[str, str]) -> list[Entry]:
         return [(tensor.name, dtypes[tensor.name], tuple(tensor.shape)) for tensor in self._plan.prunable]

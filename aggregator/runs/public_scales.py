@@ -1,0 +1,81 @@
+"""What a plan says of the prunables' inputs, found on text that the model writes: who shares one, how large it is.
+
+The scales of fixed point have to be known before anybody's text is summed, and to everybody. They need not be right,
+only near: lanes have room above them, and silos say how much did not fit.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crypto.names import ReleaseKind
+from silo_agent.model.activations import BlockWalk
+from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.writing.self_text import self_sequences
+
+RECORDS: Final = 8
+MOST_TOKENS: Final = 128
+"""Of each record: a scale is a power of two, so little text will do."""
+
+BELOW_MEAN: Final = 32
+"""Bits that a sum of squares of usual size has in its lane; those above are room for stronger features."""
+
+HEADROOM: Final = 5
+"""Exponent of two by which a feature may be larger on the silos' text than on the model's own: 2^10 in energy."""
+
+FAINTEST: Final = 2.0**-20
+"""Of the mean energy: a feature that is fainter on the model's own text gets the scale of one that is so faint."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a plan says of the input of one prunable."""
+
+    shares_input_of: str
+    """The first prunable of the block with the same input; empty where that is this one."""
+    scale_exponents: bytes
+    """Signed bytes; none where it shares another's."""
+
+
+def public_scales(weights: DenseWeights, release: ReleaseKind, tokens: int, device: torch.device) -> dict[str, Input]:
+    """Return by prunable what a plan of `release` says of its input, where each silo has so many `tokens` of text."""
+    length = min(MOST_TOKENS, getattr(weights.config, "max_position_embeddings", None) or MOST_TOKENS)
+    text = self_sequences(weights, samples=RECORDS, sequence_length=length, device=device, progress=lambda *_: None)
+    inputs: dict[str, Input] = {}
+    walk = BlockWalk(weights, text, device=device)
+    for block in walk:
+        energies = walk.energies()
+        usual = {name: energy * (tokens / text.numel()) for name, energy in energies.items()}
+        for name in block.prunable:
+            first = _first_with_input(name, energies, walk.tokens, text.numel())
+            exponents = b"" if first else _exponents(usual[name], release)
+            inputs[name] = Input(first, exponents)
+        if block is not weights.blocks[-1]:
+            walk.advance({})
+    return inputs
+
+
+def _first_with_input(name: str, energies: Mapping[str, Tensor], reached: Mapping[str, int], tokens: int) -> str:
+    """Return the first prunable, by name, that shares the input of `name`, or nothing where that is itself.
+
+    An expert's input is its own: which tokens reach it is for the text to say.
+    """
+    if reached[name] != tokens:
+        return ""
+    first = min(other for other, energy in energies.items() if energy is energies[name])
+    return "" if first == name else first
+
+
+def _exponents(energy: Tensor, release: ReleaseKind) -> bytes:
+    """Return exponents of two as signed bytes: for all features of an input, or (gram) one each."""
+    values = energy.double().cpu().numpy()
+    mean = values.mean() or 1.0
+    if release is ReleaseKind.ENERGIES:
+        exponents = np.array([np.rint(np.log2(mean)) - BELOW_MEAN])
+    else:
+        exponents = np.ceil(np.log2(np.maximum(values, mean * FAINTEST)) / 2) + HEADROOM
+    return exponents.clip(-128, 127).astype(np.int8).tobytes()

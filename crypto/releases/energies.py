@@ -1,0 +1,112 @@
+"""The `energies` kind: how strong each input feature of the prunable tensors is on the silos' text, added up.
+
+What Wanda and RIA read of a text is this sum, so pruning by the sum of all silos is pruning by all their text in one
+place. Pruners that need products of two features get those from text that the model writes (docs/adr/0041).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Final
+
+from crypto.encoding.lanes import lane_width
+from crypto.encoding.layout import Section
+from crypto.errors import PlanError
+from crypto.names import ReleaseKind, Schedule
+from crypto.plan import Plan, oriented
+from crypto.pruning.pruners import PRUNERS
+from crypto.releases.release_spec import ReleaseSpec, calibration_in_words
+from sparsilo.v1 import plan_pb2
+
+CLIPPED_SECTION: Final = "clipped"
+ENERGY_WIDTH: Final = 64
+
+
+def energies_section(tensor: str) -> str:
+    """Name the section that holds the energies of a tensor's input."""
+    return f"energies {tensor}"
+
+
+def most_a_silo(width: int, silos: int) -> int:
+    """Return the largest power of two of which `silos` fit into a lane of `width` bits together."""
+    return 1 << width - silos.bit_length()
+
+
+def own_inputs(plan: Plan, index: int) -> list[plan_pb2.Tensor]:
+    """Return the tensors of a round whose inputs have sections; every other tensor shares the input of one of them."""
+    return [tensor for tensor in plan.tensors(index) if not tensor.shares_input_of]
+
+
+class EnergiesSpec(ReleaseSpec):
+    """Lanes are fixed-point numbers at the plan's public scales, and counts of what did not fit."""
+
+    kind = ReleaseKind.ENERGIES
+    says = "input statistics"
+    prunes = True
+    pools = True
+    opens = "for every input feature of the weight matrices the sum of squares over all silos' text"
+    not_protected: ClassVar[tuple[str, ...]] = (
+        "The sums of the first block's inputs are sums over the words of all silos' text: which words are frequent in "
+        "it can be estimated from them.",
+    )
+    seen = "how strong each input feature is on all their text"
+    unseen = "text, statistics or keep mask"
+    what: ClassVar[str] = "the sum of squares of each input feature of the weight matrices"
+
+    def sections(self, plan: Plan, index: int, silos: int) -> Iterator[Section]:
+        """Yield the counts of what was clipped, an input each, then the statistics of each input."""
+        inputs = own_inputs(plan, index)
+        lanes = [self.lanes(oriented(tensor)[1]) for tensor in inputs]
+        yield Section(CLIPPED_SECTION, len(inputs), lane_width(silos * max(lanes)))
+        for tensor, count in zip(inputs, lanes, strict=True):
+            yield self.section(tensor.name, count)
+
+    def section(self, tensor: str, lanes: int) -> Section:
+        """Return the section of one input."""
+        return Section(energies_section(tensor), lanes, ENERGY_WIDTH)
+
+    def lanes(self, features: int) -> int:
+        """Return how many numbers a statistic of so many input features has."""
+        return features
+
+    def exponents(self, features: int) -> int:
+        """Return how many exponents of two the plan has of an input of so many features: one for all of them."""
+        del features
+        return 1
+
+    def check(self, plan: Plan, index: int) -> None:
+        """Refuse options that say how a silo prunes by itself, and inputs that the plan does not describe."""
+        work, members = plan.pruning, plan.message.roster
+        problems = {
+            f"{work.pruner} reads no text": not PRUNERS[work.pruner].reads_text,
+            "silos have sparsity ratios of their own": any(member.sparsity_ratio for member in members),
+            "weights are scaled by votes": work.message.weight_scaling,
+            "blocks are sampled": bool(work.cohort_floor),
+        }
+        for problem, is_so in problems.items():
+            if is_so:
+                raise PlanError(f"plan: rounds[{index}]: pools {self.kind}, and {problem}: release votes for that")
+        described = {tensor.name: tensor for tensor in own_inputs(plan, index)}
+        for tensor in plan.tensors(index):
+            field, features = f"plan: model {tensor.name}", oriented(tensor)[1]
+            if tensor.shares_input_of:
+                other = described.get(tensor.shares_input_of)
+                if other is None or (other.block, oriented(other)[1]) != (tensor.block, features):
+                    raise PlanError(f"{field}: shares_input_of: {tensor.shares_input_of!r} has no such input")
+                if tensor.scale_exponents:
+                    raise PlanError(f"{field}: scale_exponents: are those of {tensor.shares_input_of}")
+            elif len(tensor.scale_exponents) != self.exponents(features):
+                raise PlanError(f"{field}: scale_exponents: are not {self.exponents(features)}")
+
+    def computes(self, plan: Plan, index: int, silo: str) -> Iterator[str]:
+        """Yield what is summed on how much text."""
+        del index, silo
+        yield f"{self.what} on {calibration_in_words(plan)}"
+        if plan.pruning.schedule is Schedule.ITERATIVE:
+            yield "block after block, each from what all silos together made of those before it"
+
+    def leaves(self, plan: Plan, rounds: Sequence[int]) -> str:
+        """Count the numbers."""
+        numbers = sum(self.lanes(oriented(tensor)[1]) for index in rounds for tensor in own_inputs(plan, index))
+        return f"{self.what}, {numbers:,} numbers, and how many of them were too large for the plan's scales"
+
+
+SPEC = EnergiesSpec()

@@ -1,0 +1,61 @@
+"""The `gram` kind: products of every two input features of the prunable tensors, over the silos' text, added up.
+
+It is what SparseGPT, ADMM and ALPS read of a text: by the sum of all silos they prune as with all text in one place.
+"""
+
+from typing import Final
+
+from crypto.encoding.layout import Section
+from crypto.errors import PlanError
+from crypto.names import ReleaseKind
+from crypto.plan import Plan
+from crypto.pruning.pruners import PRUNERS
+from crypto.releases.energies import EnergiesSpec
+
+GRAM_WIDTH: Final = 32
+
+
+def gram_section(tensor: str) -> str:
+    """Name the section that holds the upper triangle of the Gram matrix of a tensor's input, row by row."""
+    return f"gram {tensor}"
+
+
+def product_bits(silos: int) -> int:
+    """Return b, where products in [-1, 1] are whole numbers of 2^-b: those of `silos` fit a lane, 2^b added to each."""
+    return GRAM_WIDTH - 1 - silos.bit_length()
+
+
+class GramSpec(EnergiesSpec):
+    """What energies are, with the products of different features beside the squares."""
+
+    kind = ReleaseKind.GRAM
+    opens = "for every two input features of a weight matrix the sum of their products over all silos' text"
+    not_protected = (
+        "From the products of the first block's inputs it can be computed how often each word occurs in all silos' "
+        "text together. A word that one silo alone has shows there, though not whose it is.",
+        "Where the silos' text has fewer tokens than a matrix has inputs, the sums say in which directions it lies.",
+    )
+    seen = "the products of every two input features, summed over all their text"
+    what = "the sum of products of every two input features of the weight matrices"
+
+    def section(self, tensor: str, lanes: int) -> Section:
+        """Return the section of one input."""
+        return Section(gram_section(tensor), lanes, GRAM_WIDTH)
+
+    def lanes(self, features: int) -> int:
+        """Return how many numbers an upper triangle has, its diagonal included."""
+        return features * (features + 1) // 2
+
+    def exponents(self, features: int) -> int:
+        """Return how many exponents of two the plan has of an input of so many features: one each."""
+        return features
+
+    def check(self, plan: Plan, index: int) -> None:
+        """Refuse also a pruner that makes nothing of products."""
+        super().check(plan, index)
+        pruner = plan.pruning.pruner
+        if not PRUNERS[pruner].updates_weights:
+            raise PlanError(f"plan: rounds[{index}]: pools gram, and {pruner} reads energies alone: release energies")
+
+
+SPEC = GramSpec()

@@ -1,0 +1,120 @@
+"""The silo's side of the `energies` kind: how strong each input feature of the prunable tensors is on its text.
+
+By the sum of all silos everybody prunes alike: as one owner of all their text would, up to the fixed point.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crypto.encoding.fixed_point import encode_clipped
+from crypto.encoding.layout import Chunk, OpenedChunk
+from crypto.errors import PlanError
+from crypto.plan import Plan, oriented
+from crypto.pruning.pruners import PRUNERS
+from crypto.releases.energies import (
+    CLIPPED_SECTION,
+    ENERGY_WIDTH,
+    energies_section,
+    most_a_silo,
+    own_inputs,
+)
+from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.pruning.expansion import ExpandedTensor
+from silo_agent.pruning.prune import prune_weight
+from silo_agent.pruning.public_correlations import with_public_correlations
+from silo_agent.releases.silo_side import Earlier, OpenedSum, SiloWork, next_section
+from sparsilo.v1 import plan_pb2
+
+NO_LIMIT: Final = (1 << 64) - 1
+
+_log = logging.getLogger(__name__)
+
+
+def prepare(work: SiloWork) -> "EnergiesRelease":
+    """Sum up the squares of the inputs of the round's tensors."""
+    energies: dict[str, Tensor] = {}
+    for of_block in work.statistics("energies"):
+        check_shared(work.plan, work.index, of_block)
+        energies |= of_block
+    return EnergiesRelease(work.plan, work.index, energies)
+
+
+def expanded(earlier: Earlier, opened: OpenedSum, weights: DenseWeights) -> Iterator[ExpandedTensor]:
+    """Yield each tensor as the planned pruner prunes it by the pooled energies."""
+    plan, index, chunks = earlier.plan, opened.round.index, opened.chunks()
+    clipped_values(plan, index, chunks)
+    energies = {tensor.name: pooled_energy(tensor, chunks) for tensor in own_inputs(plan, index)}
+    updates = PRUNERS[plan.pruning.pruner].updates_weights
+    for block, inputs in groupby(own_inputs(plan, index), lambda tensor: tensor.block):
+        public = earlier.public.public_grams(block) if updates else {}
+        for owner in inputs:
+            statistic = energies[owner.name].to(earlier.public.device)
+            if updates:
+                statistic = with_public_correlations(statistic, public[owner.name])
+            yield from pruned_alike(earlier, index, owner, statistic, weights)
+
+
+class EnergiesRelease:
+    """The lanes of one round, of float32 [d_in] energies by tensor."""
+
+    def __init__(self, plan: Plan, index: int, energies: Mapping[str, Tensor]) -> None:
+        self._lanes: dict[str, NDArray[np.uint64]] = {}
+        clipped = []
+        most = most_a_silo(ENERGY_WIDTH, len(plan.silos))
+        for tensor in own_inputs(plan, index):
+            values = energies[tensor.name].double().cpu().numpy()
+            lanes, too_large = encode_clipped(values, exponents_of(tensor)[0], most)
+            self._lanes[energies_section(tensor.name)] = lanes
+            clipped.append(too_large)
+        self._lanes[CLIPPED_SECTION] = np.array(clipped, np.uint64)
+
+    def lanes(self, chunk: Chunk) -> NDArray[Any]:
+        """Return the values of one chunk's lanes."""
+        return self._lanes[chunk.section.name][chunk.start : chunk.start + chunk.lanes]
+
+
+def exponents_of(tensor: plan_pb2.Tensor) -> NDArray[np.int64]:
+    """Return the exponents of two that the plan has of a tensor's input, one for all its features or one each."""
+    return np.frombuffer(tensor.scale_exponents, np.int8).astype(np.int64)
+
+
+def check_shared(plan: Plan, index: int, statistics: Mapping[str, Tensor]) -> None:
+    """Check that tensors share an input where the plan says so. Raises PlanError; no text has a say in it."""
+    for tensor in plan.tensors(index):
+        shared = tensor.shares_input_of
+        if shared and tensor.name in statistics and statistics[tensor.name] is not statistics.get(shared):
+            raise PlanError(f"the plan says that {tensor.name} and {shared} have one input, and here they have two")
+
+
+def clipped_values(plan: Plan, index: int, chunks: Iterator[OpenedChunk]) -> NDArray[np.uint64]:
+    """Return how many values of each input were too large at the silos together, and warn where there are any."""
+    inputs = own_inputs(plan, index)
+    clipped: NDArray[np.uint64] = next_section(chunks, CLIPPED_SECTION, [len(inputs)], np.uint64, NO_LIMIT)
+    for tensor, count in zip(inputs, clipped.tolist(), strict=True):
+        if count:
+            _log.warning("%s: %d of the silos' statistics were cut to the plan's scale", tensor.name, count)
+    return clipped
+
+
+def pooled_energy(tensor: plan_pb2.Tensor, chunks: Iterator[OpenedChunk]) -> Tensor:
+    """Return the energies that come next, summed over the survivors: float32 [d_in]."""
+    sums = next_section(chunks, energies_section(tensor.name), [oriented(tensor)[1]], np.uint64, NO_LIMIT)
+    return torch.from_numpy(np.ldexp(sums.astype(np.float64), exponents_of(tensor)[0])).float()
+
+
+def pruned_alike(
+    earlier: Earlier, index: int, owner: plan_pb2.Tensor, statistic: Tensor, weights: DenseWeights
+) -> Iterator[ExpandedTensor]:
+    """Yield the tensors that share the input of `owner`, pruned by the pooled statistic of it."""
+    pruner, sparsity = earlier.plan.pruning.pruner, earlier.sparsity(owner.block)
+    for tensor in earlier.plan.tensors(index):
+        if owner.name in (tensor.name, tensor.shares_input_of):
+            pruned = prune_weight(weights, tensor.name, statistic, pruner, sparsity, statistic.device)
+            yield ExpandedTensor(pruned.name, pruned.keep, pruned.weight)

@@ -1,0 +1,95 @@
+"""The silo's side of the `gram` kind: products of every two input features of the prunable tensors, over its text.
+
+The lanes lie in a file: of a large model they are larger than its weights.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crypto.encoding.fixed_point import encode_signed
+from crypto.encoding.layout import Chunk, OpenedChunk
+from crypto.plan import Plan, oriented
+from crypto.releases.energies import CLIPPED_SECTION, own_inputs
+from crypto.releases.gram import SPEC, gram_section, product_bits
+from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.pruning.expansion import ExpandedTensor
+from silo_agent.releases.energies import check_shared, clipped_values, exponents_of, pruned_alike
+from silo_agent.releases.silo_side import Earlier, OpenedSum, SiloWork, next_section
+from sparsilo.v1 import plan_pb2
+
+
+def prepare(work: SiloWork) -> "GramRelease":
+    """Sum up the products of the inputs of the round's tensors, and encode them block by block."""
+    release = GramRelease(work.plan, work.index, work.folder / f"{work.index}.gram")
+    for of_block in work.statistics("grams"):
+        check_shared(work.plan, work.index, of_block)
+        release.add(of_block)
+    return release
+
+
+def expanded(earlier: Earlier, opened: OpenedSum, weights: DenseWeights) -> Iterator[ExpandedTensor]:
+    """Yield each tensor as the planned pruner prunes it by the pooled Gram matrix; one is in memory at a time."""
+    plan, index, chunks = earlier.plan, opened.round.index, opened.chunks()
+    clipped_values(plan, index, chunks)
+    for owner in own_inputs(plan, index):
+        gram = pooled_gram(owner, chunks, opened.survivors, len(opened.round.silos)).to(earlier.public.device)
+        yield from pruned_alike(earlier, index, owner, gram, weights)
+
+
+class GramRelease:
+    """The lanes of one round, in `file`: `add` takes the float32 [d_in, d_in] Gram matrices of its blocks in order.
+
+    A product is taken relative to the public scales of its two features, so one lane's width suits all of them.
+    """
+
+    def __init__(self, plan: Plan, index: int, file: Path) -> None:
+        self._inputs, self._bits = own_inputs(plan, index), product_bits(len(plan.silos))
+        self._file = file
+        self._file.write_bytes(b"")
+        self._starts: dict[str, int] = {}
+        self._clipped = np.zeros(len(self._inputs), np.uint64)
+
+    def add(self, grams: Mapping[str, Tensor]) -> None:
+        """Encode the matrices of a block's inputs, by the tensor that the plan says has them."""
+        with self._file.open("ab") as lanes:
+            for place, tensor in enumerate(self._inputs):
+                if tensor.name in grams:
+                    self._starts[gram_section(tensor.name)] = lanes.tell()
+                    for row in self._encoded(place, tensor, grams[tensor.name].cpu()):
+                        lanes.write(row.data)
+
+    def _encoded(self, place: int, tensor: plan_pb2.Tensor, gram: Tensor) -> Iterator[NDArray[np.uint32]]:
+        """Yield each row from its diagonal on."""
+        exponents = exponents_of(tensor)
+        for at, row in enumerate(gram.numpy()):
+            relative = np.ldexp(row[at:].astype(np.float64), -(exponents[at:] + exponents[at]))
+            self._clipped[place] += np.uint64(np.count_nonzero(np.abs(relative) > 1))
+            yield encode_signed(relative, -self._bits, self._bits).astype(np.uint32)
+
+    def lanes(self, chunk: Chunk) -> NDArray[Any]:
+        """Return the values of one chunk's lanes."""
+        if chunk.section.name == CLIPPED_SECTION:
+            return self._clipped[chunk.start : chunk.start + chunk.lanes]
+        start = self._starts[chunk.section.name] + np.dtype(np.uint32).itemsize * chunk.start
+        return np.fromfile(self._file, np.uint32, chunk.lanes, offset=start)
+
+
+def pooled_gram(tensor: plan_pb2.Tensor, chunks: Iterator[OpenedChunk], survivors: int, silos: int) -> Tensor:
+    """Return the Gram matrix that comes next, summed over the survivors: float32 [d_in, d_in]."""
+    features, bits, exponents = oriented(tensor)[1], product_bits(silos), exponents_of(tensor)
+    section, most = gram_section(tensor.name), survivors << bits + 1
+    sums = next_section(chunks, section, [SPEC.lanes(features)], np.uint32, most)
+    gram = np.empty((features, features), np.float32)
+    start = 0
+    for at in range(features):
+        row = sums[start : start + features - at].astype(np.int64) - (survivors << bits)
+        gram[at, at:] = np.ldexp(row.astype(np.float64), exponents[at:] + exponents[at] - bits)
+        gram[at:, at] = gram[at, at:]
+        start += features - at
+    return torch.from_numpy(gram)

@@ -1,0 +1,67 @@
+"""What the opened sums of a plan make of the model: every round's tensors are computed once, and kept in a folder.
+
+Both roles derive it, from the same sums and, where a pruner needs products of features that no round summed, from text
+that the model writes (docs/adr/0040, 0041).
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from crypto.names import Schedule
+from crypto.plan import Plan
+from crypto.releases.planned_rounds import pruning_rounds
+from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.pruning.pruned_tensors import PrunedTensors
+from silo_agent.releases.silo_side import expanded_tensors
+from silo_agent.rounds.opened_rounds import Start
+from silo_agent.rounds.opened_sum import OpenedRound
+from silo_agent.rounds.walk_together import WalkTogether
+from silo_agent.writing.self_text import self_sequences
+
+
+class Together:
+    """Takes a plan's rounds up in order. `device` is where weights are solved for and the model's own text is run."""
+
+    def __init__(self, plan: Plan, weights: DenseWeights, folder: Path, device: torch.device) -> None:
+        self.plan, self.device = plan, device
+        self.tensors: Final = PrunedTensors(plan, weights, folder)
+        self._weights = weights
+        self._taken = 0
+        self._walk = WalkTogether(weights, self._own_text, device)
+
+    def take(self, opened: Sequence[OpenedRound]) -> None:
+        """Take up those rounds of a plan's pruning, from its first on, that were not taken before.
+
+        Raises CorruptSum where their sums cannot be true.
+        """
+        for index in range(self._taken, min(len(opened), pruning_rounds(self.plan))):
+            start = Start(self.plan, opened[:index], public=self)
+            self.tensors.add(expanded_tensors(start, opened[index], self._weights), opened[index].survivors)
+            self._taken = index + 1
+
+    def changed(self, block: int) -> dict[str, Tensor]:
+        """Return by name what became of a block's prunables; nothing where the rounds before are not about blocks."""
+        names = self._weights.blocks[block].prunable
+        return {name: self.tensors[name] for name in names if name in self.tensors}
+
+    def public_grams(self, block: int) -> Mapping[str, Tensor]:
+        """Return X^T X of the inputs of a block's prunables on text that the model writes, as `BlockWalk.grams` does.
+
+        With the iterative schedule it goes through the blocks that were made together before, else the dense ones.
+        """
+        iterative = self.plan.pruning.schedule is Schedule.ITERATIVE
+        return self._walk.at(block, self.changed if iterative else lambda _: {}).grams()
+
+    def _own_text(self) -> Tensor:
+        pruning = self.plan.message.pruning
+        return self_sequences(
+            self._weights,
+            samples=pruning.samples,
+            sequence_length=pruning.sequence_length,
+            device=self.device,
+            progress=lambda *_: None,
+        )

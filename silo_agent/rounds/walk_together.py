@@ -1,0 +1,36 @@
+"""Sequences on their way through the model as the silos make it together, from one block to a later one."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from silo_agent.model.activations import BlockWalk
+from silo_agent.model.blocks import Block
+from silo_agent.model.dense_weights import DenseWeights
+
+
+class WalkTogether:
+    """Waits at a block until a later one is asked for. `sequences` is called once, when the walk begins."""
+
+    def __init__(self, weights: DenseWeights, sequences: Callable[[], Tensor], device: torch.device) -> None:
+        self._weights, self._sequences, self._device = weights, sequences, device
+        self._current: Block | None = None
+
+    def at(self, index: int, changed: Callable[[int], Mapping[str, Tensor]]) -> BlockWalk:
+        """Return the walk at a block, no earlier than the last one. `changed` has what became of a block before it."""
+        block = self._current or next(self._blocks)
+        while block.index < index:
+            self._walk.advance(changed(block.index))
+            block = next(self._blocks)
+        self._current = block
+        return self._walk
+
+    @cached_property
+    def _walk(self) -> BlockWalk:
+        return BlockWalk(self._weights, self._sequences(), device=self._device)
+
+    @cached_property
+    def _blocks(self) -> Iterator[Block]:
+        return iter(self._walk)
