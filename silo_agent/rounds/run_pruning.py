@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -16,6 +17,10 @@ from silo_agent.pruning.pruners import Statistic, method
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.together import Together
 from silo_agent.rounds.walk_together import WalkTogether
+
+
+TOGETHER: Final = "together"
+"""The folder, in a run's, of what all silos made of the model."""
 
 
 class RunPruning:
@@ -39,7 +44,7 @@ class RunPruning:
         self._silo, self._weights, self._sequences = silo, weights, sequences
         self._folder, self._device, self._progress = folder, device, progress
         self._walk = WalkTogether(weights, sequences, device)
-        self._together = Together(plan, weights, folder, device)
+        self._together = Together(plan, weights, folder / TOGETHER, device)
 
     def files(self, start: Start) -> PrunedFiles:
         """Return what the silo made of the scope of the round that `start` is followed by."""

@@ -45,7 +45,7 @@ class Together:
 
     def changed(self, block: int) -> dict[str, Tensor]:
         """Return by name what became of a block's prunables; nothing where the rounds before are not about blocks."""
-        names = self._weights.blocks[block].prunable
+        names = [tensor.name for tensor in self.plan.prunable if tensor.block == block]
         return {name: self.tensors[name] for name in names if name in self.tensors}
 
     def public_grams(self, block: int) -> Mapping[str, Tensor]:

@@ -47,18 +47,18 @@ USES: Uses = {
     },
     "silo_agent.model": {"crypto": "errors releases", "silo_agent": "host"},
     "silo_agent.network": {"crypto": "encoding errors identity names", "silo_agent": "host settings"},
-    "silo_agent.pruning": {"crypto": "errors names pruning", "silo_agent": "model"},
+    "silo_agent.pruning": {"crypto": "errors names plan pruning", "silo_agent": "model"},
     "silo_agent.releases": {
         "crypto": "encoding errors names plan pruning releases secagg",
         "silo_agent": "model pruning",
     },
     "silo_agent.results": {
         "crypto": "backends errors names plan releases secagg",
-        "silo_agent": "host model pruning releases rounds",
+        "silo_agent": "host model rounds",
     },
     "silo_agent.rounds": {
         "crypto": "backends encoding errors names plan plan_rules primitives pruning releases secagg",
-        "silo_agent": "config consent host identity model network pruning releases",
+        "silo_agent": "config consent host identity model network pruning releases writing",
     },
     "silo_agent.settings": {"crypto": "errors names pruning", "silo_agent": "host"},
     "silo_agent.writing": {"crypto": "errors", "silo_agent": "model"},
@@ -94,7 +94,7 @@ USES: Uses = {
     },
     "aggregator.runs": {
         "crypto": "errors names plan plan_options plan_rules pruning releases roster secagg",
-        "silo_agent": "host model releases results rounds.committed_words rounds.opened_rounds settings writing",
+        "silo_agent": "host model releases results rounds.committed_words rounds.opened_rounds rounds.together settings writing",
         "aggregator": "results rounds",
     },
     "aggregator.serve": {

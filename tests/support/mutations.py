@@ -413,8 +413,8 @@ MUTATIONS = (
     ),
     Mutation(
         CHECK,
-        "silo_agent/rounds/run_pruning.py",
-        "self._walk.advance(start.globally_pruned(block.index, self._weights))",
+        "silo_agent/rounds/walk_together.py",
+        "self._walk.advance(changed(block.index))",
         "self._walk.advance({})",
         "tests/silo_agent/rounds/test_run_pruning.py::test_iterative_goes_on_from_the_globally_pruned_blocks",
     ),

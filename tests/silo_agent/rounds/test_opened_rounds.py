@@ -34,6 +34,7 @@ from silo_agent.pruning.expansion import ExpandedTensor
 from silo_agent.releases.silo_side import expanded_tensors
 from silo_agent.rounds.offer_checks import check_start
 from silo_agent.rounds.opened_rounds import Start
+from silo_agent.rounds.together import Together
 from silo_agent.rounds.opened_sum import OpenedRound
 from support.importance import importance
 from support.opened import Tensors, opened, planned
@@ -222,7 +223,7 @@ MIXED: Tensors = {
 
 
 def dense_of(tensors: dict[str, torch.Tensor]) -> Any:
-    return SimpleNamespace(tensor=tensors.__getitem__)
+    return SimpleNamespace(tensor=tensors.__getitem__, shape=lambda name: tensors[name].shape)
 
 
 def many_magnitudes(tensors: Tensors, seed: int = 8) -> dict[str, torch.Tensor]:
@@ -634,18 +635,20 @@ def test_a_globally_pruned_block_is_what_its_own_round_made(release: ReleaseKind
     dense, differences = few_magnitudes(MIXED), random_differences(5, SURVIVORS, MIXED)
     scales, sums = weight_sums(plan, differences)
     found: list[OpenedRound] = []
+    together = Together(plan, dense_of(dense), tmp_path / "together", torch.device("cpu"))
     for block in range(2):
         if release is WEIGHTS:
             found.append(opened(Start(plan, found).round, scales, SURVIVORS, tmp_path))
         found.append(opened(Start(plan, found).round, sums, SURVIVORS, tmp_path))
         expected = {each.name: each for each in expanded_tensors(Start(plan, found), found[-1], dense_of(dense))}
         assert set(expected) == {name for name, (of, _, _) in MIXED.items() if of == block}
-        changed = Start(plan, found).globally_pruned(block, dense_of(dense))
+        together.take(found)
+        changed = together.changed(block)
         assert changed.keys() == expected.keys()
         for name, each in expected.items():
             assert torch.equal(changed[name], each.keep if release is ReleaseKind.VOTES else each.weight)  # type: ignore[arg-type]
-    again = Start(plan, found).globally_pruned(0, dense_of(dense))
-    assert set(again) == {name for name, (of, _, _) in MIXED.items() if of == 0}
+    assert set(together.changed(0)) == {name for name, (of, _, _) in MIXED.items() if of == 0}
+    assert set(together.tensors) == set(MIXED)
 
 
 def test_half_a_unit_is_rounded_to_even_and_is_the_worst(tmp_path: Path) -> None:

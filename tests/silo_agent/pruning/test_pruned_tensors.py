@@ -43,7 +43,7 @@ def collected(tensors: dict[str, ExpandedTensor], folder: Path, *rounds: list[st
 
 def written(pruned: PrunedTensors, file: Path) -> Path:
     """What silos keep of a run's tensors (docs/formats.md, section 3)."""
-    tensors = {name: pruned.pruned(name) for name in TENSORS}
+    tensors = {name: pruned[name] for name in TENSORS}
     entries = [(name, STORED_NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()]
     write_tensor_file(file, entries, lambda name: [tensors[name].view(torch.uint8).numpy().tobytes()], {})
     return file
@@ -64,7 +64,7 @@ def test_keep_masks_or_weights_and_counts(dtype: torch.dtype | None, rounds: lis
     for name, tensor in tensors.items():
         changed = tensor.keep if dtype is None else tensor.weight
         assert changed is not None
-        assert same(pruned.pruned(name), changed)
+        assert same(pruned[name], changed)
         assert same(counts[name], tensor.keep_counts)
         by_count = [int((tensor.keep_counts == count).sum()) for count in range(4)]
         assert pruned.keep_counts[name] == by_count
