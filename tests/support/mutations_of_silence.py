@@ -66,7 +66,7 @@ MUTATIONS = (
     ),
     Mutation(
         CHECK,
-        "silo_agent/pruning/pruners/sparsegpt.py",
+        "silo_agent/pruning/inverse_factor.py",
         "(lower.isfinite() & inverse.isfinite()).all()",
         "inverse.isfinite().all()",
         "tests/silo_agent/pruning/test_sparsegpt.py::test_a_gram_matrix_that_no_damping_helps_leaves_magnitude",

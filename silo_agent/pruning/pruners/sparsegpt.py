@@ -14,7 +14,6 @@ weights as moved so far. It differs from that code in four ways:
   where the Gram matrix is not positive definite however damped, or too large for float32.
 """
 
-from functools import lru_cache
 from typing import Final
 
 import torch
@@ -22,13 +21,12 @@ from torch import Tensor
 
 from crypto.names import ComparisonGroup
 from crypto.pruning.sparsity import Pattern, Sparsity
+from silo_agent.pruning.inverse_factor import inverse_factor
 from silo_agent.pruning.keep_mask import keep_by_score, keep_in_groups
 
 STATISTIC: Final = "grams"
 
 BLOCK_COLUMNS: Final = 128
-DAMPING: Final = (0.01, 0.1, 1.0, 10.0)
-"""Of the Gram matrix' mean diagonal, added to its diagonal: the first with which it is positive definite."""
 
 
 def prune(weight: Tensor, gram: Tensor, sparsity: Sparsity) -> tuple[Tensor, Tensor]:
@@ -37,7 +35,7 @@ def prune(weight: Tensor, gram: Tensor, sparsity: Sparsity) -> tuple[Tensor, Ten
     Computes in float32; besides the arguments it holds two Gram matrices and three weights.
     """
     sparsity.groups(weight.shape)  # raises where a pattern does not fit, before the work
-    factor = _inverse_factor(gram)
+    factor = inverse_factor(gram)
     if factor is None:
         keep = keep_by_score(weight.abs().float(), weight, sparsity)
         return keep, weight.float() * keep
@@ -63,28 +61,6 @@ def prune(weight: Tensor, gram: Tensor, sparsity: Sparsity) -> tuple[Tensor, Ten
             torch.mul(columns[i], erring[i % step], out=errors[i])
         moved[start + block :].addmm_(factor[start : start + block, start + block :].T, errors, alpha=-1)
     return keep.T.contiguous(), torch.where(dead, weight.float(), moved.T).masked_fill_(~keep.T, 0)
-
-
-@lru_cache(maxsize=1)  # q, k and v share one Gram matrix, the same object
-def _inverse_factor(gram: Tensor) -> Tensor | None:
-    """Upper triangular U, float32 [d_in, d_in], where U^T U is the inverse of the damped Gram matrix; None without one.
-
-    With a lower L L^T the matrix read backwards in both directions, R = L read so is upper and R R^T the matrix
-    itself: U is R^-1.
-    """
-    if not gram.any():
-        return None
-    backwards, mean = gram.flip(0, 1), gram.diagonal().mean()
-    added = 0.0
-    for damping in DAMPING:
-        backwards.diagonal().add_((damping - added) * mean)
-        added = damping
-        lower, failed = torch.linalg.cholesky_ex(backwards)
-        if not failed:
-            identity = torch.eye(len(gram), device=gram.device)
-            inverse: Tensor = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
-            return inverse if (lower.isfinite() & inverse.isfinite()).all() else None
-    return None
 
 
 def _keep_columns(score: Tensor, weight: Tensor, sparsity: Sparsity, first: int) -> Tensor:

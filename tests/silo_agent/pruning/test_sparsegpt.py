@@ -14,6 +14,7 @@ from crypto.names import ComparisonGroup, Pruner
 from crypto.pruning.sparsity import Pattern, Sparsity
 from silo_agent.model.calibration import read_sequences
 from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.pruning.inverse_factor import inverse_factor
 from silo_agent.pruning.prune import prune_blocks
 from silo_agent.pruning.pruners import sparsegpt
 from support.models import BLOCKS, family, in_memory, tiny_model, tokenizer, write_text
@@ -119,7 +120,7 @@ def test_a_gram_matrix_that_needs_more_damping() -> None:
     values, vectors = torch.linalg.eigh(gram)
     values[0] = -0.05 * values.mean()  # as rounding a sum to fixed point may leave it
     rounded = (vectors * values) @ vectors.T
-    factor = sparsegpt._inverse_factor(rounded)
+    factor = inverse_factor(rounded)
     damped = rounded + 0.1 * rounded.diagonal().mean() * torch.eye(128)
     assert factor is not None and torch.equal(factor, factor.triu())
     assert torch.allclose(factor.T @ factor @ damped, torch.eye(128), atol=1e-3)
