@@ -6,7 +6,7 @@ those can write the folder, and whoever is given one can check it against the sa
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -49,7 +49,7 @@ class SparseModel:
         division: Division | None = None,
     ) -> None:
         self._weights, self._pruned, self._metadata, self._card = weights, pruned, metadata, card
-        self.division: Final = _division(weights) if division is None else division
+        self.division: Final = division_into_files(weights) if division is None else division
         self.achieved: dict[str, float] = {}
         """The fraction of zeros (counted on what was written, over elements) of each prunable tensor so far."""
 
@@ -66,18 +66,11 @@ class SparseModel:
             ]
             yield file, tensor_file_pieces(file, entries, self._data, {**self._metadata, "format": "pt"})
         if [*self.division] != [SINGLE_FILE]:
-            yield INDEX_FILE, _whole(self._index)
+            total = sum(weights.shape(name).numel() * weights.dtype(name).itemsize for name in weights.names)
+            yield INDEX_FILE, whole(index_content(self.division, total))
         for name in weights.file_digests:
-            yield name, _whole(weights.file_content(name))
-        yield CARD_FILE, _whole(self._card(self.achieved).encode())
-
-    @property
-    def _index(self) -> bytes:
-        weights = self._weights
-        total = sum(weights.shape(name).numel() * weights.dtype(name).itemsize for name in weights.names)
-        by_tensor = {name: file for file, tensors in self.division.items() for name in tensors}
-        index = {"metadata": {"total_size": total}, "weight_map": by_tensor}
-        return f"{json.dumps(index, indent=2, sort_keys=True)}\n".encode()
+            yield name, whole(weights.file_content(name))
+        yield CARD_FILE, whole(self._card(self.achieved).encode())
 
     def _data(self, name: str) -> Iterator[memoryview]:
         tensor, prunable = self._weights.tensor(name), name in self._weights.prunable
@@ -103,8 +96,16 @@ def write_sparse_model(model: SparseModel, folder: Path) -> None:
 
     Raises OutputError if `folder` is not empty or cannot be written.
     """
+    write_files(model.files(), folder)
+
+
+def write_files(files: Iterable[tuple[str, Iterable[Piece]]], folder: Path) -> None:
+    """Write files, each used up before the next is asked for, to `folder`, which appears whole or not at all.
+
+    Raises OutputError if `folder` is not empty or cannot be written.
+    """
     with whole_folder(folder) as partial:
-        for name, pieces in model.files():
+        for name, pieces in files:
             with (partial / name).open("wb") as file:
                 for _, piece in pieces:
                     file.write(piece)
@@ -151,9 +152,18 @@ def division_of(folder: Path, tensors: Collection[str]) -> Division:
     return division
 
 
-def _division(weights: DenseWeights) -> Division:
+def division_into_files(weights: DenseWeights) -> Division:
+    """Return how a model's own files divide its tensors."""
     return {file.name: [name for name in weights.names if weights.file(name) == file] for file in weights.files}
 
 
-def _whole(content: bytes) -> Iterator[Piece]:
+def index_content(division: Division, total: int) -> bytes:
+    """Return the content of `INDEX_FILE` for tensors of `total` bytes."""
+    by_tensor = {name: file for file, tensors in division.items() for name in tensors}
+    index = {"metadata": {"total_size": total}, "weight_map": by_tensor}
+    return f"{json.dumps(index, indent=2, sort_keys=True)}\n".encode()
+
+
+def whole(content: bytes) -> Iterator[Piece]:
+    """Yield the content of a file that holds no tensors."""
     yield "", content

@@ -1,0 +1,168 @@
+"""A quantised model's folder, as transformers and vLLM load it: the format `pack-quantized` of compressed-tensors.
+
+Beside a prunable `NAME.weight` of the dense model there is (https://github.com/vllm-project/compressed-tensors):
+- `NAME.weight_packed`, int32 [d_out, d_in * bits / 32 rounded up]: each row's levels, made unsigned by adding
+  2^(bits - 1), one after the other from the lowest bits of the first word on;
+- `NAME.weight_scale`, of the dense weight's dtype, [d_out, groups];
+- `NAME.weight_shape`, int64 [2]: d_out and d_in.
+
+All other tensors are the dense model's. config.json says how to read it. It has no `sparsity_config`, although weights
+may be pruned as well: vLLM no longer takes one.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from math import prod
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crypto.errors import ModelError
+from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.model.mapped_tensors import STORED_NAMES, as_integers
+from silo_agent.model.tensor_files import DTYPES, Entry, Piece, tensor_file_pieces
+from silo_agent.pruning.gptq import BLOCK_COLUMNS, Bits, Quantised, group_size
+from silo_agent.results.sparse_checkpoint import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    division_into_files,
+    index_content,
+    whole,
+    write_files,
+)
+
+CONFIG_FILE: Final = "config.json"
+
+
+def write_quantised_model(
+    weights: DenseWeights, quantised: Callable[[str], Quantised], bits: Bits, folder: Path
+) -> None:
+    """Write the dense model with every prunable weight as `quantised(name)`; `folder` appears whole or not at all.
+
+    `quantised` is asked once for every prunable weight, and at most one is in memory, with the scales of those that lie
+    in the same file. Raises ModelError where weights are stored input first, as GPT-2's are, which the format does not
+    have; OutputError if `folder` is not empty or cannot be written; ValueError where a quantised weight is of another
+    shape or dtype than `silo_agent.pruning.gptq` makes it.
+    """
+    for name in weights.prunable:
+        if weights.input_first(name):
+            raise ModelError(
+                f"{weights.folder}: {name} is stored input first, which the quantised format does not have",
+                hint="this kind of model can be pruned but not quantised",
+            )
+    write_files(_files(weights, quantised, bits), folder)
+
+
+def _files(
+    weights: DenseWeights, quantised: Callable[[str], Quantised], bits: Bits
+) -> Iterator[tuple[str, Iterator[Piece]]]:
+    """Yield each file's name, and the bytes to be used up before the next file."""
+    division, total = {}, 0
+    for file, names in division_into_files(weights).items():
+        entries = [entry for name in sorted(names) for entry in _entries(weights, name, bits)]
+        division[file] = [name for name, _, _ in entries]
+        total += sum(DTYPES[dtype].bytes * prod(shape) for _, dtype, shape in entries)
+        yield file, tensor_file_pieces(file, entries, _data(weights, quantised, bits), {"format": "pt"})
+    if [*division] != [SINGLE_FILE]:
+        yield INDEX_FILE, whole(index_content(division, total))
+    for name in weights.file_digests:
+        content = weights.file_content(name)
+        if name == CONFIG_FILE:
+            config = json.loads(content) | {"quantization_config": quantisation_config(weights, bits)}
+            content = f"{json.dumps(config, indent=2)}\n".encode()
+        yield name, whole(content)
+
+
+def _entries(weights: DenseWeights, name: str, bits: Bits) -> list[Entry]:
+    """Return what is written for a tensor of the dense model. Packed weights come before their scales."""
+    dtype, shape = STORED_NAMES[weights.dtype(name)], tuple(weights.shape(name))
+    if name not in weights.prunable:
+        return [(name, dtype, shape)]
+    d_out, d_in = shape
+    return [
+        (f"{name}_shape", "I64", (2,)),
+        (f"{name}_packed", "I32", (d_out, -(-d_in * bits // 32))),
+        (f"{name}_scale", dtype, (d_out, d_in // group_size(d_in))),
+    ]
+
+
+def _data(
+    weights: DenseWeights, quantised: Callable[[str], Quantised], bits: Bits
+) -> Callable[[str], Iterator[memoryview]]:
+    """Return what yields the bytes of a file's entries, in the order in which they are written."""
+    scales: dict[str, Tensor] = {}
+    prunable = {*weights.prunable}
+
+    def data(entry: str) -> Iterator[memoryview]:
+        name, _, part = entry.rpartition("_")
+        if name not in prunable:
+            yield as_integers(weights.tensor(entry)).numpy().data
+        elif part == "shape":
+            yield np.array(weights.shape(name), "<i8").data
+        elif part == "packed":
+            weight = _checked(weights, name, quantised(name))
+            scales[name] = weight.scales.cpu()
+            yield packed(weight.levels, bits).data
+        else:
+            yield as_integers(scales.pop(name)).numpy().data
+
+    return data
+
+
+def _checked(weights: DenseWeights, name: str, weight: Quantised) -> Quantised:
+    shape, dtype = weights.shape(name), weights.dtype(name)
+    groups = (shape[0], shape[1] // group_size(shape[1]))
+    expected = [(torch.int8, shape), (dtype, groups)]
+    if [(tensor.dtype, tensor.shape) for tensor in weight] != expected:
+        raise ValueError(f"the quantised {name} is {[(tensor.dtype, [*tensor.shape]) for tensor in weight]}")
+    return weight
+
+
+def packed(levels: Tensor, bits: Bits) -> NDArray[np.uint8]:
+    """Return the bytes of `weight_packed`, uint8 [d_out, 4 * words], of levels int8 [d_out, d_in]."""
+    unsigned = (levels.cpu().numpy() + np.int16(2 ** (bits - 1))).astype(np.uint8)
+    padded: NDArray[np.uint8] = np.pad(unsigned, ((0, 0), (0, -unsigned.shape[1] % (32 // bits))))
+    return padded if bits == 8 else padded[:, ::2] | padded[:, 1::2] << np.uint8(4)
+
+
+def quantisation_config(weights: DenseWeights, bits: Bits) -> dict[str, Any]:
+    """Return what config.json says of a model all of whose prunable weights are quantised.
+
+    Where all of them have groups of 128, or all have rows with one scale, they are the linear layers, whatever their
+    names: so most models on the hub have it. Else patterns name them that leave open which block and which expert.
+    `ignore` has all other layers with a matrix.
+    """
+    patterns: dict[str, set[str]] = {"channel": set(), "group": set()}
+    for name in weights.prunable:
+        inside = re.split(r"\.\d+\.", name.removesuffix(".weight"), maxsplit=1)[-1]
+        pattern = re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(inside))
+        grouped = group_size(weights.shape(name)[1]) == BLOCK_COLUMNS
+        patterns["group" if grouped else "channel"].add(rf"re:.*\.{pattern}$")
+    quantised = {weights.place(name).parameter for name in weights.prunable}
+    dense = [
+        name.removesuffix(".weight")
+        for name, parameter in weights.skeleton().named_parameters(remove_duplicate=False)
+        if name.endswith(".weight") and parameter.ndim == 2 and name not in quantised
+    ]
+    weight = {"num_bits": bits, "type": "int", "symmetric": True, "dynamic": False}
+    if not all(patterns.values()):
+        patterns = {strategy: {"Linear"} for strategy, names in patterns.items() if names}
+    groups = [
+        {
+            "targets": sorted(targets),
+            "weights": weight | {"strategy": strategy, "group_size": BLOCK_COLUMNS if strategy == "group" else None},
+        }
+        for strategy, targets in patterns.items()
+    ]
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {f"group_{index}": group for index, group in enumerate(groups)},
+        "ignore": dense,
+    }
