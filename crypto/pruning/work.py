@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from crypto.names import Allocation, ComparisonGroup, Pruner, Schedule
-from crypto.pruning.owl import MOST, SPREAD
+from crypto.pruning.block_ratios import MOST
+from crypto.pruning.owl import SPREAD
 from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Pattern, Sparsity, parse_ratio
 from sparsilo.v1 import plan_pb2

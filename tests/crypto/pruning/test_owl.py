@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crypto.pruning.owl import MOST, SPREAD, STEP, owl_ratios
+from crypto.pruning.block_ratios import MOST, STEP
+from crypto.pruning.owl import SPREAD, owl_ratios
 
 SEQUENCES = st.lists(st.tuples(st.integers(0, 500), st.integers(500, 5000)), min_size=1, max_size=12)
 
