@@ -18,7 +18,6 @@ from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.together import Together
 from silo_agent.rounds.walk_together import WalkTogether
 
-
 TOGETHER: Final = "together"
 """The folder, in a run's, of what all silos made of the model."""
 

@@ -54,7 +54,7 @@ USES: Uses = {
     },
     "silo_agent.results": {
         "crypto": "backends errors names plan releases secagg",
-        "silo_agent": "host model rounds",
+        "silo_agent": "host model pruning rounds",
     },
     "silo_agent.rounds": {
         "crypto": "backends encoding errors names plan plan_rules primitives pruning releases secagg",
@@ -94,7 +94,8 @@ USES: Uses = {
     },
     "aggregator.runs": {
         "crypto": "errors names plan plan_options plan_rules pruning releases roster secagg",
-        "silo_agent": "host model releases results rounds.committed_words rounds.opened_rounds rounds.together settings writing",
+        "silo_agent": "host model releases results settings writing "
+        "rounds.committed_words rounds.opened_rounds rounds.together",
         "aggregator": "results rounds",
     },
     "aggregator.serve": {

@@ -4,6 +4,7 @@ All of the product's code but the network and the command line; `make test-famil
 """
 
 import secrets
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from fractions import Fraction
 from math import floor
@@ -17,21 +18,24 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from aggregator.runs.planning import Planner
-from crypto.names import Pruner, ReleaseKind, Suite
+from crypto.names import ComparisonGroup, Pruner, ReleaseKind, Suite
 from crypto.plan_options import PlanOptions
+from crypto.pruning.sparsity import Sparsity
 from scenarios.world import World
 from silo_agent.model.calibration import usual_length
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.pruned_file import PrunedFile
-from silo_agent.pruning.pruned_tensors import PrunedTensors
+from silo_agent.pruning.prune import prune_blocks
+from silo_agent.releases.energies import EnergiesRelease
+from silo_agent.releases.gram import GramRelease
 from silo_agent.releases.scales import ScalesRelease
-from silo_agent.releases.silo_side import expanded_tensors
 from silo_agent.releases.votes import VotesRelease
 from silo_agent.releases.weights import WeightsRelease
 from silo_agent.results.sparse_checkpoint import SparseModel, write_sparse_model
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.opened_sum import OpenedRound
 from silo_agent.rounds.run_pruning import RunPruning
+from silo_agent.rounds.together import Together
 from support.models import BLOCKS, family, tiny_model, tokenizer, words
 from support.plans import signing_keys
 
@@ -44,16 +48,29 @@ def sequences(silo: int) -> Tensor:
     return torch.tensor(ids[: 6 * LENGTH]).view(6, LENGTH)
 
 
-def release(kind: ReleaseKind, start: Start, pruning: RunPruning, weights: DenseWeights) -> Any:
-    files, plan = pruning.files(start), start.plan
+def joined(blocks: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: statistic for of_block in blocks for name, statistic in of_block.items()}
+
+
+def release(kind: ReleaseKind, start: Start, pruning: RunPruning, weights: DenseWeights, files_of: Path) -> Any:
+    plan = start.plan
     match kind:
         case ReleaseKind.SCALES:
+            files = pruning.files(start)
             return ScalesRelease(plan, start.index, files.keep_masks, PrunedFile(files.weights), weights)
         case ReleaseKind.WEIGHTS:
+            files = pruning.files(start)
             pruned = PrunedFile(files.weights)
             return WeightsRelease(plan, start.index, files.keep_masks, pruned, weights, start.exponents(None))
+        case ReleaseKind.ENERGIES:
+            return EnergiesRelease(plan, start.index, joined(pruning.statistics(start, "energies")))
+        case ReleaseKind.GRAM:
+            pooled = GramRelease(plan, start.index, files_of / f"{start.index}.gram")
+            for of_block in pruning.statistics(start, "grams"):
+                pooled.add(of_block)
+            return pooled
         case _:
-            return VotesRelease(plan, start.index, files.keep_masks)
+            return VotesRelease(plan, start.index, pruning.files(start).keep_masks)
 
 
 def federated(weights: DenseWeights, asked: PlanOptions, folder: Path) -> Path:
@@ -74,7 +91,8 @@ def federated(weights: DenseWeights, asked: PlanOptions, folder: Path) -> Path:
     for index in range(len(plan.message.rounds)):
         start = Start(plan, opened)
         world = World(plan, keys, round_=start.round)
-        releases = {silo: release(plan.release_kind(index), start, own, weights) for silo, own in silos.items()}
+        kind = plan.release_kind(index)
+        releases = {silo: release(kind, start, own, weights, folder / silo) for silo, own in silos.items()}
         lanes = {
             silo: {
                 section.name: np.concatenate(
@@ -88,11 +106,42 @@ def federated(weights: DenseWeights, asked: PlanOptions, folder: Path) -> Path:
         file = folder / f"sum-{index}"
         file.write_bytes(b"".join(world.opened))
         opened.append(OpenedRound(start.round, SILOS, world.aggregator.sum_root, file))
-    (folder / "pruned").mkdir()
-    tensors = PrunedTensors(plan, weights, folder / "pruned")
-    tensors.add(expanded_tensors(Start(plan, opened), opened[-1], weights), SILOS)
-    write_sparse_model(SparseModel(weights, tensors.pruned, {}, lambda _: ""), folder / "model")
+    together = Together(plan, weights, folder / "pruned", torch.device("cpu"))
+    together.take(opened)
+    write_sparse_model(SparseModel(weights, together.tensors.get, {}, lambda _: ""), folder / "model")
     return folder / "model"
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_wanda_and_pooled_energies(name: str, tmp_path: Path) -> None:
+    """The keep masks are those that Wanda chooses with all silos' text in one place."""
+    asked = PlanOptions(release=ReleaseKind.ENERGIES, sparsity_ratio=Decimal("0.6"), samples=6, sequence_length=LENGTH)
+    weights = DenseWeights.open(tiny_model(tmp_path / "dense", family(name), seed=3))
+    model = DenseWeights.open(federated(weights, asked, tmp_path / "run"))
+    text = torch.cat([sequences(silo) for silo in range(SILOS)])
+    central = prune_blocks(
+        weights,
+        text,
+        pruner=Pruner.WANDA,
+        sparsity=lambda _: Sparsity(Decimal("0.6"), ComparisonGroup.ROW),
+        device=torch.device("cpu"),
+        progress=lambda *_: None,
+    )
+    differing = {
+        pruned.name: int(((model.tensor(pruned.name) != 0) != pruned.keep).sum())
+        for pruned in central
+        if not (weights.tensor(pruned.name) == 0).any()
+    }
+    assert differing
+    assert not any(differing.values()), differing
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_sparsegpt_and_pooled_gram_in_a_pattern(name: str, tmp_path: Path) -> None:
+    asked = PlanOptions(
+        release=ReleaseKind.GRAM, pruner=Pruner.SPARSEGPT, pattern="2:4", samples=6, sequence_length=LENGTH
+    )
+    check(name, tmp_path, asked, lambda size: size // 2, torch.float32)
 
 
 def check(name: str, folder: Path, asked: PlanOptions, zeros: Any, dtype: torch.dtype) -> None:

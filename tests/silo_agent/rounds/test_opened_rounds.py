@@ -34,8 +34,8 @@ from silo_agent.pruning.expansion import ExpandedTensor
 from silo_agent.releases.silo_side import expanded_tensors
 from silo_agent.rounds.offer_checks import check_start
 from silo_agent.rounds.opened_rounds import Start
-from silo_agent.rounds.together import Together
 from silo_agent.rounds.opened_sum import OpenedRound
+from silo_agent.rounds.together import Together
 from support.importance import importance
 from support.opened import Tensors, opened, planned
 

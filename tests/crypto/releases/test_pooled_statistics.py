@@ -1,0 +1,206 @@
+"""Plans that pool statistics: what they have to say of inputs, what they refuse, and how much a silo uploads."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from crypto.errors import PlanError
+from crypto.names import ReleaseKind
+from crypto.plan import Plan
+from crypto.plan_rules import checked_plan
+from crypto.releases.energies import most_a_silo
+from crypto.releases.gram import product_bits
+from crypto.releases.planned_rounds import planned_rounds
+from crypto.releases.release_spec import layout_of
+from sparsilo.v1 import plan_pb2
+from support.plans import plan_message
+
+PRUNERS = {ReleaseKind.ENERGIES: "wanda", ReleaseKind.GRAM: "sparsegpt"}
+
+
+def pooled(
+    kind: ReleaseKind,
+    tensors: list[tuple[str, int, tuple[int, int], str]],
+    *,
+    silos: int = 4,
+    schedule: str = "iterative",
+    chunk_words: int = 4,
+    **pruning: object,
+) -> plan_pb2.Plan:
+    """A plan of the kind, over tensors given as (name, block, shape, whose input it shares)."""
+    message = plan_message(silos, chunk_words=chunk_words, group="row")
+    del message.model[:], message.rounds[:]
+    for name, block, shape, shared in sorted(tensors):
+        exponents = b"" if shared else b"\xf0" * (1 if kind is ReleaseKind.ENERGIES else shape[1])
+        message.model.add(
+            name=name, digest=bytes(32), shape=shape, prunable=True, block=block,
+            shares_input_of=shared, scale_exponents=exponents,
+        )  # fmt: skip
+    message.pruning.pruner, message.pruning.schedule = PRUNERS[kind], schedule
+    for field, value in pruning.items():
+        setattr(message.pruning, field, value)
+    for release, block in planned_rounds(Plan(message, b""), kind):
+        getattr(message.rounds.add(block=block), release).SetInParent()
+    return message
+
+
+def small(kind: ReleaseKind, **options: Any) -> plan_pb2.Plan:
+    tensors = [
+        ("blocks.0.k", 0, (3, 10), ""),
+        ("blocks.0.q", 0, (6, 10), "blocks.0.k"),
+        ("blocks.0.up", 0, (8, 6), ""),
+        ("blocks.1.k", 1, (3, 10), ""),
+    ]
+    return pooled(kind, tensors, **options)
+
+
+def llama(hidden: int, intermediate: int, kv: int, blocks: int) -> Iterator[tuple[str, int, tuple[int, int], str]]:
+    """The prunable tensors of a Llama: q, k and v share an input, and so do gate and up."""
+    for block in range(blocks):
+        for name, rows, columns, shared in (
+            *(("k", kv, hidden, ""), ("q", hidden, hidden, "k"), ("v", kv, hidden, "k"), ("o", hidden, hidden, "")),
+            *(
+                ("gate", intermediate, hidden, ""),
+                ("up", intermediate, hidden, "gate"),
+                ("w", hidden, intermediate, ""),
+            ),
+        ):
+            yield f"b{block}.{name}", block, (rows, columns), shared and f"b{block}.{shared}"
+
+
+@pytest.mark.parametrize("kind", PRUNERS)
+def test_an_input_has_one_section_however_many_tensors_share_it(kind: ReleaseKind) -> None:
+    plan = checked_plan(small(kind))
+    sizes = {"energies": {"k": 10, "up": 6}, "gram": {"k": 55, "up": 21}}[kind]
+    first, second = (layout_of(plan, index).sections for index in range(2))
+    assert [(section.name, section.lanes) for section in first] == [
+        ("clipped", 2),
+        (f"{kind} blocks.0.k", sizes["k"]),
+        (f"{kind} blocks.0.up", sizes["up"]),
+    ]
+    assert [section.name for section in second] == ["clipped", f"{kind} blocks.1.k"]
+    assert {section.width for section in first[1:]} == {64 if kind is ReleaseKind.ENERGIES else 32}
+
+
+@pytest.mark.parametrize("kind", PRUNERS)
+def test_one_round_about_all_blocks(kind: ReleaseKind) -> None:
+    plan = checked_plan(small(kind, schedule=""))
+    assert len(plan.message.rounds) == 1
+    assert len(layout_of(plan, 0).sections) == 1 + 3
+
+
+@pytest.mark.parametrize("silos", [3, 4, 7, 8, 127, 128, 200])
+def test_the_largest_values_of_all_silos_fit_a_lane(silos: int) -> None:
+    assert silos * most_a_silo(64, silos) < 1 << 64 <= silos * most_a_silo(64, silos) * 4
+    assert silos * (2 << product_bits(silos)) < 1 << 32 <= silos * (2 << product_bits(silos)) * 4
+
+
+def own_ratio(message: plan_pb2.Plan) -> None:
+    message.roster[1].sparsity_ratio = "0.3"
+
+
+def scaled(message: plan_pb2.Plan) -> None:
+    message.pruning.weight_scaling = True
+
+
+def magnitude(message: plan_pb2.Plan) -> None:
+    message.pruning.pruner = "magnitude"
+
+
+def shares_with_nobody(message: plan_pb2.Plan) -> None:
+    message.model[1].shares_input_of = "blocks.0.z"
+
+
+def shares_across_blocks(message: plan_pb2.Plan) -> None:
+    message.model[3].shares_input_of, message.model[3].scale_exponents = "blocks.0.k", b""
+
+
+def shares_with_one_that_shares(message: plan_pb2.Plan) -> None:
+    message.model[0].shares_input_of, message.model[0].scale_exponents = "blocks.0.q", b""
+
+
+def shares_with_another_width(message: plan_pb2.Plan) -> None:
+    message.model[1].shares_input_of = "blocks.0.up"
+
+
+def shares_and_has_scales(message: plan_pb2.Plan) -> None:
+    message.model[1].scale_exponents = b"\0"
+
+
+def has_no_scales(message: plan_pb2.Plan) -> None:
+    message.model[2].scale_exponents = b""
+
+
+def has_too_many_scales(message: plan_pb2.Plan) -> None:
+    message.model[2].scale_exponents = bytes(7)
+
+
+@pytest.mark.parametrize("kind", PRUNERS)
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (own_ratio, "silos have sparsity ratios of their own"),
+        (scaled, "weights are scaled by votes"),
+        (magnitude, "magnitude reads no text"),
+        (shares_with_nobody, "shares_input_of: 'blocks.0.z' has no such input"),
+        (shares_across_blocks, "shares_input_of: 'blocks.0.k' has no such input"),
+        (shares_with_one_that_shares, "shares_input_of: 'blocks.0.q' has no such input"),
+        (shares_with_another_width, "shares_input_of: 'blocks.0.up' has no such input"),
+        (shares_and_has_scales, "scale_exponents: are those of blocks.0.k"),
+        (has_no_scales, "scale_exponents: are not"),
+        (has_too_many_scales, "scale_exponents: are not"),
+    ],
+)
+def test_a_plan_that_contradicts_itself(
+    kind: ReleaseKind, change: Callable[[plan_pb2.Plan], None], problem: str
+) -> None:
+    message = small(kind)
+    checked_plan(message)
+    change(message)
+    with pytest.raises(PlanError, match=problem):
+        checked_plan(message)
+
+
+def test_layer_sampling_is_for_votes() -> None:
+    message = small(ReleaseKind.ENERGIES, cohort_floor=3)
+    for member in message.roster:
+        member.capacity = 2
+    with pytest.raises(PlanError, match="blocks are sampled"):
+        checked_plan(message)
+
+
+@pytest.mark.parametrize("pruner", ["wanda", "ria"])
+def test_gram_is_for_pruners_that_read_it(pruner: str) -> None:
+    with pytest.raises(PlanError, match=f"{pruner} reads energies alone"):
+        checked_plan(small(ReleaseKind.GRAM, pruner=pruner))
+
+
+def test_energies_are_for_every_pruner_that_reads_text() -> None:
+    """One that reads products gets them from public text."""
+    checked_plan(small(ReleaseKind.ENERGIES, pruner="sparsegpt", comparison_group="layer"))
+
+
+def test_votes_say_nothing_of_inputs() -> None:
+    message = plan_message(4)
+    message.model[0].scale_exponents = b"\0"
+    with pytest.raises(PlanError, match="has an input that no round is about"):
+        checked_plan(message)
+
+
+def uploaded(message: plan_pb2.Plan) -> int:
+    """Bytes of a silo's words in all rounds."""
+    plan = checked_plan(message)
+    return sum(sum(layout_of(plan, index).lengths) for index in range(len(plan.message.rounds)))
+
+
+def test_upload_of_large_models() -> None:
+    """The figures of docs/cost.md: energies of Llama 2 7B in 6 MB, where votes take 3.2 GB and its weights 13."""
+    llama_2_7b, llama_3_1b = [*llama(4096, 11008, 4096, 32)], [*llama(2048, 8192, 512, 16)]
+    chunk_words = 1 << 17
+    energies, gram = (
+        uploaded(pooled(kind, llama_2_7b, chunk_words=chunk_words)) for kind in (ReleaseKind.ENERGIES, ReleaseKind.GRAM)
+    )
+    assert 5_963_776 < energies < 6_000_000  # 745 472 sums of 8 bytes
+    assert 10.9e9 < gram < 11.1e9
+    assert 2.5e9 < uploaded(pooled(ReleaseKind.GRAM, llama_3_1b, chunk_words=chunk_words)) < 2.7e9
