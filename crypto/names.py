@@ -53,6 +53,9 @@ class Pruner(StrEnum):
     WANDA = "wanda"
     RIA = "ria"
     SPARSEGPT = "sparsegpt"
+    ADMM = "admm"
+    ALPS = "alps"
+    SWAPS = "swaps"
 
 
 class ComparisonGroup(StrEnum):

@@ -150,7 +150,7 @@ class PlanOptions:
             "pruning.comparison_group",
             _compared_keep_counts,
             "Weights among which the aggregator keeps those with most votes; layer is one weight matrix. "
-            "Silos compare in their pruner's own group, which for wanda is row.",
+            "Silos compare in their pruner's own group, which for wanda and swaps is row.",
             unset="layer; with energies and gram, where nobody votes, the pruner's own",
         ),
     ] = None

@@ -22,6 +22,9 @@ PRUNERS: Final = {
     Pruner.WANDA: PrunerFacts(ComparisonGroup.ROW),
     Pruner.RIA: PrunerFacts(ComparisonGroup.LAYER),  # as its code compares unless told otherwise
     Pruner.SPARSEGPT: PrunerFacts(ComparisonGroup.LAYER, updates_weights=True),  # within each block of 128 columns
+    Pruner.ADMM: PrunerFacts(ComparisonGroup.LAYER, updates_weights=True),  # as its code compares unless told otherwise
+    Pruner.ALPS: PrunerFacts(ComparisonGroup.LAYER, updates_weights=True),
+    Pruner.SWAPS: PrunerFacts(ComparisonGroup.ROW, updates_weights=True),
 }
 
 RUINOUS: Final = {

@@ -5,13 +5,11 @@ input i is best undone by the inputs after it.
 """
 
 from functools import lru_cache
-from typing import Final
 
 import torch
 from torch import Tensor
 
-DAMPING: Final = (0.01, 0.1, 1.0, 10.0)
-"""Of the Gram matrix' mean diagonal, added to its diagonal: the first with which it is positive definite."""
+from silo_agent.pruning.damped_gram import DAMPING
 
 
 @lru_cache(maxsize=1)  # q, k and v share one Gram matrix, the same object

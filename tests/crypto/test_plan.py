@@ -667,10 +667,10 @@ def test_a_pattern_is_a_sparsity_of_its_own() -> None:
         checked_plan(message)
 
 
-@pytest.mark.parametrize("pruner", ["magnitude", "wanda", "ria", "sparsegpt"])
+@pytest.mark.parametrize("pruner", ["magnitude", "wanda", "ria", "sparsegpt", "admm", "alps", "swaps"])
 @pytest.mark.parametrize("group", ["layer", "row", "column"])
 def test_groups_that_ruin_are_refused_with_the_reason_unless_forced(pruner: str, group: str) -> None:
-    own = "row" if pruner == "wanda" else "layer"
+    own = "row" if pruner in ("wanda", "swaps") else "layer"
     ruinous = group == "column" or (own, group) == ("layer", "row")
     message = with_rounds(by_block(pruner=pruner, comparison_group=group))
     for forced in (False, True):

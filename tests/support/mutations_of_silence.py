@@ -73,6 +73,13 @@ MUTATIONS = (
     ),
     Mutation(
         CHECK,
+        "silo_agent/pruning/damped_gram.py",
+        "return positive if (positive.isfinite() & lower.isfinite()).all() else None",
+        "return positive",
+        "tests/silo_agent/pruning/test_gram_solvers.py::test_no_damping_helps_what_is_negative_or_beyond_float32",
+    ),
+    Mutation(
+        CHECK,
         "silo_agent/pruning/prune.py",
         "torch.where(new.isfinite(), new, stored * keep)",
         "new",

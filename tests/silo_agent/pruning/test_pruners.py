@@ -32,7 +32,7 @@ def statistic(pruner: Pruner, x: Tensor) -> Tensor | None:
 
 
 def check_new_weight(new: Tensor | None, keep: Tensor, pruner: Pruner) -> None:
-    assert (new is None) == (pruner is not Pruner.SPARSEGPT)
+    assert (new is not None) == PRUNERS[pruner].updates_weights
     assert new is None or torch.equal(new != 0, keep)
 
 
@@ -135,5 +135,6 @@ def test_own_groups() -> None:
         for pruner, group in ((name, facts.own_group) for name, facts in PRUNERS.items())
         if group is ComparisonGroup.LAYER
     }
-    assert layers == {Pruner.MAGNITUDE, Pruner.RIA, Pruner.SPARSEGPT}
-    assert PRUNERS[Pruner.WANDA].own_group is ComparisonGroup.ROW
+    assert layers == {Pruner.MAGNITUDE, Pruner.RIA, Pruner.SPARSEGPT, Pruner.ADMM, Pruner.ALPS}
+    rows = {pruner for pruner, facts in PRUNERS.items() if facts.own_group is ComparisonGroup.ROW}
+    assert rows == {Pruner.WANDA, Pruner.SWAPS}

@@ -17,6 +17,7 @@ from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.inverse_factor import inverse_factor
 from silo_agent.pruning.prune import prune_blocks
 from silo_agent.pruning.pruners import sparsegpt
+from support.grams import layer
 from support.models import BLOCKS, family, in_memory, tiny_model, tokenizer, write_text
 
 CPU = torch.device("cpu")
@@ -54,17 +55,6 @@ def published(w: Tensor, gram: Tensor, target: float | tuple[int, int], past: in
             w[:, a + i] = kept
         w[:, b:] -= errors @ u[a:b, b:]
     return ~pruned, w
-
-
-def layer(outputs: int, inputs: int, dead: int = 0) -> tuple[Tensor, Tensor]:
-    """A weight, and the Gram matrix of inputs that are correlated and of very different strengths."""
-    generator = torch.Generator().manual_seed(inputs)
-    common = torch.randn(4 * inputs, inputs // 4, generator=generator)
-    x = common @ torch.randn(inputs // 4, inputs, generator=generator) / (inputs // 4) ** 0.5
-    x += 0.3 * torch.randn(x.shape, generator=generator)
-    x *= (0.7 * torch.randn(inputs, generator=generator)).exp()
-    x[:, torch.randperm(inputs, generator=generator)[:dead]] = 0
-    return torch.randn(outputs, inputs, generator=generator) * 0.02, x.T @ x
 
 
 def relative(new: Tensor, expected: Tensor) -> float:

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from crypto.names import ReleaseKind
+from crypto.names import Pruner, ReleaseKind
 from crypto.plan import Plan
+from crypto.pruning.pruners import PRUNERS
 from silo_agent.model.calibration import read_sequences
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.prune import prune_blocks
@@ -102,9 +103,9 @@ def joined(blocks: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 # One-shot.
 
 
-@pytest.mark.parametrize("pruner", ["magnitude", "wanda", "ria", "sparsegpt"])
+@pytest.mark.parametrize("pruner", Pruner)
 def test_one_shot_is_a_pruning_of_all_blocks(
-    pruner: str, weights: DenseWeights, sequences: Tensor, tmp_path: Path
+    pruner: Pruner, weights: DenseWeights, sequences: Tensor, tmp_path: Path
 ) -> None:
     plan = planned(llama_tensors(weights), pruner=pruner, own_ratios={ME: "0.3"})
     run, start = Run(plan, weights, sequences, tmp_path / "state"), Start(plan)
@@ -123,7 +124,7 @@ def test_one_shot_is_a_pruning_of_all_blocks(
     }
     assert same(load_file(files.keep_masks), {name: each.keep for name, each in expected.items()})
     new = {name: each.weight for name, each in expected.items() if each.weight is not None}
-    assert files.weights.exists() == bool(new) == (pruner == "sparsegpt")
+    assert files.weights.exists() == bool(new) == PRUNERS[pruner].updates_weights
     if new:
         assert same(load_file(files.weights), new)
     zeros = sum(int((~each.keep).sum()) for each in expected.values())
