@@ -32,7 +32,7 @@ MOST_SWAPS: Final = 100
 LEAST_GAIN: Final = 1e-5
 """Of a row's error: what lowers it by less is within float32's rounding, and not done."""
 
-PAIRS_AT_ONCE: Final = 1 << 18
+PAIRS_AT_ONCE: Final = 1 << 24
 """Of a kept and a pruned input, over rows: what bounds memory."""
 
 
@@ -40,8 +40,8 @@ def prune(weight: Tensor, gram: Tensor, sparsity: Sparsity) -> tuple[Tensor, Ten
     """Prune as `Method.prune` says; a new weight may be infinite or NaN where text and weights are beyond float32.
 
     Computes in float32; besides the arguments it holds three Gram matrices at first, then one, three weights, and the
-    larger of five weights more and `PAIRS_AT_ONCE` numbers (d_in^2 where that is more). A swap of a row costs d_in^2
-    operations, within a pattern's runs d_in x m.
+    larger of five weights more and 3 x `PAIRS_AT_ONCE` numbers (d_in^2 where that is more, or d_in x m of a pattern).
+    A swap of a row passes twice over its pairs of a kept and any other input, within a pattern's runs over theirs.
     """
     energy = gram.diagonal()
     keep = keep_by_score(wanda.score(weight, energy.clamp(min=0)), weight, sparsity)
@@ -82,25 +82,36 @@ def _swapped_rows(weight: Tensor, keep: Tensor, gram: Tensor, run: int) -> Tenso
     With pruned weights w and c = w G, pruning kept i as well adds 2 w_i c_i + w_i^2 G_ii, keeping pruned j adds
     -2 w_j c_j + w_j^2 G_jj, and both together -2 w_i w_j G_ij.
     """
-    runs = len(gram) // run
+    by_run = weight.view(-1, len(gram) // run, run)
+    runs, most = by_run.shape[1], int(keep.view(by_run.shape).sum(2).max())
+    if not most:
+        return keep
     within = gram.view(runs, run, runs, run).diagonal(dim1=0, dim2=2).movedim(-1, 0)
-    by_run = weight.view(-1, runs, run)
-    together = (within * by_run[:, :, None]).mul_(by_run[..., None]).mul_(-2)
+    # Of each run the inputs that are kept, and where those are fewer than elsewhere also others, which cannot leave.
+    places = keep.view(by_run.shape).byte().topk(most, 2).indices
+    together = within[torch.arange(runs, device=places.device)[:, None], places].mul_(by_run[:, :, None])
+    together.mul_(-2 * by_run.gather(2, places)[..., None])
     keep, unsettled = keep.clone(), torch.arange(len(weight), device=weight.device)
     for _ in range(MOST_SWAPS):
-        lost = weight[unsettled].masked_fill(keep[unsettled], 0)
+        row, kept = weight[unsettled], keep[unsettled]
+        lost = row.masked_fill(kept, 0)
         slope = lost @ gram
-        own, both = weight[unsettled].square() * gram.diagonal(), 2 * weight[unsettled] * slope
-        leaving = (own + both).masked_fill_(~keep[unsettled], inf)
-        entering = (own - both).masked_fill_(keep[unsettled], inf)
-        pairs = together + entering.view(-1, runs, 1, run)
-        change, leaver = (pairs.amin(3).view_as(leaving) + leaving).min(1)
+        own, both = row.square() * gram.diagonal(), 2 * row * slope
+        leaving = (own + both).masked_fill_(~kept, inf).view(-1, runs, run).gather(2, places)
+        entering = (own - both).masked_fill_(kept, inf).view(-1, runs, 1, run)
+        pairs = together + entering
+        change, place = (pairs.amin(3) + leaving).flatten(1).min(1)
         better = change < -LEAST_GAIN * (lost * slope).sum(1)
-        leaver, unsettled = leaver[better], unsettled[better]
-        if not len(unsettled):
+        if not better.any():
             break
-        partner = pairs.flatten(1, 2)[better, leaver].argmin(1)
-        keep[unsettled, leaver], keep[unsettled, leaver // run * run + partner] = False, True
-        if len(unsettled) < len(together):
-            together = together[better]
+        place = place[better]
+        partner = pairs.flatten(1, 2)[better, place].argmin(1)
+        if not better.all():
+            unsettled, places, together = unsettled[better], places[better], together[better]
+        at = torch.arange(len(unsettled), device=place.device), place // most, place % most
+        first = at[1] * run
+        keep[unsettled, first + places[at]], keep[unsettled, first + partner] = False, True
+        places[at] = partner
+        exchanged = by_run[unsettled, at[1]]
+        together[at] = -2 * exchanged.gather(1, partner[:, None]) * exchanged * within[at[1], partner]
     return keep
