@@ -16,7 +16,7 @@ from typing import Any, Final
 from aggregator.runs.run_folder import RunFolder
 from crypto.errors import InputError
 from crypto.plan import Plan
-from crypto.releases.planned_rounds import pruning_rounds
+from crypto.releases.planned_rounds import release_of
 from silo_agent.host.sqlite_file import bring_up_to_date, transaction
 
 RUNS_FILE: Final = "runs.sqlite"
@@ -115,7 +115,7 @@ class Runs:
     def submit(self, plan: Plan, asked: bytes, now: datetime) -> str:
         """Queue a run; return its name. `asked` is the plan.yaml that its plan was made from."""
         run = plan.digest.hex()[:16]
-        kind = plan.release_kind(pruning_rounds(plan) - 1)
+        kind = release_of(plan)
         row = Run(
             *(run, plan.digest.hex(), kind, len(plan.message.rounds), 0, len(plan.silos), None),
             *(Status.WAITING, "", "", now.isoformat(timespec="seconds"), None),

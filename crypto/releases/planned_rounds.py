@@ -15,6 +15,11 @@ def pruning_rounds(plan: Plan) -> int:
     return rounds
 
 
+def release_of(plan: Plan) -> ReleaseKind:
+    """Return what a plan's pruning releases: the kind of its last round."""
+    return plan.release_kind(pruning_rounds(plan) - 1)
+
+
 def planned_rounds(plan: Plan, release: ReleaseKind) -> list[tuple[ReleaseKind, int | None]]:
     """Return the kinds of the rounds in which the planned pruning releases `release`, a kind that prunes.
 

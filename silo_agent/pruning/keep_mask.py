@@ -70,6 +70,15 @@ def as_groups(matrix: Tensor, group: ComparisonGroup) -> Tensor:
     return (matrix.T if group is ComparisonGroup.COLUMN else matrix).reshape(group_shape(matrix.shape, group))
 
 
+def in_groups(matrix: Tensor, sparsity: Sparsity) -> Tensor:
+    """Lay a weight matrix [d_out, d_in] out as [groups, size], one of `sparsity`'s groups a row.
+
+    Raises PlanError where a pattern does not divide d_in.
+    """
+    group = ComparisonGroup.ROW if isinstance(sparsity.target, Pattern) else sparsity.group  # a pattern's cut up rows
+    return as_groups(matrix, group).reshape(sparsity.groups(matrix.shape))
+
+
 def from_groups(grouped: Tensor, shape: torch.Size, group: ComparisonGroup) -> Tensor:
     """Undo `as_groups` for a matrix of `shape`."""
     return grouped.T.contiguous() if group is ComparisonGroup.COLUMN else grouped.reshape(shape)
@@ -80,9 +89,8 @@ def keep_in_groups(score: Tensor, weight: Tensor, sparsity: Sparsity, prune: int
 
     Both are [d_out, d_in]. Raises PlanError where a pattern does not divide d_in, ValueError for a NaN in the weight.
     """
-    groups = sparsity.groups(weight.shape)
-    group = ComparisonGroup.ROW if isinstance(sparsity.target, Pattern) else sparsity.group  # a pattern's cut up rows
-    primary, magnitude = (as_groups(matrix, group).reshape(groups) for matrix in (score, weight.abs()))
+    group = ComparisonGroup.ROW if isinstance(sparsity.target, Pattern) else sparsity.group
+    primary, magnitude = (in_groups(matrix, sparsity) for matrix in (score, weight.abs()))
     return from_groups(keep_top(primary, magnitude, prune), weight.shape, group)
 
 

@@ -53,9 +53,9 @@ def expanded(earlier: Earlier, opened: OpenedSum, weights: DenseWeights) -> Iter
     energies = {tensor.name: pooled_energy(tensor, chunks) for tensor in own_inputs(plan, index)}
     updates = PRUNERS[plan.pruning.pruner].updates_weights
     for block, inputs in groupby(own_inputs(plan, index), lambda tensor: tensor.block):
-        public = earlier.public.public_grams(block) if updates else {}
+        public = earlier.solving.public_grams(block) if updates else {}
         for owner in inputs:
-            statistic = energies[owner.name].to(earlier.public.device)
+            statistic = energies[owner.name].to(earlier.solving.device)
             if updates:
                 statistic = with_public_correlations(statistic, public[owner.name])
             yield from pruned_alike(earlier, index, owner, statistic, weights)
@@ -117,4 +117,7 @@ def pruned_alike(
     for tensor in earlier.plan.tensors(index):
         if owner.name in (tensor.name, tensor.shares_input_of):
             pruned = prune_weight(weights, tensor.name, statistic, pruner, sparsity, statistic.device)
-            yield ExpandedTensor(pruned.name, pruned.keep, pruned.weight)
+            expanded_tensor = ExpandedTensor(pruned.name, pruned.keep, pruned.weight)
+            if PRUNERS[pruner].updates_weights:
+                expanded_tensor = earlier.solving.settled(expanded_tensor, statistic, sparsity)
+            yield expanded_tensor

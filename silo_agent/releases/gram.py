@@ -38,7 +38,7 @@ def expanded(earlier: Earlier, opened: OpenedSum, weights: DenseWeights) -> Iter
     plan, index, chunks = earlier.plan, opened.round.index, opened.chunks()
     clipped_values(plan, index, chunks)
     for owner in own_inputs(plan, index):
-        gram = pooled_gram(owner, chunks, opened.survivors, len(opened.round.silos)).to(earlier.public.device)
+        gram = pooled_gram(owner, chunks, opened.survivors, len(opened.round.silos)).to(earlier.solving.device)
         yield from pruned_alike(earlier, index, owner, gram, weights)
 
 

@@ -53,8 +53,8 @@ class OpenedSum(Protocol):
         """Return all lanes by section."""
 
 
-class PublicStatistics(Protocol):
-    """What everybody can compute who has the model, as silo_agent/rounds/together has it."""
+class Solving(Protocol):
+    """What everybody prunes by the opened sums with, as silo_agent/rounds/together has it."""
 
     @property
     def device(self) -> torch.device:
@@ -62,6 +62,9 @@ class PublicStatistics(Protocol):
 
     def public_grams(self, block: int) -> Mapping[str, Tensor]:
         """Return X^T X of a block's inputs on text that the model writes, by prunable: float32 [d_in, d_in]."""
+
+    def settled(self, solved: ExpandedTensor, gram: Tensor, sparsity: Sparsity) -> ExpandedTensor:
+        """Return what becomes of a tensor that was solved for with `gram`, float32 [d_in, d_in]."""
 
 
 class Earlier(Protocol):
@@ -78,8 +81,8 @@ class Earlier(Protocol):
         """Return the fixed point of a scope's differences, by tensor."""
 
     @property
-    def public(self) -> PublicStatistics:
-        """Statistics of text that the model writes."""
+    def solving(self) -> Solving:
+        """What weights are pruned by opened sums with."""
 
 
 @dataclass(frozen=True)

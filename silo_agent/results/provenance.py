@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import prod
 
 from crypto.plan import Plan
-from crypto.releases.planned_rounds import pruning_rounds
+from crypto.releases.planned_rounds import release_of
 from silo_agent.rounds.opened_sum import OpenedRound
 
 
@@ -28,7 +28,7 @@ class Provenance:
         """The metadata of the safetensors files."""
         plan, pruning = self.plan, self.plan.message.pruning
         return {
-            "sparsilo.release": str(plan.release_kind(pruning_rounds(plan) - 1)),
+            "sparsilo.release": str(release_of(plan)),
             "sparsilo.pruner": pruning.pruner,
             "sparsilo.sparsity": str(plan.pruning.sparsity),
             "sparsilo.allocation": str(plan.pruning.allocation),

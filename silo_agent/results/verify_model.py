@@ -1,4 +1,6 @@
-"""`silo-agent verify --model`: whether a sparse model is the one that a run's opened sums make, byte for byte."""
+"""`silo-agent verify --model`: whether a sparse model is the one that a run's opened sums make, byte for byte; or, of
+weights that were solved for, as good a solution as one's own.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,10 +11,14 @@ import torch
 
 from crypto.backends.verification import verify_transcript
 from crypto.errors import InputError
-from crypto.releases.planned_rounds import pruning_rounds
+from crypto.plan import Plan
+from crypto.pruning.pruners import PRUNERS
+from crypto.releases.planned_rounds import pruning_rounds, release_of
+from crypto.releases.release_spec import release_spec
 from crypto.secagg.verified import step
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.results.provenance import Provenance
+from silo_agent.results.solved_tensors import PublishedTogether
 from silo_agent.results.sparse_checkpoint import SparseModel, check_sparse_model, division_of
 from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE
 from silo_agent.rounds.offer_checks import check_model
@@ -42,7 +48,7 @@ def verify_model(
     with step("13, dense model"):
         check_model(plan, weights, weights.digest())
     with step("14, model"), TemporaryDirectory(dir=scratch) as folder:
-        together = Together(plan, weights, Path(folder), torch.device("cpu"))
+        together = _made(plan, weights, Path(folder), model)
         for done in range(len(start.opened)):
             progress("expanding sums", done, len(start.opened))
             together.take(start.opened[: done + 1])
@@ -60,6 +66,17 @@ def verify_model(
         "tensors": len(weights.names),
         "pruned_tensors": len(weights.prunable),
     }
+
+
+def _made(plan: Plan, weights: DenseWeights, folder: Path, model: Path) -> Together:
+    """Return what makes the model of opened sums: their one result, or where it was solved for what was published."""
+    cpu = torch.device("cpu")
+    solves = release_spec(release_of(plan)).pools and PRUNERS[plan.pruning.pruner].updates_weights
+    return (
+        PublishedTogether(plan, weights, folder, cpu, DenseWeights.open(model).tensor)
+        if solves
+        else Together(plan, weights, folder, cpu)
+    )
 
 
 def _opened(transcripts: Sequence[Path], roster: Mapping[str, bytes]) -> Start:

@@ -16,17 +16,17 @@ from crypto.pruning.sparsity import Pattern, Sparsity
 from crypto.releases.release_spec import has_input
 from crypto.secagg.round import Round
 from silo_agent.releases import outliers, sampling, scales
-from silo_agent.releases.silo_side import PublicStatistics
+from silo_agent.releases.silo_side import Solving
 from silo_agent.rounds.opened_sum import OpenedRound
 
 
 class Start:
     """What the next round of `plan` starts from, after `opened`."""
 
-    def __init__(self, plan: Plan, opened: Sequence[OpenedRound] = (), public: PublicStatistics | None = None) -> None:
+    def __init__(self, plan: Plan, opened: Sequence[OpenedRound] = (), solving: Solving | None = None) -> None:
         self.plan = plan
         self.opened = tuple(opened)
-        self._public = public
+        self._solving = solving
 
     @property
     def index(self) -> int:
@@ -71,11 +71,11 @@ class Start:
         return scales.exponents_of(self._of(ReleaseKind.SCALES, block))
 
     @property
-    def public(self) -> PublicStatistics:
-        """Statistics of text that the model writes, for pruners that need more than the rounds sum."""
-        if self._public is None:
+    def solving(self) -> Solving:
+        """What weights are pruned by opened sums with."""
+        if self._solving is None:
             raise RuntimeError("nobody prunes by what follows from here")
-        return self._public
+        return self._solving
 
     @cached_property
     def _cohorts(self) -> tuple[tuple[str, ...], ...]:

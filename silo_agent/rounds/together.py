@@ -13,8 +13,10 @@ from torch import Tensor
 
 from crypto.names import Schedule
 from crypto.plan import Plan
+from crypto.pruning.sparsity import Sparsity
 from crypto.releases.planned_rounds import pruning_rounds
 from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.pruning.expansion import ExpandedTensor
 from silo_agent.pruning.pruned_tensors import PrunedTensors
 from silo_agent.releases.silo_side import expanded_tensors
 from silo_agent.rounds.opened_rounds import Start
@@ -39,7 +41,7 @@ class Together:
         Raises CorruptSum where their sums cannot be true.
         """
         for index in range(self._taken, min(len(opened), pruning_rounds(self.plan))):
-            start = Start(self.plan, opened[:index], public=self)
+            start = Start(self.plan, opened[:index], solving=self)
             self.tensors.add(expanded_tensors(start, opened[index], self._weights), opened[index].survivors)
             self._taken = index + 1
 
@@ -55,6 +57,11 @@ class Together:
         """
         iterative = self.plan.pruning.schedule is Schedule.ITERATIVE
         return self._walk.at(block, self.changed if iterative else lambda _: {}).grams()
+
+    def settled(self, solved: ExpandedTensor, gram: Tensor, sparsity: Sparsity) -> ExpandedTensor:
+        """Return what becomes of a tensor that was solved for with `gram`: the solution."""
+        del gram, sparsity
+        return solved
 
     def _own_text(self) -> Tensor:
         pruning = self.plan.message.pruning

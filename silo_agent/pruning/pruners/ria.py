@@ -6,11 +6,11 @@ pruned away whole. For n:m the paper also permutes channels, which moves weights
 
 from typing import Final
 
-import torch
 from torch import Tensor
 
 from crypto.pruning.sparsity import Sparsity
 from silo_agent.pruning.keep_mask import keep_by_score
+from silo_agent.pruning.relative_importance import shares
 
 STATISTIC: Final = "energies"
 
@@ -18,12 +18,11 @@ STATISTIC: Final = "energies"
 def score(weight: Tensor, energy: Tensor) -> Tensor:
     """(|W_ij| / sum_i |W_ij| + |W_ij| / sum_j |W_ij|) * ||X_j||^(1/2): float32 [d_out, d_in].
 
-    `weight` is [d_out, d_in], `energy` its inputs', float32 [d_in]. A row or column of zeros has a share of 0.
+    `weight` is [d_out, d_in], `energy` its inputs', float32 [d_in]. A row or column of zeros has a share of 0. The
+    same weights and energies have the same score on every machine.
     """
     size = weight.abs().float()
-    tiny = torch.finfo(size.dtype).tiny
-    share = size / size.sum(0, keepdim=True).clamp(min=tiny) + size / size.sum(1, keepdim=True).clamp(min=tiny)
-    return share * energy.pow(0.25)  # ||X|| is the energy's root
+    return (shares(size, 0) + shares(size, 1)) * energy.sqrt().sqrt()  # ||X|| is the energy's root
 
 
 def prune(weight: Tensor, energy: Tensor, sparsity: Sparsity) -> tuple[Tensor, None]:
