@@ -7,13 +7,8 @@ code does. Prints one JSON document, and tables on stderr; exits with 1 when a c
 """
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from decimal import Decimal
 from importlib.metadata import version
-from math import exp
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -28,16 +23,13 @@ from bench.demo.run import LENGTH, MODEL
 from bench.demo.train_model import split
 from bench.document import Claims, at_most, progress, publish
 from bench.machine import facts
+from bench.pruned_models import CPU, Changed, Silos, federate, perplexity, prune, read_silos
 from crypto.backends.verification import verify_transcript
 from crypto.names import Pruner, Suite
-from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Sparsity
 from silo_agent.identity.own_files import read_roster
-from silo_agent.model.calibration import read_sequences
 from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.model.perplexity import negative_log_likelihood
 from silo_agent.pruning.mask_expansion import expand
-from silo_agent.pruning.prune import prune_blocks
 from silo_agent.releases.silo_side import expanded_tensors
 from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE
 from silo_agent.rounds.opened_rounds import Start
@@ -48,7 +40,7 @@ RATIOS = ("0.5", "0.6", "0.7", "0.8")
 OWN, SHIFTED = "own domain", "domain shift"
 SAMPLES = {OWN: 16, SHIFTED: 64}  # of a silo
 SELF_SAMPLES, HELD_OUT, RANDOM_SEEDS = 64, 16, (1, 2, 3)
-CPU, PAGE = torch.device("cpu"), Path("docs/quality.md")
+PAGE = Path("docs/quality.md")
 
 MAGNITUDE = "magnitude, no text"
 SELF_WANDA, SELF_SPARSEGPT = "Wanda, on text that the model wrote", "SparseGPT, on text that the model wrote"
@@ -58,29 +50,8 @@ VOTES, WEIGHTS = "**votes**", "**weights**"
 ITERATIVE, SCALED, VOTES_OWL, WEIGHTS_OWL = "votes, iterative", "votes, weight scaling", "votes, OWL", "weights, OWL"
 CENTRAL_WANDA, CENTRAL_SPARSEGPT = "Wanda, centralised", "SparseGPT, centralised"
 
-Changed = tuple[DenseWeights, Mapping[str, Tensor]]
-"""A model, and by name keep masks or new weights; what has none is as in its files."""
-
 Rows = dict[str, list[float]]
 """By row, perplexities of the models that it is the mean of."""
-
-
-@dataclass(frozen=True)
-class Silos:
-    """Each silo's file, the sequences that it prunes on, and those that follow."""
-
-    files: Sequence[Path]
-    calibration: Sequence[Tensor]
-    held_out: Tensor
-    """All silos' together."""
-
-
-def read_silos(files: Sequence[Path], weights: DenseWeights, samples: int) -> Silos:
-    read = [
-        read_sequences(file, weights.tokenizer, samples=samples, sequence_length=LENGTH, held_out=HELD_OUT)
-        for file in files
-    ]
-    return Silos(files, [calibration for calibration, _ in read], torch.cat([held_out for _, held_out in read]))
 
 
 def write_own_silos(folder: Path) -> list[Path]:
@@ -105,7 +76,7 @@ def rows(weights: DenseWeights, silos: Silos, self_text: Tensor, ratio: str, fol
 
     def run(name: str, *options: str) -> Path:
         out = folder / name.strip("*")
-        federate(weights.folder, silos, out, "--sparsity-ratio", ratio, *options)
+        federate(weights.folder, silos, out, ratio, *options)
         row(name, (DenseWeights.open(out / "model"), {}))
         return out
 
@@ -113,49 +84,22 @@ def rows(weights: DenseWeights, silos: Silos, self_text: Tensor, ratio: str, fol
         opened = opened_rounds(out)
         return [(weights, expand_with_random_ties(opened, weights, seed)) for seed in RANDOM_SEEDS]
 
-    pooled = torch.cat(list(silos.calibration))
     row("dense", (weights, {}))
-    row(MAGNITUDE, *here(Pruner.MAGNITUDE, pooled))
+    row(MAGNITUDE, *here(Pruner.MAGNITUDE, silos.pooled))
     row(SELF_WANDA, *here(Pruner.WANDA, self_text))
     row(ALONE_WANDA, *here(Pruner.WANDA, *silos.calibration))
     row(FEDPRLLM, *with_random_ties(run(VOTES, "--save-transcript")))
     run(ITERATIVE, "--schedule", "iterative")
     run(SCALED, "--weight-scaling")
     run(VOTES_OWL, "--allocation", "owl")
-    row(CENTRAL_WANDA, *here(Pruner.WANDA, pooled))
+    row(CENTRAL_WANDA, *here(Pruner.WANDA, silos.pooled))
     row(SELF_SPARSEGPT, *here(Pruner.SPARSEGPT, self_text))
     row(ALONE_SPARSEGPT, *here(Pruner.SPARSEGPT, *silos.calibration))
     of_weights = ("--release", "weights", "--pruner", "sparsegpt")
     row(FEDSPALLM, *with_random_ties(run(WEIGHTS, *of_weights, "--save-transcript")))
     run(WEIGHTS_OWL, *of_weights, "--allocation", "owl")
-    row(CENTRAL_SPARSEGPT, *here(Pruner.SPARSEGPT, pooled))
+    row(CENTRAL_SPARSEGPT, *here(Pruner.SPARSEGPT, silos.pooled))
     return found
-
-
-def perplexity(model: Changed, sequences: Tensor) -> float:
-    weights, changed = model
-    total, tokens = negative_log_likelihood(weights, sequences, changed, device=CPU)
-    return exp(total / tokens)
-
-
-def prune(weights: DenseWeights, sequences: Tensor, pruner: Pruner, ratio: str) -> dict[str, Tensor]:
-    """By name keep masks or new weights, as `silo-agent prune` makes them of a file of these sequences."""
-    sparsity = Sparsity(Decimal(ratio), PRUNERS[pruner].own_group)
-    pruned = prune_blocks(
-        weights, sequences, pruner=pruner, sparsity=lambda _: sparsity, device=CPU, progress=lambda *_: None
-    )
-    return {each.name: each.changed for each in pruned}
-
-
-def federate(model: Path, silos: Silos, out: Path, *options: str) -> None:
-    """One aggregator and a process a silo, over mTLS and secure aggregation."""
-    command = [
-        *(sys.executable, "-m", "aggregator.cli", "local", "--model", str(model), "--out", str(out)),
-        *(word for file in silos.files for word in ("--calibration", str(file))),
-        *("--samples", str(len(silos.calibration[0])), "--sequence-length", str(LENGTH), "--output", "json"),
-        *options,
-    ]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def opened_rounds(out: Path) -> list[OpenedRound]:
@@ -282,7 +226,7 @@ def main() -> None:
             weights, samples=SELF_SAMPLES, sequence_length=LENGTH, device=CPU, progress=lambda *_: None
         )
         for domain, table in tables.items():
-            silos = read_silos(files[domain], weights, SAMPLES[domain])
+            silos = read_silos(files[domain], weights, samples=SAMPLES[domain], length=LENGTH, held_out=HELD_OUT)
             for ratio in RATIOS:
                 progress(domain)
                 with TemporaryDirectory() as folder:

@@ -49,17 +49,17 @@ def harvest_docstrings() -> list[str]:
 
 def docstrings_by_package() -> dict[str, list[str]]:
     """The same, by the package that has them first."""
-    roots = {**{name: _package(name) for name in DOCSTRING_PACKAGES}, "standard_library": _standard_library()}
+    roots = {**{name: package(name) for name in DOCSTRING_PACKAGES}, "standard_library": _standard_library()}
     seen: set[str] = set()
     found: dict[str, list[str]] = {}
-    for package, root in roots.items():
-        found[package] = []
-        for path in _sorted_files(root, ".py"):
-            for node in _documented(_parse(_read(path))):
+    for name, root in roots.items():
+        found[name] = []
+        for path in sorted_files(root, ".py"):
+            for node in documented(parsed(text_of(path))):
                 text = ast.get_docstring(node)
                 if text and len(text) > DOCSTRING_MINIMUM and text not in seen:
                     seen.add(text)
-                    found[package].append(text)
+                    found[name].append(text)
     return found
 
 
@@ -88,17 +88,17 @@ def write_silos(out: Path, domains: Mapping[str, Iterable[str]], characters: int
 
 def _python_code() -> Iterator[str]:
     """Yield the standard library's source, less its docstrings, since the model has been trained on those."""
-    for path in _sorted_files(_standard_library(), ".py"):
+    for path in sorted_files(_standard_library(), ".py"):
         if path.name != "topics.py":  # the manual's text, another silo's
-            yield _without_docstrings(_read(path))
+            yield _without_docstrings(text_of(path))
 
 
 def _cpp_headers() -> Iterator[str]:
     """Yield torch's own C++ headers, less the thousands of files that its build generates."""
-    include = _package("torch") / "include"
+    include = package("torch") / "include"
     for folder in ("ATen", "c10", "torch"):
-        for path in _sorted_files(include / folder, ".h"):
-            text = _read(path)
+        for path in sorted_files(include / folder, ".h"):
+            text = text_of(path)
             if "@generated" not in text:
                 yield text
 
@@ -108,12 +108,12 @@ def _licences() -> Iterator[str]:
     for name in LICENCE_DISTRIBUTIONS:
         for file in sorted(metadata.files(name) or [], key=str):
             if ".dist-info" in file.parts[0] and _LICENCE_NAME.match(file.name):
-                yield _read(Path(str(file.locate())))
+                yield text_of(Path(str(file.locate())))
 
 
 def _python_manual() -> Iterator[str]:
     """Yield the chapters of the Python reference that ``help()`` shows."""
-    for node in ast.walk(_parse(_read(_standard_library() / "pydoc_data" / "topics.py"))):
+    for node in ast.walk(parsed(text_of(_standard_library() / "pydoc_data" / "topics.py"))):
         if isinstance(node, ast.Dict):
             yield from (str(ast.literal_eval(value)) for value in node.values)
 
@@ -126,7 +126,7 @@ DOMAINS: dict[str, Callable[[], Iterator[str]]] = {
 }
 
 
-def _package(name: str) -> Path:
+def package(name: str) -> Path:
     """Find an installed package's folder without importing it."""
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
@@ -138,17 +138,17 @@ def _standard_library() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 
 
-def _sorted_files(root: Path, suffix: str) -> list[Path]:
+def sorted_files(root: Path, suffix: str) -> list[Path]:
     """List a tree's files in an order that does not depend on the file system, leaving tests and add-ons out."""
     paths = (path for path in root.rglob(f"*{suffix}") if path.is_file())
     return sorted(path for path in paths if _SKIPPED_FOLDERS.isdisjoint(path.relative_to(root).parts[:-1]))
 
 
-def _read(path: Path) -> str:
+def text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
 
 
-def _parse(source: str) -> ast.Module:
+def parsed(source: str) -> ast.Module:
     """Parse a source file; one that this Python cannot parse counts as empty."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)
@@ -158,13 +158,13 @@ def _parse(source: str) -> ast.Module:
             return ast.Module(body=[], type_ignores=[])
 
 
-def _documented(tree: ast.Module) -> Iterator[_Documented]:
+def documented(tree: ast.Module) -> Iterator[_Documented]:
     return (node for node in ast.walk(tree) if isinstance(node, _Documented))
 
 
 def _without_docstrings(source: str) -> str:
     dropped: set[int] = set()
-    for node in _documented(_parse(source)):
+    for node in documented(parsed(source)):
         if ast.get_docstring(node) is not None:
             first = node.body[0]
             dropped.update(range(first.lineno, (first.end_lineno or first.lineno) + 1))
