@@ -1,11 +1,11 @@
 """The ways of pruning together on a real pretrained model: Gemma 3 of 268 M parameters, on real text.
 
-Run `make bench-real` for everything, which takes many hours on a laptop; `--rows`, `--ratios` and `--domain` choose a
-part. Each figure is written to one JSON file as soon as it is known, and what is there already is not measured again,
-so that a bench may be stopped at any time and go on. `--write-docs` writes docs/quality-real.md from that file.
+Run `make bench-real` for everything, which takes most of a day on two cores; `--rows`, `--ratios` and `--domain` choose
+a part. Each row is written to one JSON file as soon as it is known, and what is there already is not measured again,
+so that the bench may be stopped at any time and go on. `--write-docs` writes docs/quality-real.md from that file.
 
-Beside perplexity there is one look at what the model writes: prompts with the dense model's likeliest continuations, and
-of how many of these tokens the pruned model holds the same one likeliest.
+Beside perplexity there is one look at what a model writes: prompts with the dense model's greedy continuations, and the
+share of their tokens that the pruned model, too, holds the likeliest.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from bench.document import progress
+from bench.document import progress, publish
 from bench.domains import SETTINGS, write_domains
 from bench.machine import facts
 from bench.pruned_models import CPU, Changed, Silos, federate, perplexity, prune, read_silos
@@ -36,7 +36,7 @@ from silo_agent.model.activations import BlockWalk
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.writing.self_text import self_sequences
 
-SAMPLES, HELD_OUT, LENGTH = 32, 8, 256  # of a silo; tokens
+SAMPLES, HELD_OUT, LENGTH = 16, 8, 256  # of a silo; tokens
 RATIOS = ("0.5", "0.6", "0.7", "2:4")
 RESULTS, PAGE = FOLDER.parent / "results.json", Path("docs/quality-real.md")
 
@@ -109,22 +109,19 @@ class Results:
     def __init__(self, file: Path) -> None:
         self._file = file
         setting = {"samples": SAMPLES, "held_out": HELD_OUT, "sequence_length": LENGTH}
-        self._document: dict[str, Any] = {"machine": facts(), "setting": setting, "domains": {}}
+        self.document: dict[str, Any] = {"setting": setting, "domains": {}}
         if file.exists():
-            self._document = json.loads(file.read_text())
-            if self._document["setting"] != setting:
+            self.document = json.loads(file.read_text())
+            if self.document["setting"] != setting:
                 raise SystemExit(f"{file}: was measured with other sequences; remove it, or name another --results")
 
     def rows(self, domain: str, target: str) -> dict[str, Figures]:
         """The rows of a kind of silos at a sparsity ratio, to read and to add to."""
-        rows: dict[str, Figures] = self._document["domains"].setdefault(domain, {}).setdefault(target, {})
+        rows: dict[str, Figures] = self.document["domains"].setdefault(domain, {}).setdefault(target, {})
         return rows
 
     def save(self) -> None:
-        write_whole(self._file, [json.dumps(self._document, indent=2).encode()])
-
-    def tables(self) -> dict[str, dict[str, dict[str, Figures]]]:
-        return dict(self._document["domains"])
+        write_whole(self._file, json.dumps(self.document, indent=2).encode())
 
 
 # What the model writes
@@ -181,12 +178,12 @@ def measure_domain(domain: str, targets: Iterable[str], rows: Iterable[str], res
 
 
 def markdown(table: Mapping[str, Mapping[str, Figures]], figure: str) -> str:
-    """A table of one figure, a row a line; what was not measured is a dash."""
+    """A table of one figure, a row a line; what was not measured is left empty."""
     targets = [target for target in RATIOS if target in table]
     lines = [f"| | {' | '.join(targets)} |", f"|---|{'--:|' * len(targets)}"]
     for row in (DENSE, *ROWS):
         of_row = [table[DENSE if row == DENSE else target].get(row) for target in targets]
-        cells = ["–" if figures is None else f"{figures[figure]:.2f}" for figures in of_row]
+        cells = ["" if figures is None else f"{figures[figure]:.2f}" for figures in of_row]
         lines.append(f"| {row} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -194,7 +191,8 @@ def markdown(table: Mapping[str, Mapping[str, Figures]], figure: str) -> str:
 def page(tables: Mapping[str, Mapping[str, Mapping[str, Figures]]]) -> str:
     machine = facts()
     of_domains = [
-        f"## Silos of {domain} text\n\n{', '.join(SETTINGS[domain])}. Perplexity:\n\n{markdown(table, 'perplexity')}\n\n"
+        f"## Silos of {domain} text\n\n{', '.join(SETTINGS[domain])}. Perplexity:\n\n"
+        f"{markdown(table, 'perplexity')}\n\n"
         f"Share of the dense model's next tokens:\n\n{markdown(table, 'agreement')}\n"
         for domain, table in tables.items()
     ]
@@ -203,8 +201,8 @@ def page(tables: Mapping[str, Mapping[str, Mapping[str, Figures]]]) -> str:
 `make bench-real` measures this page; `python -m bench.real --write-docs` rewrites it from what was measured last.
 
 The model is Gemma 3 of 268 M parameters, in 4 bits as its packages bring it, widened to bfloat16. Four silos have
-{SAMPLES} calibration sequences of {LENGTH} tokens each. Perplexity is of {HELD_OUT} held-out sequences of each silo, all
-together; lower is better. Beside it is the share of tokens of the dense model's greedy continuations of
+{SAMPLES} calibration sequences of {LENGTH} tokens each. Perplexity is of {HELD_OUT} held-out sequences of each silo,
+all together; lower is better. Beside it is the share of tokens of the dense model's greedy continuations of
 {len(PROMPTS)} prompts, {CONTINUED} tokens each, that the pruned model, given all before, holds the likeliest too.
 
 - *Alone*: each silo prunes on its own text; the mean of four models.
@@ -221,7 +219,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Ways of pruning together on a real pretrained model.")
     parser.add_argument("--rows", nargs="*", choices=ROWS, default=list(ROWS))
     parser.add_argument(
-        "--ratios", nargs="*", choices=RATIOS, default=list(RATIOS), help="sparsity ratios and patterns"
+        "--ratios", nargs="*", choices=RATIOS, default=list(RATIOS), help="sparsity ratios, or patterns"
     )
     parser.add_argument("--domain", nargs="*", choices=SETTINGS, default=list(SETTINGS), help="kinds of silos")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the JSON file to go on with")
@@ -231,8 +229,8 @@ def main() -> None:
     for domain in given.domain:
         measure_domain(domain, given.ratios, given.rows, results)
     if given.write_docs:
-        PAGE.write_text(page(results.tables()))
-    print(given.results.read_text())
+        PAGE.write_text(page(results.document["domains"]))
+    publish({}, **results.document)
 
 
 if __name__ == "__main__":

@@ -74,9 +74,11 @@ def _convert(file: Path, folder: Path) -> None:
     """
     place, name = str(file.parent), file.name
     config = AutoConfig.from_pretrained(place, gguf_file=name)
+    build: Any = AutoModelForCausalLM.from_config
+    read: Any = load_gguf_checkpoint
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config)
-    tensors = load_gguf_checkpoint(str(file), return_tensors=True, model_to_load=model)["tensors"]
+        model = build(config)
+    tensors = read(str(file), return_tensors=True, model_to_load=model)["tensors"]
     # The output matrix is the embedding: a config that ties them and a file with one of them say so.
     missing = model.state_dict().keys() - tensors.keys() - set(model.all_tied_weights_keys)
     if missing or tensors.keys() - model.state_dict().keys():

@@ -1,0 +1,94 @@
+"""What `make bench-real` is made of, on tiny models: records of one length, its figures, going on where it ended."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import real
+from bench.domains import records
+from bench.pruned_models import Changed, Silos, prune
+from bench.real_model import REQUIREMENTS
+from crypto.names import Pruner
+from silo_agent.model.dense_weights import DenseWeights
+from support.models import in_memory, tiny_llama, tokenizer, words
+
+LENGTH = 24
+
+
+def test_records_are_the_text_in_order_and_one_sequence_each() -> None:
+    text = words(4_000, seed=3)
+    cut = list(records(text, tokenizer(), LENGTH))
+    assert {len(tokenizer()(record)["input_ids"]) for record in cut} == {LENGTH}
+    at = 0
+    for record in cut:  # between two records at most one of no use is left out
+        assert 0 <= text.index(record, at) - at < 8 * LENGTH
+        at = text.index(record, at) + len(record)
+    assert len(text) - at <= 32 * LENGTH
+    assert sum(map(len, cut)) > 0.8 * len(text)
+
+
+def test_a_text_shorter_than_a_sequence_has_no_record() -> None:
+    assert not list(records("Too short.", tokenizer(), LENGTH))
+
+
+def test_agreement_is_of_the_dense_model_s_own_next_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(real, "PROMPT", 4)
+    dense = DenseWeights.open(tiny_llama(tmp_path / "dense"))
+    text = torch.randint(2, 300, (3, 4), generator=torch.Generator().manual_seed(0))
+    model = in_memory(dense.folder)
+    for _ in range(6):
+        text = torch.cat([text, model(input_ids=text).logits[:, -1:].argmax(-1)], 1)
+    assert real.agreement((dense, {}), text) == 1
+    text[0, 4] = (text[0, 4] + 1) % 300  # another token: here, and perhaps in what follows in this row alone
+    assert 12 / 18 <= real.agreement((dense, {}), text) <= 17 / 18
+
+
+@pytest.mark.parametrize(("target", "of_each"), [("0.5", (1, 0.5)), ("2:4", (4, 2))])
+def test_a_target_is_a_ratio_or_a_pattern(tmp_path: Path, target: str, of_each: tuple[int, float]) -> None:
+    size, kept = of_each
+    dense = DenseWeights.open(tiny_llama(tmp_path / "dense"))
+    for keep in prune(dense, torch.tensor([[1, 2, 3]]), Pruner.MAGNITUDE, target).values():
+        in_groups = keep.reshape(-1, size).float().sum(1)
+        assert in_groups.mean().item() == kept if size == 1 else in_groups.eq(kept).all()
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two models of a row are averaged; a second call measures only what is missing."""
+    dense = DenseWeights.open(tiny_llama(tmp_path / "dense"))
+    asked: list[str] = []
+
+    def models(at: real.Bench) -> Iterator[Changed]:
+        asked.append(at.target)
+        yield from [(dense, {})] * 2
+
+    monkeypatch.setattr(real, "ROWS", {"one": models, "other": models})
+    monkeypatch.setattr(real, "real_model", lambda: dense.folder)
+    monkeypatch.setattr(real, "continued", lambda _: torch.ones(1, real.PROMPT + 2, dtype=torch.int64))
+    monkeypatch.setattr(real, "write_domains", lambda *_: [])
+    monkeypatch.setattr(real, "read_silos", lambda *_, **__: Silos([], [], torch.ones(1, 8, dtype=torch.int64)))
+    file = tmp_path / "results.json"
+    real.measure_domain("prose", ["0.5", "2:4"], ["one"], real.Results(file))
+    real.measure_domain("prose", ["0.5"], ["one", "other"], real.Results(file))
+    assert asked == ["0.5", "2:4", "0.5"]
+    table = json.loads(file.read_text())["domains"]["prose"]
+    dense_figure = table[real.DENSE][real.DENSE]["perplexity"]
+    assert table["0.5"]["other"]["perplexity"] == pytest.approx(dense_figure)
+    figure = f"{dense_figure:.2f}"
+    assert real.markdown(table, "perplexity").splitlines()[2:] == [
+        f"| dense | {figure} | {figure} |",
+        f"| one | {figure} | {figure} |",
+        f"| other | {figure} |  |",
+    ]
+
+    monkeypatch.setattr(real, "LENGTH", 1)
+    with pytest.raises(SystemExit, match="other sequences"):
+        real.Results(file)
+
+
+def test_every_package_of_the_model_is_pinned_by_its_hash() -> None:
+    lines = [line for line in REQUIREMENTS.read_text().splitlines() if not line.startswith("#")]
+    assert len(lines) == 6
+    assert all("==" in line and "--hash=sha256:" in line for line in lines)
