@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -70,7 +70,7 @@ class Bench:
             written = self_sequences(
                 self.weights, samples=SAMPLES, sequence_length=LENGTH, device=CPU, progress=lambda *_: None
             )
-            save_file({"tokens": written}, file)
+            write_whole(file, save({"tokens": written}))
         return load_file(file)["tokens"]
 
     def here(self, pruner: Pruner, *texts: Tensor) -> Iterator[Changed]:
