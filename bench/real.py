@@ -96,6 +96,19 @@ ROWS: Mapping[str, Callable[[Bench], Iterable[Changed]]] = {
     "sparsegpt-alone": lambda at: at.here(Pruner.SPARSEGPT, *at.silos.calibration),
     "weights": lambda at: at.together("--release", "weights", "--pruner", "sparsegpt"),
     "sparsegpt-centralised": lambda at: at.here(Pruner.SPARSEGPT, at.silos.pooled),
+    "energies": lambda at: at.together("--release", "energies"),
+    "energies-ria": lambda at: at.together("--release", "energies", "--pruner", "ria"),
+    "energies-owl": lambda at: at.together("--release", "energies", "--allocation", "owl"),
+    "energies-sparsegpt": lambda at: at.together("--release", "energies", "--pruner", "sparsegpt"),
+    "gram-sparsegpt": lambda at: at.together("--release", "gram", "--pruner", "sparsegpt"),
+    "admm-self-text": lambda at: at.here(Pruner.ADMM, at.self_text),
+    "admm-alone": lambda at: at.here(Pruner.ADMM, *at.silos.calibration),
+    "weights-admm": lambda at: at.together("--release", "weights", "--pruner", "admm"),
+    "energies-admm": lambda at: at.together("--release", "energies", "--pruner", "admm"),
+    "gram-admm": lambda at: at.together("--release", "gram", "--pruner", "admm"),
+    "alps-self-text": lambda at: at.here(Pruner.ALPS, at.self_text),
+    "energies-alps": lambda at: at.together("--release", "energies", "--pruner", "alps"),
+    "gram-alps": lambda at: at.together("--release", "gram", "--pruner", "alps"),
 }
 """By name, the models that a row is the mean of."""
 
@@ -208,7 +221,7 @@ all together; lower is better. Beside it is the share of tokens of the dense mod
 - *Alone*: each silo prunes on its own text; the mean of four models.
 - *Self-text*: sequences that the model wrote itself, which need nobody's data.
 - *Centralised*: what one owner of all silos' calibration text would get.
-- *Votes* (Wanda at the silos) and *weights* (SparseGPT): whole runs of `aggregator local`.
+- *Votes* (Wanda at the silos), *weights* (SparseGPT), *energies* and *gram*: whole runs of `aggregator local`.
 
 {chr(10).join(of_domains)}
 Measured on {machine["cpu"]} with Python {machine["python"]} and torch {version("torch")}.

@@ -13,6 +13,7 @@ from crypto.errors import ConfigError
 from crypto.names import Backend, Suite
 from crypto.plan_options import PLAN_OPTIONS, PlanOption, PlanOptions
 from crypto.pruning.sparsity import Pattern, parse_ratio
+from crypto.releases.release_spec import release_spec
 from silo_agent.host.logs import LogFormat, logging_as
 from silo_agent.host.terminal import (
     FILE,
@@ -165,6 +166,8 @@ def _asked(options: Mapping[str, Any]) -> PlanOptions:
         raise ConfigError(f"{given}: cannot be given with --pattern, which says it all", hint="leave out one of them")
     if asked.pattern is not None:
         Pattern.parse(asked.pattern)  # found wrong here, before the model is looked at
+    if options["save_counts"] and release_spec(asked.release).pools:
+        raise ConfigError(f"--save-counts: nobody votes in {asked.release} rounds", hint="leave it out")
     return asked
 
 

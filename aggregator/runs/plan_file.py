@@ -7,6 +7,7 @@ from typing import Any
 from aggregator.runs.run import Wanted
 from crypto.errors import ConfigError
 from crypto.plan_options import PLAN_OPTIONS, PlanOptions
+from crypto.releases.release_spec import release_spec
 from silo_agent.settings.layered_config import NOTHING, read_config
 
 
@@ -36,6 +37,10 @@ class PlanFile(PlanOptions):
                 raise ConfigError(f"{file}: {option.name}: must not be negative")
         if asked.pattern and not (asked.sparsity_ratio is None and asked.comparison_group is None):
             raise ConfigError(f"{file}: pattern: says it all", hint="leave out sparsity_ratio and comparison_group")
+        if asked.save_counts and release_spec(asked.release).pools:
+            raise ConfigError(
+                f"{file}: save_counts: nobody votes where {asked.release} are pooled", hint="leave it out"
+            )
         # A 0 says in a file that nothing is asked for.
         return replace(asked, threshold=asked.threshold or None, sequence_length=asked.sequence_length or None)
 

@@ -69,6 +69,7 @@ def llama(hidden: int, intermediate: int, kv: int, blocks: int) -> Iterator[tupl
             yield f"b{block}.{name}", block, (rows, columns), shared and f"b{block}.{shared}"
 
 
+@pytest.mark.clause("2.4.10")
 @pytest.mark.parametrize("kind", PRUNERS)
 def test_an_input_has_one_section_however_many_tensors_share_it(kind: ReleaseKind) -> None:
     plan = checked_plan(small(kind))
@@ -136,6 +137,7 @@ def has_too_many_scales(message: plan_pb2.Plan) -> None:
     message.model[2].scale_exponents = bytes(7)
 
 
+@pytest.mark.clause("2.4.13")
 @pytest.mark.parametrize("kind", PRUNERS)
 @pytest.mark.parametrize(
     ("change", "problem"),

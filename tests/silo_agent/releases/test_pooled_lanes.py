@@ -51,6 +51,7 @@ def summed(lanes: Sequence[dict[str, list[int]]]) -> dict[str, list[int]]:
     return {name: [sum(column) for column in zip(*(of[name] for of in lanes), strict=True)] for name in lanes[0]}
 
 
+@pytest.mark.clause("2.4.11")
 @pytest.mark.parametrize("exponent", [-12, -3, 0])
 def test_energies_are_multiples_of_the_plans_scale(exponent: int, tmp_path: Path) -> None:
     plan = plan_of(ENERGIES, signed(exponent))
@@ -96,6 +97,7 @@ def fitting(grams: Sequence[Tensor]) -> NDArray[np.int64]:
     return np.ceil(np.log2(largest) / 2).astype(np.int64)
 
 
+@pytest.mark.clause("2.4.12")
 @pytest.mark.parametrize("chunk_words", [1, 3, 1000])
 def test_gram_matrices_are_upper_triangles_relative_to_the_plans_scales(chunk_words: int, tmp_path: Path) -> None:
     grams = [statistic_of(silo) for silo in range(SILOS)]
@@ -136,6 +138,7 @@ def test_products_that_do_not_fit_are_cut_and_counted(tmp_path: Path) -> None:
     assert row[FEATURES] == one, "NaN counts as nothing"
 
 
+@pytest.mark.clause("2.4.13")
 def test_a_plan_that_says_wrongly_who_shares_an_input() -> None:
     """No value has a say in it: equal statistics of two inputs are two inputs."""
     plan = plan_of(ENERGIES, signed(0))
