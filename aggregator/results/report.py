@@ -143,10 +143,10 @@ class Report:
         if not backend.hides_words:
             return f"The aggregator saw {backend.aggregator_saw}."
         fewest = min(len(reported.survivors) for reported in self.rounds)
+        agreed = "" if release.pools else " Where all silos agree, the sum tells each one's choice."
         words = (
             f"The aggregator saw {backend.aggregator_saw}, and opened only their sums over {fewest} silos: "
-            f"{release.seen}. It did not see any silo's {release.unseen}. Where all silos agree, the sum tells each "
-            f"one's choice. {backend.audit_in_words}"
+            f"{release.seen}. It did not see any silo's {release.unseen}.{agreed} {backend.audit_in_words}"
         )
         if self.perplexity is not None and self.perplexity.alone:
             words += (

@@ -80,7 +80,9 @@ def weak_points(plan: Plan, silo: str) -> Iterator[str]:
 
 
 def _prunes(plan: Plan) -> bool:
-    return any(spec_of(plan, index).prunes for index in range(len(plan.message.rounds)))
+    """Tell whether silos prune by themselves: what they pool is of their text, which no ratio makes known."""
+    specs = [spec_of(plan, index) for index in range(len(plan.message.rounds))]
+    return any(spec.prunes and not spec.pools for spec in specs)
 
 
 def _ratio(plan: Plan, silo: str) -> str:
@@ -98,7 +100,7 @@ def _guessed(plan: Plan, silo: str) -> dict[str, list[str]]:
 
 
 def _sequences(plan: Plan) -> Iterator[tuple[str, int]]:
-    if _prunes(plan):
+    if any(spec_of(plan, index).prunes for index in range(len(plan.message.rounds))):
         yield "calibrated on", plan.message.pruning.samples
     for index, spec in enumerate(plan.message.rounds):
         if plan.release_kind(index) is ReleaseKind.EVALUATION:

@@ -17,8 +17,9 @@ KINDS: dict[str, tuple[object, ...]] = {
     "iterative": ("--schedule", "iterative", "--release", "weights", "--pruner", "sparsegpt", "--weight-scaling"),
     "layer sampling": ("--cohort-floor", 3, "--capacity", "ward-0=1"),
     "pattern": ("--pattern", "2:4"),
+    "energies": ("--release", "energies"),
 }
-ROUNDS = {"votes": 1, "weights": 3, "iterative": 4, "layer sampling": 3, "pattern": 1}
+ROUNDS = {"votes": 1, "weights": 3, "iterative": 4, "layer sampling": 3, "pattern": 1, "energies": 2}
 
 
 def verify(out: Path, dense: Path, capsys: pytest.CaptureFixture[str], *more: object) -> Ran:

@@ -1,0 +1,70 @@
+"""Whole rehearsals that pool statistics: secure as in the clear, and their models held against one's own solution."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from integration.test_verified_model import failure, verify
+from silo_agent.model.tensor_files import read_tensor_file
+from support.commands import local
+from support.models import tiny_llama, write_text
+
+pytestmark = pytest.mark.slow
+
+SHAPE = ("--samples", 4, "--sequence-length", 32, "--sparsity-ratio", "0.6")
+KINDS: dict[str, tuple[object, ...]] = {
+    "one-shot": ("--release", "energies", "--pruner", "ria", "--schedule", "one-shot", "--allocation", "owl"),
+    "public correlations": ("--release", "energies", "--pruner", "sparsegpt"),
+    "gram": ("--release", "gram", "--pruner", "admm"),
+}
+
+
+def silos(folder: Path) -> list[Path]:
+    return [write_text(folder / f"ward-{at}.txt", 1200, seed=at) for at in range(3)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_secure_and_in_the_clear_make_the_same_model(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dense, files = tiny_llama(tmp_path / "dense"), silos(tmp_path)
+    runs = {
+        backend: local(dense, files, tmp_path / backend, capsys, *SHAPE, *KINDS[kind], "--backend", backend)
+        for backend in ("double_masking", "insecure_plaintext")
+    }
+    assert [(ran.code, ran.err) for ran in runs.values()] == [(0, "")] * 2
+    secure, plain = (tmp_path / backend / "model/model.safetensors" for backend in runs)
+    assert secure.read_bytes() == plain.read_bytes()
+    assert runs["double_masking"].data["sparsity_ratio"]["achieved"] == pytest.approx(0.6, abs=0.02)
+    assert runs["double_masking"].data["keep_counts"] == {}
+
+
+@pytest.mark.parametrize("kind", ["public correlations", "gram"])
+def test_a_solution_is_judged_by_its_error_and_its_zeros(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dense, out = tiny_llama(tmp_path / "dense"), tmp_path / "out"
+    ran = local(dense, silos(tmp_path), out, capsys, *SHAPE, *KINDS[kind], "--save-transcript", "--evaluate", 1)
+    assert (ran.code, ran.err) == (0, "")
+    assert set(ran.data["perplexity"]) >= {"dense", "federated"}
+    assert verify(out, dense, capsys).code == 0
+
+    file = out / "model/model.safetensors"
+    name = "model.layers.1.mlp.up_proj.weight"
+    weight, start = load_file(file)[name], read_tensor_file(file).tensors[name].start
+
+    def verified_with(weight: torch.Tensor) -> str:
+        content = bytearray(file.read_bytes())
+        content[start : start + weight.nbytes] = weight.contiguous().numpy().tobytes()
+        file.write_bytes(content)
+        checked = verify(out, dense, capsys, "--signatures-only")
+        return failure(checked) if checked.code else ""
+
+    assert verified_with(weight) == ""
+    assert f"tensor {name}: leaves " in verified_with(weight * 3)
+    filled = weight.clone()
+    filled[weight == 0] = 1e-6
+    assert f"tensor {name}: a group has 0 zeros" in verified_with(filled)
+    assert f"tensor {name}: leaves nan" in verified_with(torch.where(weight == 0, weight, torch.nan))
