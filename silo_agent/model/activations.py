@@ -11,23 +11,21 @@ waited for, so that they compute at the same time.
 
 import copy
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from ctypes import CDLL
-from functools import partial
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as trees
 
 from crypto.errors import ConfigError, ModelError
 from silo_agent.model.batches import batches, devices_of, room, tokens_per_batch
 from silo_agent.model.blocks import Block
 from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.model.products import Matrices, Products
 
 ROWS_SQUARED: Final = 2048
 """Tokens whose activations are squared at a time."""
@@ -45,6 +43,7 @@ class _PassThrough(nn.Module):
         super().__init__()
         self.__dict__["block"] = block  # not as a submodule: its weights are not the rest of the model's
         self.called: tuple[Any, ...] = ()
+        self.calls = 0
         self.given: Tensor | None = None
         self.extras = extras  # shared by all blocks of a walk; empty until the first call of the first block
 
@@ -56,24 +55,10 @@ class _PassThrough(nn.Module):
             output = self.block(hidden_states, *args, **kwargs)
             self.extras.append((None,) * (len(output) - 1) if isinstance(output, tuple) else None)
         self.called = hidden_states, args, kwargs
+        self.calls += 1
         if self.given is not None:
             hidden_states = self.given
         return hidden_states if self.extras[0] is None else (hidden_states, *self.extras[0])
-
-
-class _ExpertInputs(TorchFunctionMode):
-    """While active, shows what each expert's matrices are multiplied with; they are slices, which hooks cannot see."""
-
-    def __init__(self, names: dict[int, list[str]], see: Callable[[list[str], Tensor], None]) -> None:
-        super().__init__()
-        self._names, self._see = names, see  # names by the address of the expert's first weight
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is functional.linear and (names := self._names.get(args[1].data_ptr())):
-            self._see(names, args[0])
-        return func(*args, **(kwargs or {}))
 
 
 class BlockWalk:
@@ -108,7 +93,8 @@ class BlockWalk:
         self._pass_throughs = [_PassThrough(block, extras) for block in self._blocks]
         for block in weights.blocks:
             slots[block.index] = self._pass_throughs[block.index]
-        self._calls: dict[torch.Size, list[tuple[Any, ...]]] = {}  # by shape of batch, by block
+        self._calls: list[list[tuple[Any, ...]]] = []  # by batch, by block; the same object where it is equal
+        self._known_calls: dict[torch.Size, list[tuple[Any, ...]]] = {}  # of the first batch of a shape
         self._enter(sequences)
 
     @torch.no_grad()
@@ -118,7 +104,8 @@ class BlockWalk:
         prefix = "" if base is self._model else self._model.base_model_prefix
         self._weights.load(base, prefix, self._devices[0], self._dtype)
         self._weights.load(self._blocks[0], first.prefix, self._devices[0], self._dtype)
-        base(input_ids=sequences[0][None, :1].to(self._devices[0]), use_cache=False)  # the pass-through's look at it
+        with self._block_by_block():
+            self._look_between(base, sequences[0][None, :16].to(self._devices[0]))
         self._weights.release(self._blocks[0])
         width = self._pass_throughs[0].called[0].shape[-1]
         self._batches = list(batches(sequences, tokens_per_batch(self._devices, width, self._dtype)))
@@ -129,17 +116,46 @@ class BlockWalk:
             self._remember_calls(ids.shape)
         self._weights.release(base)
 
+    def _look_between(self, base: Any, ids: Tensor) -> None:
+        """Check that nothing but the hidden states goes from block to block, as they are.
+
+        Each block in turn hands on other numbers: they must reach the next one, and change nothing else.
+        """
+        base(input_ids=ids, use_cache=False)
+        calls = [pass_through.called for pass_through in self._pass_throughs]
+        if {pass_through.calls for pass_through in self._pass_throughs} != {1}:
+            raise self._unlike("a text does not go through each of its blocks once")
+        numbers = torch.Generator().manual_seed(0)
+        for pass_through, (hidden, *_) in zip(self._pass_throughs, calls, strict=True):
+            pass_through.given = torch.randn(hidden.shape, generator=numbers).to(hidden)
+        base(input_ids=ids, use_cache=False)
+        for before, after, (_, *others) in zip(self._pass_throughs, self._pass_throughs[1:], calls[1:], strict=False):
+            if not _equal([before.given, *others], [*after.called]):
+                raise self._unlike("it does more between its blocks than hand over hidden states")
+        for pass_through in self._pass_throughs:
+            pass_through.given = None
+
+    def _unlike(self, why: str) -> ModelError:
+        return ModelError(f"{self._weights.folder}: {why}", hint="this kind of model is not supported")
+
+    @contextmanager
+    def _block_by_block(self) -> Iterator[None]:
+        """Raise ModelError in place of what a model's own code raises where its blocks do not run by themselves."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            line = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise self._unlike(f"its blocks do not run one by one: {line}") from error
+
     def _remember_calls(self, shape: torch.Size) -> None:
-        """Keep what the blocks were just called with: once for all batches of a shape, which it must not depend on."""
+        """Keep what the blocks were just called with: once for all batches of a shape where it is the same."""
         calls = [pass_through.called[1:] for pass_through in self._pass_throughs]
         for pass_through in self._pass_throughs:
             pass_through.called = ()  # the hidden states
-        known = self._calls.setdefault(shape, calls)
-        if known is not calls and not _equal(known, calls):
-            raise ModelError(
-                f"{self._weights.folder}: the blocks are given more of each text than hidden states",
-                hint="this kind of model is not supported",
-            )
+        known = self._known_calls.setdefault(shape, calls)
+        self._calls.append([of if _equal(of, call) else call for of, call in zip(known, calls, strict=True)])
 
     def __iter__(self) -> Iterator[Block]:
         for block in self._weights.blocks:
@@ -203,22 +219,16 @@ class BlockWalk:
                 tokens[names[0]] += len(rows)
             shares.update(dict.fromkeys(names, last[1]))
 
-        with ExitStack() as hooks:
-            shows = [self._watch(copied, see, hooks) for copied in range(len(self._copies))]
-            for index in range(len(self._batches)):
-                with shows[index % len(shows)]:
-                    self._run(index)
+        shows = [self._products(copied, see) for copied in range(len(self._copies))]
+        for index in range(len(self._batches)):
+            with shows[index % len(shows)]:
+                self._run(index)
         summed: dict[str, Tensor] = {}
         for (name, _), total in totals.items():
             there = total.to(self._devices[0])
             summed[name] = summed[name] + there if name in summed else there
         summed = {name: self._finite(name, total.float()) for name, total in summed.items()}
-        experts = [name for name in self._block.prunable if self._weights.place(name).expert is not None]
-        if experts and shares.keys().isdisjoint(experts):
-            raise ModelError(
-                f"{self._weights.folder}: what {experts[0]} and the like are multiplied with cannot be seen",
-                hint="this kind of model is not supported",
-            )
+        self._check_seen(shares, set().union(*(show.used for show in shows)))
         self.tokens = {name: tokens[shares[name]] if name in shares else 0 for name in self._block.prunable}
         return {name: summed[shares[name]] if name in shares else self._nothing(name, zeros) for name in self.tokens}
 
@@ -234,24 +244,24 @@ class BlockWalk:
         d_in = self._weights.shape(name)[0 if self._weights.input_first(name) else 1]
         return zeros(d_in).float().to(self._devices[0])
 
-    def _watch(
-        self, copied: int, see: Callable[[Sequence[str], int, Tensor], None], hooks: ExitStack
-    ) -> AbstractContextManager[Any]:
-        """Have `see` told of the inputs of a copy's prunables: of linear layers until `hooks` closes, of experts in the
-        returned context."""
+    def _check_seen(self, seen: Collection[str], used: Collection[str]) -> None:
+        """Raise ModelError where a parameter was used and no product with it seen. (Unused is what awaits another text:
+        attention to an encoder.)"""
+        seen_parameters = {self._weights.place(name).parameter for name in seen}
+        for name in self._block.prunable:
+            if name in used and self._weights.place(name).parameter not in seen_parameters:
+                raise self._unlike(f"what {name} and the like are multiplied with cannot be seen")
+
+    def _products(self, copied: int, see: Callable[[Sequence[str], int, Tensor], None]) -> Products:
+        """Return what tells `see` of the inputs of a copy's prunables while it is active."""
         module = self._copies[copied]
-        experts: dict[int, list[str]] = {}
+        matrices: dict[int, Matrices] = {}
         for name in self._block.prunable:
             place = self._weights.place(name)
-            inside = place.parameter.removeprefix(f"{self._block.prefix}.")
-            if place.expert is None:
-                layer = module.get_submodule(inside.rpartition(".")[0])
-                hook = partial(lambda names, _, inputs: see(names, copied, inputs[0]), [name])
-                hooks.callback(layer.register_forward_pre_hook(hook).remove)
-            else:
-                weight = module.get_parameter(inside)[place.expert]
-                experts.setdefault(weight.data_ptr(), []).append(name)
-        return _ExpertInputs(experts, lambda names, inputs: see(names, copied, inputs)) if experts else nullcontext()
+            parameter = module.get_parameter(place.parameter.removeprefix(f"{self._block.prefix}."))
+            known = matrices.setdefault(parameter.data_ptr(), Matrices(parameter, place.input_first, defaultdict(list)))
+            known.names[place.expert].append(name)
+        return Products([*matrices.values()], lambda names, inputs: see(names, copied, inputs))
 
     @torch.no_grad()
     def advance(self, changed: Mapping[str, Tensor]) -> None:
@@ -290,9 +300,10 @@ class BlockWalk:
         """Run the current block on a batch; the batches take turns with the block's copies."""
         copied = index % len(self._copies)
         device = self._devices[copied]
-        call = self._calls[self._batches[index].shape][self._block.index]
+        call = self._calls[index][self._block.index]
         args, kwargs = trees.tree_map_only(Tensor, lambda tensor: tensor.to(device), call)
-        return self._copies[copied](self._hidden[index].to(device), *args, **kwargs)
+        with self._block_by_block():
+            return self._copies[copied](self._hidden[index].to(device), *args, **kwargs)
 
 
 def _return_freed_memory() -> None:

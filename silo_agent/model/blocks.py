@@ -1,11 +1,14 @@
 """The decoder blocks of a model, found by its structure, and the prunable weights in them."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Final
 
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from crypto.errors import ModelError
@@ -17,7 +20,7 @@ class Block:
     """One decoder layer: its module's name, and its prunable weights' names in the files, in module order.
 
     Prunable are the matrices of all linear layers (`nn.Linear`, transformers' `Conv1D`) and of all experts. What routes
-    tokens to experts and is no linear layer but a parameter of its own stays dense.
+    tokens to experts, or says how much of an expert's output counts, stays dense.
     """
 
     index: int
@@ -40,19 +43,26 @@ class Place:
     """Whether the weight is [d_in, d_out], as GPT-2's are, and not [d_out, d_in]."""
 
 
-def find_blocks(folder: Path, model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Find the decoder blocks, by name: the longest outermost list of modules of one class with prunable weights.
+_ROUTER: Final = re.compile(r"(?:.*[._])?(?:router|gate)(?:\..*)?")
+"""The linear layers of a block with experts that decide on them, by name: `mlp.gate`, `mlp.router.linear`."""
 
-    Raises ModelError naming `folder` where there is none.
+
+def find_blocks(folder: Path, model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Find the decoder blocks, by name: the longest outermost list of modules that all have prunable weights.
+
+    Where transformers knows which part of a model writes text, only that part counts. Raises ModelError naming `folder`
+    where there is no such list.
     """
+    decoder = model.get_decoder() if isinstance(model, PreTrainedModel) else model
+    inside = next(name for name, module in model.named_modules() if module is decoder)
     lists: dict[str, nn.ModuleList] = {}
     for name, module in model.named_modules():
-        if not isinstance(module, nn.ModuleList) or len({type(item) for item in module}) != 1:
+        if not isinstance(module, nn.ModuleList) or not f"{name}.".startswith(f"{inside}." if inside else ""):
             continue
         nested = any(name.startswith(f"{outer}.") for outer in lists)  # a list of experts may be longer
-        if not nested and all(any(prunable_parameters(item)) for item in module):
+        if not nested and not any(map(_is_linear, module)) and all(any(prunable_parameters(item)) for item in module):
             lists[name] = module
-    if not lists:
+    if not any(lists.values()):
         raise ModelError(
             f"{folder}: no decoder blocks with linear layers found", hint="this kind of model is not supported"
         )
@@ -63,15 +73,26 @@ def find_blocks(folder: Path, model: nn.Module) -> list[tuple[str, nn.Module]]:
 def prunable_parameters(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Find the prunable parameters, in module order, each with its owner: linear layers' weights, all experts' in one.
 
-    A parameter of three dimensions that is no convolution of torch's own is one of experts.
+    In a block with experts, linear layers that are called a router or gate are none.
     """
+    routed = any("expert" in name for name, _ in block.named_modules())
     for name, module in block.named_modules():
-        if isinstance(module, nn.Linear | Conv1D):
-            yield full_name(name, "weight"), module
-        elif not type(module).__module__.startswith("torch.nn."):
+        if _is_linear(module):
+            if not (routed and _ROUTER.fullmatch(name)):
+                yield full_name(name, "weight"), module
+        else:
             for inside, parameter in module.named_parameters(recurse=False):
-                if parameter.ndim == 3:
+                if is_of_experts(module, parameter):
                     yield full_name(name, inside), module
+
+
+def is_of_experts(owner: nn.Module, parameter: Tensor) -> bool:
+    """Return whether a parameter is a stack of experts' matrices, as transformers' classes of experts hold them."""
+    return parameter.ndim == 3 and "Expert" in type(owner).__name__
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | Conv1D)
 
 
 def places(

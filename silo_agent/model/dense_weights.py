@@ -8,6 +8,7 @@ digests a plan lists, so that no other file has a say in what the model computes
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -150,19 +151,32 @@ class DenseWeights:
                 hint="check the file against the model's source",
             ) from error
         model.eval().requires_grad_(False)
-        # Buffers that no checkpoint holds (rotary frequencies) are computed as transformers computes them after its
-        # own load on the meta device: its `_init_weights` fills the owner's buffers; parameters stay on meta.
-        stored = model.state_dict().keys()
-        for owner_name, owner in model.named_modules():
-            computed = [
-                name for name, _ in owner.named_buffers(recurse=False) if full_name(owner_name, name) not in stored
-            ]
-            for name in computed:
-                setattr(owner, name, torch.zeros_like(owner.get_buffer(name), device="cpu"))
-            if computed:
-                with torch.no_grad():
-                    model._init_weights(owner)
+        self._compute_buffers(model)
         return model
+
+    def _compute_buffers(self, model: Any) -> None:
+        """Compute the buffers that no checkpoint holds (rotary frequencies) as `from_pretrained` does after its load.
+
+        Raises ModelError where transformers leaves one as it was.
+        """
+        stored = model.state_dict().keys()
+        computed = {name: buffer for name, buffer in model.named_buffers(remove_duplicate=False) if name not in stored}
+        for name, buffer in computed.items():
+            nothing = math.nan if buffer.is_floating_point() else _nothing(buffer.dtype)
+            owner, _, inside = name.rpartition(".")
+            setattr(model.get_submodule(owner), inside, torch.full_like(buffer, nothing, device="cpu"))
+        for parameter in model.parameters():  # as if loaded: they stay on meta
+            parameter._is_hf_initialized = True
+        with torch.no_grad():
+            model.initialize_weights()
+        for name in computed:
+            buffer = model.get_buffer(name)
+            left = buffer.isnan() if buffer.is_floating_point() else buffer == _nothing(buffer.dtype)
+            if buffer.dtype != torch.bool and left.any():
+                raise ModelError(
+                    f"{self.folder}: {name} is in no file, and transformers does not compute it",
+                    hint="this kind of model is not supported",
+                )
 
     def load(self, module: nn.Module, prefix: str, device: torch.device, dtype: torch.dtype) -> None:
         """Give a skeleton's submodule, named `prefix` ("" is the model), its stored tensors, floats in `dtype`."""
@@ -254,6 +268,11 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{file}: not a JSON object", hint="copy the file again")
     return content
+
+
+def _nothing(dtype: torch.dtype) -> int:
+    """Return the integer that no computed buffer has."""
+    return 0 if dtype == torch.bool else torch.iinfo(dtype).min
 
 
 def _line(error: Exception) -> str:
