@@ -51,7 +51,7 @@ def pack(model: Path, folder: Path) -> PackedBytes:
     """
     weights = DenseWeights.open(model)
     with whole_folder(folder) as partial:
-        left = set(weights.names)
+        left = set(weights.stored_names)
         for index, file in enumerate(weights.files, 1):
             part = f"{index}/{len(weights.files)}"
             left -= _pack_file(weights, left, file, partial / f"{file.stem}{SUFFIX}", part)

@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ctypes import CDLL
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,9 @@ from torch.utils import _pytree as trees
 from crypto.errors import ConfigError, ModelError
 from silo_agent.model.batches import batches, devices_of, room, tokens_per_batch
 from silo_agent.model.blocks import Block
+from silo_agent.model.calibration import positions
 from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.model.pass_through import PassThrough, equal_calls, unlike_a_chain
 from silo_agent.model.products import Matrices, Products
 
 ROWS_SQUARED: Final = 2048
@@ -34,31 +36,6 @@ LOGITS: Final = 1 << 27
 """Logits that exist at a time, at most, unless one sequence has more."""
 
 _log = logging.getLogger(__name__)
-
-
-class _PassThrough(nn.Module):
-    """Stands in for a block: keeps what it is called with, and returns the hidden states in the block's own way."""
-
-    def __init__(self, block: nn.Module, extras: list[tuple[None, ...] | None]) -> None:
-        super().__init__()
-        self.__dict__["block"] = block  # not as a submodule: its weights are not the rest of the model's
-        self.called: tuple[Any, ...] = ()
-        self.calls = 0
-        self.given: Tensor | None = None
-        self.extras = extras  # shared by all blocks of a walk; empty until the first call of the first block
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["block"], name)  # some models read attributes of their blocks
-
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if not self.extras:  # does this family return hidden states alone, or first in a tuple?
-            output = self.block(hidden_states, *args, **kwargs)
-            self.extras.append((None,) * (len(output) - 1) if isinstance(output, tuple) else None)
-        self.called = hidden_states, args, kwargs
-        self.calls += 1
-        if self.given is not None:
-            hidden_states = self.given
-        return hidden_states if self.extras[0] is None else (hidden_states, *self.extras[0])
 
 
 class BlockWalk:
@@ -77,7 +54,7 @@ class BlockWalk:
     """How many tokens reached each prunable of the current block, once `energies` or `grams` has looked."""
 
     def __init__(self, weights: DenseWeights, sequences: Tensor | Sequence[Tensor], *, device: torch.device) -> None:
-        length, limit = max(map(len, sequences)), getattr(weights.config, "max_position_embeddings", None)
+        length, limit = max(map(len, sequences)), positions(weights.config)
         if limit is not None and length > limit:
             raise ConfigError(
                 f"--sequence-length {length} is above the {limit} positions of {weights.folder}",
@@ -89,8 +66,8 @@ class BlockWalk:
         self._model = weights.skeleton()
         slots = self._model.get_submodule(weights.blocks[0].prefix.rpartition(".")[0])
         self._blocks: list[nn.Module] = list(slots)
-        extras: list[tuple[None, ...] | None] = []
-        self._pass_throughs = [_PassThrough(block, extras) for block in self._blocks]
+        extras: list[tuple[Any, ...] | None] = []
+        self._pass_throughs = [PassThrough(block, extras) for block in self._blocks]
         for block in weights.blocks:
             slots[block.index] = self._pass_throughs[block.index]
         self._calls: list[list[tuple[Any, ...]]] = []  # by batch, by block; the same object where it is equal
@@ -104,36 +81,25 @@ class BlockWalk:
         prefix = "" if base is self._model else self._model.base_model_prefix
         self._weights.load(base, prefix, self._devices[0], self._dtype)
         self._weights.load(self._blocks[0], first.prefix, self._devices[0], self._dtype)
+        ids = sequences[0][None, :16].to(self._devices[0])
         with self._block_by_block():
-            self._look_between(base, sequences[0][None, :16].to(self._devices[0]))
+            why = unlike_a_chain(self._pass_throughs, lambda: base(input_ids=ids, use_cache=False))
+        if why is not None:
+            raise self._unlike(why)
         self._weights.release(self._blocks[0])
-        width = self._pass_throughs[0].called[0].shape[-1]
+        width = self._pass_throughs[0].called[0].numel() // ids.numel()
         self._batches = list(batches(sequences, tokens_per_batch(self._devices, width, self._dtype)))
-        self._hidden = list(room(self._batches, width, self._dtype, self._devices))
+        shapes = {ids.shape: self._entering(ids).shape for ids in {of.shape: of for of in self._batches}.values()}
+        self._hidden = list(room([shapes[ids.shape] for ids in self._batches], self._dtype, self._devices))
         for ids, hidden in zip(self._batches, self._hidden, strict=True):
-            base(input_ids=ids.to(self._devices[0]), use_cache=False)
-            hidden.copy_(self._pass_throughs[0].called[0])
+            hidden.copy_(self._entering(ids))
             self._remember_calls(ids.shape)
         self._weights.release(base)
 
-    def _look_between(self, base: Any, ids: Tensor) -> None:
-        """Check that nothing but the hidden states goes from block to block, as they are.
-
-        Each block in turn hands on other numbers: they must reach the next one, and change nothing else.
-        """
-        base(input_ids=ids, use_cache=False)
-        calls = [pass_through.called for pass_through in self._pass_throughs]
-        if {pass_through.calls for pass_through in self._pass_throughs} != {1}:
-            raise self._unlike("a text does not go through each of its blocks once")
-        numbers = torch.Generator().manual_seed(0)
-        for pass_through, (hidden, *_) in zip(self._pass_throughs, calls, strict=True):
-            pass_through.given = torch.randn(hidden.shape, generator=numbers).to(hidden)
-        base(input_ids=ids, use_cache=False)
-        for before, after, (_, *others) in zip(self._pass_throughs, self._pass_throughs[1:], calls[1:], strict=False):
-            if not _equal([before.given, *others], [*after.called]):
-                raise self._unlike("it does more between its blocks than hand over hidden states")
-        for pass_through in self._pass_throughs:
-            pass_through.given = None
+    def _entering(self, ids: Tensor) -> Tensor:
+        """Return what the first block is called with."""
+        self._model.base_model(input_ids=ids.to(self._devices[0]), use_cache=False)
+        return cast("Tensor", self._pass_throughs[0].called[0])
 
     def _unlike(self, why: str) -> ModelError:
         return ModelError(f"{self._weights.folder}: {why}", hint="this kind of model is not supported")
@@ -155,7 +121,9 @@ class BlockWalk:
         for pass_through in self._pass_throughs:
             pass_through.called = ()  # the hidden states
         known = self._known_calls.setdefault(shape, calls)
-        self._calls.append([of if _equal(of, call) else call for of, call in zip(known, calls, strict=True)])
+        self._calls.append(
+            [of if equal_calls(of, call, changeable=False) else call for of, call in zip(known, calls, strict=True)]
+        )
 
     def __iter__(self) -> Iterator[Block]:
         for block in self._weights.blocks:
@@ -197,32 +165,40 @@ class BlockWalk:
         return self._sum_up(lambda d_in: torch.zeros(d_in, d_in), add)
 
     @torch.no_grad()
-    def _sum_up(self, zeros: Callable[[int], Tensor], add: Callable[[Tensor, Tensor], None]) -> dict[str, Tensor]:
+    def _sum_up(
+        self, zeros: Callable[[int], Tensor], add: Callable[[Tensor, Tensor], None], *, share: bool = True
+    ) -> dict[str, Tensor]:
         """Run the current block and `add` the rows [tokens, d_in] that reach each prunable to its total.
 
         Layers called one after the other with the same input (q, k and v) share a total. It is zero for experts that no
-        token reaches. Raises ModelError where experts are not called as linear layers.
+        token reaches. Raises ModelError where matrices are used otherwise than rows are multiplied with them.
         """
         totals: dict[tuple[str, int], Tensor] = {}  # by the first of those who share it, and by copy of the block
         tokens: Counter[str] = Counter()
         shares: dict[str, str] = {}  # the first of those who share its total
+        calls: Counter[str] = Counter()
+        apart = not share
         last: tuple[Tensor | None, str] = (None, "")
 
         def see(names: Sequence[str], copied: int, inputs: Tensor) -> None:
-            nonlocal last
-            if inputs is not last[0]:
+            nonlocal last, apart
+            if inputs is not last[0] or not share:
                 last = inputs, names[0]
                 rows = inputs.flatten(0, -2)
                 if (names[0], copied) not in totals:
                     totals[names[0], copied] = zeros(rows.shape[1]).to(rows.device)
                 add(totals[names[0], copied], rows)
                 tokens[names[0]] += len(rows)
-            shares.update(dict.fromkeys(names, last[1]))
+            calls.update(names)
+            for name in names:
+                apart |= shares.setdefault(name, last[1]) != last[1]
 
         shows = [self._products(copied, see) for copied in range(len(self._copies))]
         for index in range(len(self._batches)):
             with shows[index % len(shows)]:
                 self._run(index)
+        if share and (apart or any(calls[name] != calls[first] for name, first in shares.items())):
+            return self._sum_up(zeros, add, share=False)  # they had the same input, but not always
         summed: dict[str, Tensor] = {}
         for (name, _), total in totals.items():
             there = total.to(self._devices[0])
@@ -281,7 +257,7 @@ class BlockWalk:
                         weight.copy_(change)
         for index, hidden in enumerate(self._hidden):
             output = self._run(index)
-            hidden.copy_(output[0] if isinstance(output, tuple) else output)
+            hidden.copy_(output if isinstance(output, Tensor) else output[0])
 
     @torch.no_grad()
     def logits(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -311,15 +287,3 @@ def _return_freed_memory() -> None:
     libc = CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
-
-
-def _equal(left: Any, right: Any) -> bool:
-    """Return whether two nests of tuples, lists and dicts hold equal tensors and values."""
-
-    def same(leaf: Any, other: Any) -> bool:
-        if type(leaf) is not type(other):
-            return False
-        return torch.equal(leaf, other) if isinstance(leaf, Tensor) else bool(leaf == other)
-
-    leaves = trees.tree_leaves(left), trees.tree_leaves(right)
-    return len(leaves[0]) == len(leaves[1]) and all(map(same, *leaves))

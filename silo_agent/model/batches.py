@@ -50,23 +50,21 @@ def batches(sequences: Tensor | Sequence[Tensor], tokens: int) -> Iterator[Tenso
             yield torch.stack(equal[start : start + size])
 
 
-def room(
-    of_batches: Sequence[Tensor], width: int, dtype: torch.dtype, devices: Sequence[torch.device]
-) -> Iterator[Tensor]:
-    """Yield room for each batch's hidden states: [batch, L, width].
+def room(shapes: Sequence[torch.Size], dtype: torch.dtype, devices: Sequence[torch.device]) -> Iterator[Tensor]:
+    """Yield room for each batch's hidden states, of the shapes given: [batch, L, width] in most models.
 
     It is on the GPUs, in turn, while all takes at most a quarter of their free memory, else in memory up to
     `IN_MEMORY`, else in a file that is gone when its last tensor is. Raises OutputError where the disk has no room.
     """
-    sizes = [batch.numel() * width for batch in of_batches]
+    sizes = [shape.numel() for shape in shapes]
     size = sum(sizes) * dtype.itemsize
     gpus = [device for device in devices if device.type == "cuda"]
     if gpus and size <= sum(torch.cuda.mem_get_info(device)[0] for device in gpus) // 4:
-        for batch, device in zip(of_batches, cycle(gpus)):
-            yield torch.empty(*batch.shape, width, dtype=dtype, device=device)
+        for shape, device in zip(shapes, cycle(gpus)):
+            yield torch.empty(shape, dtype=dtype, device=device)
     elif size <= IN_MEMORY:
-        for batch in of_batches:
-            yield torch.empty(*batch.shape, width, dtype=dtype)
+        for shape in shapes:
+            yield torch.empty(shape, dtype=dtype)
     else:
         folder = tempfile.gettempdir()
         if shutil.disk_usage(folder).free < size:
@@ -76,5 +74,5 @@ def room(
             )
         with tempfile.NamedTemporaryFile(prefix="hidden-states-") as file:  # the map outlives the name
             whole = torch.from_file(file.name, shared=True, size=sum(sizes), dtype=dtype)
-        for batch, part in zip(of_batches, whole.split_with_sizes(sizes), strict=True):
-            yield part.view(*batch.shape, width)
+        for shape, part in zip(shapes, whole.split_with_sizes(sizes), strict=True):
+            yield part.view(shape)

@@ -32,7 +32,7 @@ class Block:
 class Place:
     """Where a prunable weight is in the model: the parameter's name and which of its rows.
 
-    For an expert's matrix the parameter is [experts, rows of one expert, d_in]; the rows count from its first expert.
+    For an expert's matrix the parameter is [experts, rows of one expert, columns]; rows count from its first expert.
     """
 
     parameter: str
@@ -40,29 +40,33 @@ class Place:
     last: int
     expert: int | None
     input_first: bool
-    """Whether the weight is [d_in, d_out], as GPT-2's are, and not [d_out, d_in]."""
+    """Whether the weight is [d_in, d_out], as GPT-2's and some experts' are, and not [d_out, d_in]."""
 
 
-_ROUTER: Final = re.compile(r"(?:.*[._])?(?:router|gate)(?:\..*)?")
+_ROUTER: Final = re.compile(r"(?:.*\.)?(?:router|gate|shared_expert_gate)(?:\..*)?")
 """The linear layers of a block with experts that decide on them, by name: `mlp.gate`, `mlp.router.linear`."""
 
 
 def find_blocks(folder: Path, model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Find the decoder blocks, by name: the longest outermost list of modules that all have prunable weights.
 
-    Where transformers knows which part of a model writes text, only that part counts. Raises ModelError naming `folder`
-    where there is no such list.
+    Models inside that have not the embedding of tokens (they read images or sound) do not count. Raises ModelError
+    naming `folder` where there is no such list.
     """
-    decoder = model.get_decoder() if isinstance(model, PreTrainedModel) else model
-    inside = next(name for name, module in model.named_modules() if module is decoder)
     lists: dict[str, nn.ModuleList] = {}
+    passed_over: list[str] = []
+    embedding = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
     for name, module in model.named_modules():
-        if not isinstance(module, nn.ModuleList) or not f"{name}.".startswith(f"{inside}." if inside else ""):
+        if isinstance(module, PreTrainedModel) and all(inside is not embedding for inside in module.modules()):
+            passed_over.append(name)
+        if not isinstance(module, nn.ModuleList) or not len(module) or any(map(_is_linear, module)):
             continue
-        nested = any(name.startswith(f"{outer}.") for outer in lists)  # a list of experts may be longer
-        if not nested and not any(map(_is_linear, module)) and all(any(prunable_parameters(item)) for item in module):
+        nested = any(
+            name.startswith(f"{outer}.") for outer in (*lists, *passed_over)
+        )  # experts may be more than blocks
+        if not nested and all(any(prunable_parameters(item)) for item in module):
             lists[name] = module
-    if not any(lists.values()):
+    if not lists:
         raise ModelError(
             f"{folder}: no decoder blocks with linear layers found", hint="this kind of model is not supported"
         )
@@ -96,31 +100,33 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def places(
-    folder: Path,
     prefix: str,
     block: nn.Module,
+    width: int,
     stored_as: Mapping[str, tuple[str, ...]],
     stored: Mapping[str, StoredTensor],
 ) -> dict[str, Place]:
     """Return where each of a block's prunable weights belongs, by its stored name, in module order.
 
-    `stored_as` is what `stored_parameters` returned. Raises ModelError naming `folder` where the file has all experts'
-    weights in one tensor.
+    `stored_as` is what `stored_parameters` returned, experts' matrices apart; `width` is that of the hidden states.
     """
     belongs = {}
     for inside, owner in prunable_parameters(block):
         parameter = f"{prefix}.{inside}"
         names, shape = stored_as[parameter], block.get_parameter(inside).shape
-        if len(shape) == 3 and len(names) == 1:
-            raise ModelError(
-                f"{folder}: {names[0]} is {list(shape)}, the experts' weights in one tensor",
-                hint="only checkpoints with a matrix per expert can be pruned",
-            )
+        input_first = _experts_input_first(owner, width) if len(shape) == 3 else isinstance(owner, Conv1D)
         for name, last in zip(names, accumulate(stored[name].shape[0] for name in names), strict=True):
             first = last - stored[name].shape[0]
             expert = first // shape[1] if len(shape) == 3 else None
-            belongs[name] = Place(parameter, first, last, expert, isinstance(owner, Conv1D))
+            belongs[name] = Place(parameter, first, last, expert, input_first)
     return belongs
+
+
+def _experts_input_first(owner: nn.Module, width: int) -> bool:
+    """Return whether experts' matrices are [d_in, d_out]: what transformers says, or else the shape of the first of
+    several, which multiplies the hidden states."""
+    first, *more = (parameter.shape for parameter in owner.parameters(recurse=False) if parameter.ndim == 3)
+    return bool(getattr(owner, "is_transposed", more and first[1] == width != first[2]))
 
 
 def full_name(prefix: str, name: str) -> str:

@@ -31,12 +31,18 @@ def usual_length(config: Any, asked: int | None) -> int:
 
     Raises ConfigError where more is asked for than the model has positions.
     """
-    most = getattr(config, "max_position_embeddings", None)
+    most = positions(config)
     if asked is None:
         return min(2048, most or 2048)
     if most is not None and asked > most:
         raise ConfigError(f"--sequence-length: {asked} tokens, the model has {most} positions", hint=f"at most {most}")
     return asked
+
+
+def positions(config: Any) -> int | None:
+    """Return how many positions a model has at most, where its config says so."""
+    most = getattr(getattr(config, "text_config", config), "max_position_embeddings", None)
+    return most if most is not None and most > 0 else None
 
 
 def read_sequences(

@@ -18,9 +18,11 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from crypto.errors import ModelError
-from silo_agent.model.blocks import Block, Place, find_blocks, full_name, places
+from silo_agent.model.blocks import Block, Place, find_blocks, full_name, places, prunable_parameters
+from silo_agent.model.expert_stacks import expert_stacks
 from silo_agent.model.mapped_tensors import TORCH_DTYPES, mapped_tensor
 from silo_agent.model.model_folder import copied_files, file_content, file_digests
 from silo_agent.model.stored_parameters import stored_parameters
@@ -34,8 +36,9 @@ _UNUSABLE = (
 
 
 class DenseWeights:
-    """A causal language model's folder. `files` are its safetensors files, `names` all stored tensors, both sorted;
-    `file_digests` has SHA-256 of every other file that is read.
+    """A causal language model's folder. `files` are its safetensors files, `stored_names` the tensors in them, `names`
+    the same, but for each of `stacks` its experts' matrices; all sorted. `file_digests` has SHA-256 of every other file
+    that is read.
     """
 
     def __init__(
@@ -45,15 +48,24 @@ class DenseWeights:
         self.file_digests = file_digests
         self.config = config
         self.files = tuple(sorted({tensor.file for tensor in stored.values()}))
-        self.names = tuple(sorted(stored))
-        self._stored = stored
+        self.stored_names = tuple(sorted(stored))
         model = self.skeleton()
         self._stored_as = stored_parameters(folder, model, stored)
-        self._embedding_rows = int(model.get_input_embeddings().weight.shape[0])
-        in_blocks = {
-            prefix: places(folder, prefix, module, self._stored_as, stored)
-            for prefix, module in find_blocks(folder, model)
+        blocks = find_blocks(folder, model)
+        parameters = [full_name(prefix, name) for prefix, block in blocks for name, _ in prunable_parameters(block)]
+        stacks = dict(expert_stacks(parameters, self._stored_as, stored))
+        self.stacks = {name: tuple(matrices) for name, matrices in stacks.items()}
+        self._stored_as |= {
+            parameter: self.stacks[names[0]] for parameter, names in self._stored_as.items() if names[0] in stacks
         }
+        self._stored = stored.copy()
+        for matrices in stacks.values():
+            self._stored |= matrices
+        self.names = tuple(sorted(self._stored.keys() - stacks.keys()))
+        rows, width = model.get_input_embeddings().weight.shape
+        self._embedding_rows = int(rows)
+        in_blocks = {prefix: places(prefix, block, width, self._stored_as, self._stored) for prefix, block in blocks}
+        _check_apart(folder, in_blocks)
         self.blocks = tuple(
             Block(index, prefix, tuple(names)) for index, (prefix, names) in enumerate(in_blocks.items())
         )
@@ -190,8 +202,9 @@ class DenseWeights:
                     loaded[names] = self.tensor(names[0]).to(device, kind)
                 else:
                     loaded[names] = torch.empty_like(empty, dtype=kind, device=device)
-                    sizes = [self.shape(name)[0] for name in names]
-                    for rows, name in zip(loaded[names].flatten(0, 1).split_with_sizes(sizes), names, strict=True):
+                    shapes = [self.shape(name) for name in names]
+                    whole = loaded[names].flatten(0, empty.ndim - len(shapes[0]))
+                    for rows, name in zip(whole.split_with_sizes([of[0] for of in shapes]), names, strict=True):
                         rows.copy_(self.tensor(name))
             state[key] = loaded[names]
         module.load_state_dict(state, assign=True)
@@ -201,7 +214,8 @@ class DenseWeights:
         """Return the prunable weight `name` in the loaded block `module`: a view, in the stored shape."""
         place = self._places[name]
         parameter = module.get_parameter(place.parameter.removeprefix(f"{prefix}.")).data
-        return parameter if place.expert is None else parameter.flatten(0, 1)[place.first : place.last]
+        rows = parameter if place.expert is None else parameter.flatten(0, 1)
+        return rows[place.first : place.last]
 
     def release(self, module: nn.Module) -> None:
         """Put a loaded submodule's tensors back on the meta device."""
@@ -219,14 +233,26 @@ def _read_config(folder: Path, digests: Mapping[str, bytes]) -> Any:
     except _UNUSABLE as error:
         raise ModelError(f"{file}: {_line(error)}", hint="check the file against the model's source") from error
     architectures = config.architectures if isinstance(config.architectures, list) else []
-    if not any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
+    writes = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    if not any(str(name).endswith(("ForCausalLM", "LMHeadModel")) or name == writes for name in architectures):
         raise ModelError(
             f"{file}: architectures {architectures} is not a causal language model",
-            hint="only models whose architecture ends in ForCausalLM or LMHeadModel can be pruned",
+            hint="only models that transformers' AutoModelForCausalLM loads can be pruned",
         )
     if getattr(config, "quantization_config", None) is not None:
         raise ModelError(f"{file}: the model is quantised", hint="prune the unquantised model")
     return config
+
+
+def _check_apart(folder: Path, in_blocks: Mapping[str, Mapping[str, Place]]) -> None:
+    """Check that no prunable weight is in two blocks: each block's inputs come from the pruned ones before it."""
+    held: dict[str, str] = {}
+    for prefix, names in in_blocks.items():
+        for name in names:
+            if (other := held.setdefault(name, prefix)) != prefix:
+                raise ModelError(
+                    f"{folder}: {other} and {prefix} share {name}", hint="this kind of model is not supported"
+                )
 
 
 def _find_tensors(folder: Path) -> dict[str, StoredTensor]:

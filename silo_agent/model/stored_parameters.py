@@ -30,10 +30,10 @@ _WHOLE: Final = "the files must hold the whole model that config.json describes,
 
 
 def stored_parameters(folder: Path, model: Any, stored: Mapping[str, StoredTensor]) -> dict[str, tuple[str, ...]]:
-    """Map each name of the model's state to what holds it in the files: one tensor, or all experts' matrices.
+    """Map each name of the model's state to what holds it in the files: one tensor, several, or all experts' matrices.
 
-    Those are in the order in which their rows lie in the parameter. A tied weight may be stored once. Raises ModelError
-    naming `folder` and the tensor that is missing, of another shape or quantised.
+    Several are in the order in which their rows lie in the parameter. A tied weight may be stored once. Raises
+    ModelError naming `folder` and the tensor that is missing, of another shape or quantised.
     """
     state = model.state_dict()
     named = _by_model_name(folder, model, state, stored)
@@ -73,39 +73,41 @@ def _by_model_name(
     converter_of = {pattern: converter for converter in converters for pattern in converter.source_patterns}
     for name, matrices in merged.items():
         converter = converter_of[next(iter(matrices))]
-        named[name] = _experts(folder, name, len(state[name]), converter, matrices)
+        named[name] = _in_order(folder, name, len(state[name]), converter, matrices)
     return named
 
 
-def _experts(
+def _in_order(
     folder: Path, name: str, experts: int, converter: WeightConverter, matrices: Mapping[str, list[str]]
 ) -> tuple[str, ...]:
-    """Return the matrices, by the converter's pattern, in the order in which the parameter `name` stacks them."""
-    # Understood are an expert's matrices one below the other, and then the experts stacked: nothing else.
+    """Return the tensors, by the converter's pattern, in the order in which the parameter `name` holds them."""
+    # Understood are tensors one below the other, experts' matrices stacked, and both: nothing else.
     operations = [(type(operation), getattr(operation, "dim", None)) for operation in converter.operations]
-    if operations not in ([(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)]):
+    if operations not in ([(Concatenate, 0)], [(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)]):
         raise ModelError(
             f"{folder}: {next(iter(matrices.values()))[0]} and {name} are laid out differently",
             hint="this kind of model is not supported",
         )
+    one = operations == [(Concatenate, 0)]
     for pattern in converter.source_patterns:
         count = len(matrices.get(pattern, ()))
-        if count != experts:
+        if count != (1 if one else experts):
+            described = "one" if one else f"{experts} experts"
             raise ModelError(
-                f"{folder}: {count} tensors {pattern} for {name}, config.json describes {experts} experts", hint=_WHOLE
+                f"{folder}: {count} tensors {pattern} for {name}, config.json describes {described}", hint=_WHOLE
             )
     return tuple(chain(*zip(*(matrices[pattern] for pattern in converter.source_patterns), strict=True)))
 
 
 def _check(folder: Path, tensor: Tensor, names: tuple[str, ...], stored: Mapping[str, StoredTensor]) -> None:
     """Check that the stored tensors are dense and make up `tensor`."""
-    experts = len(names) > 1
-    matrices = len(names) // len(tensor) if experts else 1  # of one expert
+    experts = len(names) > 1 and len(stored[names[0]].shape) < tensor.ndim
+    matrices = len(names) // len(tensor) if experts else len(names)  # of one expert
     shape = tuple(tensor.shape[1:] if experts else tensor.shape)
     for start in range(0, len(names), matrices):
         group = names[start : start + matrices]
         whole = stored[group[0]].shape
-        if experts:
+        if len(names) > 1:
             whole = (sum(stored[name].shape[0] for name in group), *whole[1:])
         if whole != shape or any(stored[name].shape[1:] != shape[1:] for name in group):
             raise ModelError(

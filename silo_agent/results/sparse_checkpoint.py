@@ -73,6 +73,9 @@ class SparseModel:
         yield CARD_FILE, whole(self._card(self.achieved).encode())
 
     def _data(self, name: str) -> Iterator[memoryview]:
+        return chain.from_iterable(map(self._pieces, self._weights.stacks.get(name, (name,))))
+
+    def _pieces(self, name: str) -> Iterator[memoryview]:
         tensor, prunable = self._weights.tensor(name), name in self._weights.prunable
         change = self._pruned(name) if prunable else None
         if change is not None and (change.dtype not in (torch.bool, tensor.dtype) or change.shape != tensor.shape):
@@ -154,7 +157,7 @@ def division_of(folder: Path, tensors: Collection[str]) -> Division:
 
 def division_into_files(weights: DenseWeights) -> Division:
     """Return how a model's own files divide its tensors."""
-    return {file.name: [name for name in weights.names if weights.file(name) == file] for file in weights.files}
+    return {file.name: [name for name in weights.stored_names if weights.file(name) == file] for file in weights.files}
 
 
 def index_content(division: Division, total: int) -> bytes:

@@ -53,7 +53,7 @@ def verify_model(
             progress("expanding sums", done, len(start.opened))
             together.take(start.opened[: done + 1])
         origin = Provenance(plan, start.opened, together.tensors.digest)
-        division = division_of(model, weights.names)
+        division = division_of(model, weights.stored_names)
         check_sparse_model(
             SparseModel(weights, together.tensors.get, origin.metadata, origin.card, division), model, progress
         )

@@ -6,6 +6,7 @@ from typing import Final
 import torch
 
 from crypto.errors import ModelError
+from silo_agent.model.calibration import positions
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.writing.streamed_model import streamed_model
 
@@ -23,7 +24,7 @@ def continuations(
     leaves no positions for a continuation.
     """
     model, tokenizer = streamed_model(weights, device), weights.tokenizer
-    most = getattr(weights.config, "max_position_embeddings", None)
+    most = positions(weights.config)
     texts = []
     for done, prompt in enumerate(prompts):
         progress(done, len(prompts))

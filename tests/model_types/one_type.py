@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
@@ -22,7 +20,9 @@ from crypto.pruning.sparsity import Sparsity
 from model_types.reference import ROUTERS, Products, Rows, keep_mask
 from model_types.tiny_configs import VOCABULARY, tiny_config
 from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.model import batches
 from silo_agent.pruning.prune import prune_blocks
+from silo_agent.results.sparse_checkpoint import SparseModel, write_sparse_model
 
 SEQUENCES = torch.randint(5, VOCABULARY - 15, (6, 24), generator=torch.Generator().manual_seed(0))
 HALF = Sparsity(Decimal("0.5"), ComparisonGroup.ROW)
@@ -50,6 +50,7 @@ def row_of(model_type: str, folder: Path) -> Row:
             whole(input_ids=SEQUENCES)
     except BaseException as error:
         return Row(model_type, "not buildable", _line(error))
+    batches.TOKENS_PER_BATCH = 50  # batches of 2 sequences
     try:
         weights = DenseWeights.open(dense)
         masks = {
@@ -121,7 +122,11 @@ def compare(whole: Any, weights: DenseWeights, masks: Mapping[str, Tensor]) -> t
         _prune(parameters, block.prunable, of_parameter, masks, weights)
     routers = {name for name in seen_prunable if re.fullmatch(ROUTERS, name.removesuffix(".weight")) and experts}
     wrong += [f"{name} is a router" for name in sorted(routers)]
-    outside = {f"OUTSIDE {name}" for name in owners | experts if not any(name.startswith(f"{b.prefix}.") for b in weights.blocks)}
+    outside = {
+        f"OUTSIDE {name}"
+        for name in owners | experts
+        if not any(name.startswith(f"{b.prefix}.") for b in weights.blocks)
+    }
     return wrong, tuple(sorted(stays | outside))
 
 
@@ -130,7 +135,9 @@ def _held(name: str, weights: DenseWeights, keep: Tensor, energy: Tensor | None,
     input_first = weights.input_first(name)
     matrix, keep = (stored.T, keep.T) if input_first else (stored, keep)
     if energy is None:
-        energy = torch.zeros(matrix.shape[1], dtype=torch.float64)  # no text reaches it: an expert, or an encoder's part
+        energy = torch.zeros(
+            matrix.shape[1], dtype=torch.float64
+        )  # no text reaches it: an expert, or an encoder's part
     if energy.isnan().any():
         return [f"{name}: the reference is NaN"]
     expected, near = keep_mask(matrix, energy)
@@ -159,12 +166,8 @@ def _prune(parameters: Any, names: Any, of_parameter: Any, masks: Mapping[str, T
 
 def _reloaded(dense: Path, folder: Path, masks: Mapping[str, Tensor], whole: Any) -> list[str]:
     """Write the pruned model, load and run it: its logits are those of the pruned `whole`, and it writes."""
-    shutil.copytree(dense, folder)
-    for file in folder.glob("*.safetensors"):
-        tensors = load_file(file)
-        for name in tensors.keys() & masks.keys():
-            tensors[name] = tensors[name].masked_fill(~masks[name], 0)
-        save_file(tensors, file, {"format": "pt"})
+    weights = DenseWeights.open(dense)
+    write_sparse_model(SparseModel(weights, masks.get, {}, lambda _: ""), folder)
     model = _in_memory(folder)
     with torch.no_grad():
         expected, got = (of(input_ids=SEQUENCES).logits for of in (whole, model))

@@ -49,7 +49,6 @@ OWN: dict[str, dict[str, Any]] = {
     "mamba2": {"num_heads": 8, "head_dim": 8},
     "ministral": {"head_dim": 8},
     "nemotron": {"num_key_value_heads": 2},
-    "rwkv": {"attention_hidden_size": 32},
     "reformer": {"is_decoder": True, "attn_layers": ["local", "lsh"], "axial_pos_shape": [16, 16],
                  "axial_pos_embds_dim": [8, 24], "local_attn_chunk_length": 8, "lsh_attn_chunk_length": 8},
     "xmod": {"default_language": "en_XX"},
@@ -59,7 +58,17 @@ OWN: dict[str, dict[str, Any]] = {
                "hybrid_layer_ids": [1, 3], "num_hidden_layers": 4, "attention_head_dim": 16,
                "num_key_value_heads": 4, "num_query_groups": 4},
     "deepseek_v2": {"num_experts_per_tok": 2},
-    "gemma4_text": {"num_hidden_layers": 2, "num_kv_shared_layers": 0},
+    "gemma3n_text": {
+        "layer_types": ["sliding_attention", "full_attention"] * 2, "num_hidden_layers": 4, "num_kv_shared_layers": 2,
+        "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0], "intermediate_size": [48] * 4,
+    },
+    "gemma4_text": {
+        "layer_types": ["sliding_attention", "full_attention"] * 2, "num_hidden_layers": 4, "num_kv_shared_layers": 2,
+        "per_layer_config": "unset",
+    },
+    "lfm2": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2, "full_attn_idxs": "unset"},
+    "rwkv": {"attention_hidden_size": 32, "num_hidden_layers": 7},
+    "dots3_note_text": {"head_dim": 16},
     "cohere_compass_text": {"layer_types": ["sliding_attention", "full_attention"], "rope_parameters": {
         name: {"rope_type": "default", "rope_theta": 10000.0} for name in ("sliding_attention", "full_attention")}},
     "zaya": {"num_experts_per_tok": 1},
@@ -70,24 +79,20 @@ OWN: dict[str, dict[str, Any]] = {
         "indexer_compress_ratio": 2,
     },
 }  # fmt: skip
-"""What the sizes above do not get right, by type; `sub.name` reaches into a config inside."""
+"""What the sizes above do not get right, by type, also of a config inside another; "unset" leaves a name out."""
+OWN["gemma4_unified_text"] = OWN["gemma4_text"]
 
 
 def tiny_config(model_type: str) -> Any:
     """Return the config of a tiny model. Raises what transformers raises where there is none."""
     make = CONFIG_MAPPING[model_type]
-    own = OWN.get(model_type, {})
-    if "from" in own:
-        return make(**own["from"])
-    return make(**_shrunk(make().to_dict(), own))
+    return make(**_shrunk(make().to_dict(), OWN.get(model_type, {})))
 
 
 def _shrunk(config: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     layers = next((config[name] for name in ("num_hidden_layers", "n_layer", "num_layers") if name in config), None)
     layer_lists = {
-        name: value
-        for name, value in config.items()
-        if isinstance(value, list) and layers and len(value) == layers
+        name: value for name, value in config.items() if isinstance(value, list) and layers and len(value) == layers
     }
     kept = _layers_of_each_kind(layer_lists, layers or LAYERS)
     small: dict[str, Any] = {}
@@ -95,8 +100,7 @@ def _shrunk(config: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
         if name in ("transformers_version", "architectures", "dtype", "torch_dtype"):
             continue
         if isinstance(value, dict) and "model_type" in value:
-            inside = {key.removeprefix(f"{name}."): of for key, of in own.items() if key.startswith(f"{name}.")}
-            small[name] = _shrunk(value, inside)
+            small[name] = _shrunk(value, OWN.get(value["model_type"], {}))
         elif name in layer_lists:
             small[name] = [_value(name, value[index]) for index in kept]
         else:
@@ -110,8 +114,7 @@ def _shrunk(config: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
             str(kept.index(int(index))): _shrunk(of, {}) for index, of in config["per_layer_config"].items()
             if int(index) in kept
         }  # fmt: skip
-    own_here = {name: value for name, value in own.items() if "." not in name}
-    return {name: value for name, value in (small | own_here).items() if value != "unset"}
+    return {name: value for name, value in (small | own).items() if value != "unset"}
 
 
 def _layers_of_each_kind(lists: dict[str, list[Any]], layers: int) -> list[int]:
