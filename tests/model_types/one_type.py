@@ -19,6 +19,7 @@ from crypto.names import ComparisonGroup, Pruner
 from crypto.pruning.sparsity import Sparsity
 from model_types.reference import ROUTERS, Products, Rows, keep_mask
 from model_types.tiny_configs import VOCABULARY, tiny_config
+from silo_agent.model.activations import BlockWalk
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model import batches
 from silo_agent.pruning.prune import prune_blocks
@@ -68,7 +69,7 @@ def row_of(model_type: str, folder: Path) -> Row:
     try:
         wrong, row.dense = compare(whole, weights, masks)
         if not wrong:
-            wrong = _reloaded(dense, folder / "pruned", masks, whole)
+            wrong = _reloaded(dense, folder / "pruned", masks, whole) or _logits(weights, masks, whole)
     except BaseException as error:
         wrong = [f"{_line(error)}\n{traceback.format_exc()[-1500:]}"]
     if wrong:
@@ -109,9 +110,10 @@ def compare(whole: Any, weights: DenseWeights, masks: Mapping[str, Tensor]) -> t
     stays: set[str] = set()
     for block in weights.blocks:
         in_block = {name for name in owners | experts if name.startswith(f"{block.prefix}.")}
-        stays |= {name.removeprefix(f"{block.prefix}.") for name in in_block - seen_prunable}
         with Products(parameters) as products, torch.no_grad():
             whole(input_ids=SEQUENCES)
+        multiplied = {name for name, _ in products.energies if name.startswith(f"{block.prefix}.")}
+        stays |= {name.removeprefix(f"{block.prefix}.") for name in (in_block | multiplied) - seen_prunable}
         for name in block.prunable:
             if name not in of_parameter:
                 continue
@@ -122,6 +124,8 @@ def compare(whole: Any, weights: DenseWeights, masks: Mapping[str, Tensor]) -> t
         _prune(parameters, block.prunable, of_parameter, masks, weights)
     routers = {name for name in seen_prunable if re.fullmatch(ROUTERS, name.removesuffix(".weight")) and experts}
     wrong += [f"{name} is a router" for name in sorted(routers)]
+    stays = {name for name in stays if not re.fullmatch(ROUTERS, name.removesuffix(".weight"))}
+    wrong += [f"{name} is left out" for name in stays if any(f"{block.prefix}.{name}" in owners for block in weights.blocks)]
     outside = {
         f"OUTSIDE {name}"
         for name in owners | experts
@@ -175,6 +179,18 @@ def _reloaded(dense: Path, folder: Path, masks: Mapping[str, Tensor], whole: Any
         return ["the reloaded model is another"]
     written = model.generate(SEQUENCES[:1, :8], max_new_tokens=3, min_new_tokens=3, do_sample=False)
     return [] if written.shape[-1] >= 3 else ["it does not write"]
+
+
+def _logits(weights: DenseWeights, masks: Mapping[str, Tensor], whole: Any) -> list[str]:
+    """Walk through the pruned blocks once more: what comes out are the pruned model's logits."""
+    walk = BlockWalk(weights, SEQUENCES, device=torch.device("cpu"))
+    for _ in walk:
+        walk.advance(masks)
+    got = torch.cat([logits for _, logits in walk.logits()])
+    with torch.no_grad():
+        expected = whole(input_ids=SEQUENCES).logits
+    close = torch.allclose(expected, got, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    return [] if close else ["the logits after the last block are others"]
 
 
 def _in_memory(folder: Path) -> Any:

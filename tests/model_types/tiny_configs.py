@@ -12,7 +12,7 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"num_hidden_layers|n_layers?|num_layers|(num_)?(en|de)coder_layers|depth|num_blocks|num_layers_per_stack", LAYERS),
     (r"hidden_size|.*_hidden_size|d_model|n_embd|embed_dim|emb_dim|embedding_dim|embedding_size|.*_embedding_size", 32),
     (r"hidden_size_per_layer_input|pronunciation_embed_dim|shape_embed_dim|hidden_size_global|word_embed_proj_dim", 32),
-    (r"lru_width|output_channels|dim_model_base|cross_hidden_size|out_hidden_size|ple_embed_dim", 32),
+    (r"adapter_in_dim|adapter_out_dim|lru_width|output_channels|dim_model_base|cross_hidden_size|out_hidden_size|ple_embed_dim", 32),
     (r".*expert.*(intermediate|hidden)_size|moe_intermediate_size|shared_intermediate_size", 24),
     (r"(.*_)?intermediate_size(_mlp)?|ffn_dim|.*_ffn_dim|d_ff|dff|dim_ff|d_inner|ffn_hidden_size|feed_forward_size", 48),
     (r"(.*_)?attention_heads|(.*_)?n_heads?|(.*_)?num_heads|index_n_heads|linear_num_(value_)?heads|mlp_dim", 4),
@@ -71,8 +71,12 @@ OWN: dict[str, dict[str, Any]] = {
     "dots3_note_text": {"head_dim": 16},
     "cohere_compass_text": {"layer_types": ["sliding_attention", "full_attention"], "rope_parameters": {
         name: {"rope_type": "default", "rope_theta": 10000.0} for name in ("sliding_attention", "full_attention")}},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8},
+        "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
+    },
     "zaya": {"num_experts_per_tok": 1},
-    "xlstm": {"qk_dim_factor": 0.5, "v_dim_factor": 1.0, "hidden_size": 64, "embedding_dim": 64, "chunk_size": 8},
+    "xlstm": {"hidden_size": 128, "embedding_dim": 128, "num_heads": 2, "chunk_size": 8},
     "hrm_text": {"num_hidden_layers": "unset"},
     "qwen4_exp_text": {
         "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8,
