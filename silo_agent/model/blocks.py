@@ -100,6 +100,7 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def places(
+    folder: Path,
     prefix: str,
     block: nn.Module,
     width: int,
@@ -109,8 +110,16 @@ def places(
     """Return where each of a block's prunable weights belongs, by its stored name, in module order.
 
     `stored_as` is what `stored_parameters` returned, experts' matrices apart; `width` is that of the hidden states.
+    Raises ModelError naming `folder` where experts' matrices lie one below the other in a matrix.
     """
     belongs = {}
+    for name, module in block.named_modules():
+        for inside, parameter in () if _is_linear(module) else module.named_parameters(recurse=False):
+            if parameter.ndim == 2 and "Expert" in type(module).__name__ and "bias" not in inside:
+                raise ModelError(
+                    f"{folder}: {prefix}.{full_name(name, inside)} is one matrix for all experts",
+                    hint="this kind of model is not supported",
+                )
     for inside, owner in prunable_parameters(block):
         parameter = f"{prefix}.{inside}"
         names, shape = stored_as[parameter], block.get_parameter(inside).shape

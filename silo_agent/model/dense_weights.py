@@ -8,7 +8,6 @@ digests a plan lists, so that no other file has a say in what the model computes
 import copy
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from crypto.errors import ModelError
 from silo_agent.model.blocks import Block, Place, find_blocks, full_name, places, prunable_parameters
+from silo_agent.model.computed_buffers import compute_buffers
 from silo_agent.model.expert_stacks import expert_stacks
 from silo_agent.model.mapped_tensors import TORCH_DTYPES, mapped_tensor
 from silo_agent.model.model_folder import copied_files, file_content, file_digests
@@ -64,7 +64,9 @@ class DenseWeights:
         self.names = tuple(sorted(self._stored.keys() - stacks.keys()))
         rows, width = model.get_input_embeddings().weight.shape
         self._embedding_rows = int(rows)
-        in_blocks = {prefix: places(prefix, block, width, self._stored_as, self._stored) for prefix, block in blocks}
+        in_blocks = {
+            prefix: places(folder, prefix, block, width, self._stored_as, self._stored) for prefix, block in blocks
+        }
         _check_apart(folder, in_blocks)
         self.blocks = tuple(
             Block(index, prefix, tuple(names)) for index, (prefix, names) in enumerate(in_blocks.items())
@@ -163,32 +165,8 @@ class DenseWeights:
                 hint="check the file against the model's source",
             ) from error
         model.eval().requires_grad_(False)
-        self._compute_buffers(model)
+        compute_buffers(self.folder, model)
         return model
-
-    def _compute_buffers(self, model: Any) -> None:
-        """Compute the buffers that no checkpoint holds (rotary frequencies) as `from_pretrained` does after its load.
-
-        Raises ModelError where transformers leaves one as it was.
-        """
-        stored = model.state_dict().keys()
-        computed = {name: buffer for name, buffer in model.named_buffers(remove_duplicate=False) if name not in stored}
-        for name, buffer in computed.items():
-            nothing = math.nan if buffer.is_floating_point() else _nothing(buffer.dtype)
-            owner, _, inside = name.rpartition(".")
-            setattr(model.get_submodule(owner), inside, torch.full_like(buffer, nothing, device="cpu"))
-        for parameter in model.parameters():  # as if loaded: they stay on meta
-            parameter._is_hf_initialized = True
-        with torch.no_grad():
-            model.initialize_weights()
-        for name in computed:
-            buffer = model.get_buffer(name)
-            left = buffer.isnan() if buffer.is_floating_point() else buffer == _nothing(buffer.dtype)
-            if buffer.dtype != torch.bool and left.any():
-                raise ModelError(
-                    f"{self.folder}: {name} is in no file, and transformers does not compute it",
-                    hint="this kind of model is not supported",
-                )
 
     def load(self, module: nn.Module, prefix: str, device: torch.device, dtype: torch.dtype) -> None:
         """Give a skeleton's submodule, named `prefix` ("" is the model), its stored tensors, floats in `dtype`."""
@@ -239,8 +217,9 @@ def _read_config(folder: Path, digests: Mapping[str, bytes]) -> Any:
             f"{file}: architectures {architectures} is not a causal language model",
             hint="only models that transformers' AutoModelForCausalLM loads can be pruned",
         )
-    if getattr(config, "quantization_config", None) is not None:
-        raise ModelError(f"{file}: the model is quantised", hint="prune the unquantised model")
+    if (quantised := getattr(config, "quantization_config", None)) is not None:
+        how = quantised.get("quant_method") if isinstance(quantised, dict) else type(quantised).__name__
+        raise ModelError(f"{file}: the model is quantised ({how})", hint="prune the unquantised model")
     return config
 
 
@@ -294,11 +273,6 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{file}: not a JSON object", hint="copy the file again")
     return content
-
-
-def _nothing(dtype: torch.dtype) -> int:
-    """Return the integer that no computed buffer has."""
-    return 0 if dtype == torch.bool else torch.iinfo(dtype).min
 
 
 def _line(error: Exception) -> str:

@@ -57,8 +57,10 @@ def unlike_a_chain(pass_throughs: Sequence[PassThrough], run: Callable[[], objec
     for pass_through in pass_throughs:
         pass_through.given, pass_through.returns_extras = None, False
     for given, after, (_, *others) in zip(handed_on, pass_throughs[1:], calls[1:], strict=False):
-        if not equal_calls([given, *others], [*after.called], changeable=True):
-            return "it does more between its blocks than hand over hidden states"
+        if not equal_calls(given, after.called[0], changeable=False):
+            return "it changes hidden states between its blocks"
+        if not equal_calls(others, [*after.called[1:]], changeable=True):
+            return "its blocks hand on more than hidden states"
     return None
 
 

@@ -11,12 +11,12 @@ from transformers import AutoModelForCausalLM
 
 from silo_agent.model.dense_weights import DenseWeights
 from support.commands import local
-from support.models import BLOCKS, family, tiny_model, write_text
+from support.models import BLOCKS, STACKED, family, tiny_model, write_text
 
 pytestmark = pytest.mark.minutes
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", [*BLOCKS, *STACKED])
 def test_a_family_is_pruned_federated_reloaded_and_writes(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

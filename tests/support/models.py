@@ -67,8 +67,12 @@ BLOCKS = {  # where each family keeps its blocks
 }
 
 
+STACKED = ("gpt_oss", "granitemoe")
+"""Families whose files hold all experts' matrices in one tensor: [d_in, d_out] each, and [d_out, d_in]."""
+
+
 def family(name: str, **changes: Any) -> Any:
-    """The config of a tiny model of one of `BLOCKS`, with two blocks and context 256."""
+    """The config of a tiny model of one of `BLOCKS` or `STACKED`, with two blocks and context 256."""
     sizes: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "hidden_size": 32,
@@ -95,6 +99,8 @@ def family(name: str, **changes: Any) -> Any:
         "falcon": {"bias": True},
         "mixtral": {**grouped, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
         "qwen3_moe": {**grouped, **routed, "num_experts": 12, "head_dim": 16},
+        "granitemoe": {**grouped, "num_local_experts": 4, "num_experts_per_tok": 2},
+        "gpt_oss": {**grouped, "num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": 8},
     }
     return AutoConfig.for_model(name, **(sizes | own[name] | changes))
 
