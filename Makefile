@@ -28,6 +28,10 @@ test-demo: .venv/.ok ## run the demo and hold what it prints against what the RE
 test-families: .venv/.ok ## every model family through `aggregator local`, a process a silo
 	$(BIN)/python -m pytest -m minutes tests/integration/test_federated_families.py
 
+.PHONY: test-types
+test-types: .venv/.ok ## every model_type of transformers, pruned and held against a second calculation (ARGS=--write-docs: into the docs) (2 minutes)
+	$(PYTEST) -m minutes tests/model_types $(ARGS)
+
 test-images: .venv/.ok ## both images, and a round in containers apart from each other (root; see deploy/images/README.md)
 	$(BIN)/python -m pytest -m minutes tests/images
 

@@ -1,96 +1,95 @@
 """What Wanda must keep, from the whole model as transformers runs it: no code of the product's, nor its names.
 
-Every multiplication of the whole model is looked at, block after block. Which of a block's weights a stored matrix is
-is found by its values, which are random and so all different.
+Every multiplication of the whole model is looked at. Where in the model a stored matrix is, is found by its values,
+which are random and so all different.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from transformers.pytorch_utils import Conv1D
 
-ROUTERS = r"(.*\.)?(gate|router|router\.(layer|classifier|linear|proj|gate)|shared_expert_gate|wg)"
-"""What a linear layer that routes tokens to experts is called, from its block on."""
+ROUTERS = r"(.*\.)?(gate|router|router\.(layer|classifier|linear|proj|gate)|shared_expert_gate|wg)\.weight"
+"""What a matrix that routes tokens to experts is called."""
+
+OTHERS = ("conv1d", "conv2d", "einsum", "grouped_mm", "_grouped_mm", "baddbmm", "mul", "__mul__")
+"""What else can be done with a matrix that this reference would not understand."""
+
+Where = tuple[str, int | None]
+"""A parameter's name, and which expert's matrix of it."""
 
 
 class Products(TorchFunctionMode):
-    """While active, adds up the energy of what each weight [rows, d_in] of a model is multiplied with, by its address:
-    float64 [d_in]; and of what each expert is, of a weight [experts, rows, d_in] or [experts, d_in, rows].
-    """
+    """While active, adds up the energies of what each matrix of a model is multiplied with: float64 [d_in]."""
 
-    def __init__(self, parameters: dict[str, Tensor]) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
         super().__init__()
         self._by_storage = {tensor.untyped_storage().data_ptr(): name for name, tensor in parameters.items()}
         self._parameters = parameters
-        self.energies: dict[tuple[str, int | None], Tensor] = {}
-        """By parameter and expert."""
-        self.other: set[str] = set()
-        """Parameters that something else was done with, by `name function`."""
+        self.energies: dict[Where, Tensor] = {}
+        self.input_first: set[str] = set()
+        """Parameters whose matrices were used as [d_in, d_out]."""
+        self.otherwise: set[str] = set()
+        """Parameters that something of `OTHERS` was done with."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
         called = getattr(func, "__name__", "")
         with torch._C.DisableTorchFunction():
             if called == "linear":
-                self._see(args[1], args[0], called)
-            elif called in ("matmul", "__matmul__", "bmm", "mm", "__rmatmul__"):
-                left, right = args[:2] if called != "__rmatmul__" else (args[1], args[0])
-                self._see(right.transpose(-1, -2) if right.ndim > 1 else right, left, called)
-                self._see(left, right.transpose(-1, -2) if right.ndim > 1 else right, called)
+                self._see(args[1], args[0])
             elif called == "addmm":
-                self._see(args[2].T, args[1], called)
-            elif called in ("conv1d", "einsum", "grouped_mm", "_grouped_mm", "baddbmm", "mul", "__mul__", "conv2d"):
-                for arg in args:
-                    for tensor in arg if isinstance(arg, list | tuple) else (arg,):
-                        if isinstance(tensor, Tensor) and (name := self._name(tensor)):
-                            self.other.add(f"{name} {called}")
-        return output
+                self._see(args[2].T, args[1])
+            elif called in ("matmul", "__matmul__", "bmm", "mm") and min(args[0].ndim, args[1].ndim) > 1:
+                self._see(args[1].transpose(-1, -2), args[0])
+                self._see(args[0], args[1].transpose(-1, -2))
+            elif called in OTHERS:
+                flat = [leaf for arg in args for leaf in (arg if isinstance(arg, list | tuple) else [arg])]
+                self.otherwise |= {self._name(leaf) for leaf in flat if isinstance(leaf, Tensor)} - {""}
+        return func(*args, **(kwargs or {}))
 
-    def _name(self, tensor: Tensor) -> str | None:
-        return None if tensor.is_meta else self._by_storage.get(tensor.untyped_storage().data_ptr())
+    def _name(self, tensor: Tensor) -> str:
+        return "" if tensor.is_meta else self._by_storage.get(tensor.untyped_storage().data_ptr(), "")
 
-    def _see(self, weight: Tensor, inputs: Tensor, called: str) -> None:
+    def _see(self, weight: Tensor, inputs: Tensor) -> None:
         name = self._name(weight)
-        if name is None:
+        if not name:
             return
         parameter = self._parameters[name]
-        if parameter.ndim == 3 and weight.ndim == 2:
-            expert = (weight.storage_offset() - parameter.storage_offset()) // parameter.stride(0)
-            self._add(name, expert, inputs)
-        elif parameter.ndim == 3 and weight.ndim == 3:
-            inputs = inputs.expand(len(weight), *inputs.shape[-2:])
-            for expert, of_expert in enumerate(inputs):
-                self._add(name, expert, of_expert)
+        if weight.stride()[-2:] != parameter.stride()[-2:]:
+            self.input_first.add(name)
+        if parameter.ndim == 2:
+            self._add((name, None), inputs)
+        elif weight.ndim == 2:
+            self._add((name, (weight.storage_offset() - parameter.storage_offset()) // parameter.stride(0)), inputs)
         else:
-            self._add(name, None, inputs)
+            for expert, of_expert in enumerate(inputs.expand(len(weight), *inputs.shape[-2:])):
+                self._add((name, expert), of_expert)
 
-    def _add(self, name: str, expert: int | None, inputs: Tensor) -> None:
+    def _add(self, where: Where, inputs: Tensor) -> None:
         energy = inputs.detach().reshape(-1, inputs.shape[-1]).double().square().sum(0)
-        known = self.energies.get((name, expert))
-        self.energies[name, expert] = energy if known is None else known + energy
+        self.energies[where] = self.energies[where] + energy if where in self.energies else energy
 
 
 class Rows:
-    """Finds a stored matrix among a model's weights: by its first row, which no other has."""
+    """Finds a stored matrix among a model's: by its first row, which no other has."""
 
-    def __init__(self, parameters: dict[str, Tensor]) -> None:
-        self._at: dict[bytes, tuple[str, int | None, bool]] = {}
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        self._parameters = parameters
+        self._at: dict[bytes, tuple[Where, int]] = {}
         for name, tensor in parameters.items():
             for expert, matrix in enumerate(tensor) if tensor.ndim == 3 else [(None, tensor)]:
-                for input_first in (False, True):
-                    for row in (matrix.T if input_first else matrix).contiguous():
-                        self._at.setdefault(_bytes(row), (name, expert, input_first))
+                for number, row in enumerate(matrix.detach()):
+                    self._at[row.numpy().tobytes()] = (name, expert), number
 
-    def find(self, stored: Tensor) -> tuple[str, int | None, bool] | None:
-        """Return the parameter, the expert, and whether the rows of `stored` lie in columns."""
-        return self._at.get(_bytes(stored[0].float().contiguous()))
-
-
-def _bytes(row: Tensor) -> bytes:
-    return row.detach().float().numpy().tobytes()
+    def find(self, stored: Tensor) -> tuple[Where, Tensor]:
+        """Return where it is, and the rows there, which are the model's own. Raises KeyError where it is nowhere."""
+        (name, expert), first = self._at[stored[0].float().numpy().tobytes()]
+        matrix = self._parameters[name].data if expert is None else self._parameters[name].data[expert]
+        rows = matrix[first : first + len(stored)]
+        assert torch.equal(rows, stored.float()), name
+        return (name, expert), rows
 
 
 def keep_mask(weight: Tensor, energy: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,4 +99,4 @@ def keep_mask(weight: Tensor, energy: Tensor) -> tuple[Tensor, Tensor]:
     ordered = scores.sort(1).values
     dropped = scores.shape[1] // 2
     edge = (ordered[:, dropped - 1 : dropped] + ordered[:, dropped : dropped + 1]) / 2
-    return scores > edge, (scores - edge).abs() <= 1e-3 * edge + 1e-12
+    return scores > edge, (scores - edge).abs() <= 1e-3 * edge

@@ -9,12 +9,14 @@ VOCABULARY = 300
 LAYERS = 2
 
 SIZES: tuple[tuple[str, int], ...] = (
-    (r"num_hidden_layers|n_layers?|num_layers|(num_)?(en|de)coder_layers|depth|num_blocks|num_layers_per_stack", LAYERS),
+    (r"num_hidden_layers|n_layers?|num_layers|(num_)?(en|de)coder_layers|depth|num_blocks", LAYERS),
+    (r"num_layers_per_stack", LAYERS),
     (r"hidden_size|.*_hidden_size|d_model|n_embd|embed_dim|emb_dim|embedding_dim|embedding_size|.*_embedding_size", 32),
     (r"hidden_size_per_layer_input|pronunciation_embed_dim|shape_embed_dim|hidden_size_global|word_embed_proj_dim", 32),
-    (r"adapter_in_dim|adapter_out_dim|lru_width|output_channels|dim_model_base|cross_hidden_size|out_hidden_size|ple_embed_dim", 32),
+    (r"adapter_(in|out)_dim|lru_width|output_channels|dim_model_base|ple_embed_dim", 32),
     (r".*expert.*(intermediate|hidden)_size|moe_intermediate_size|shared_intermediate_size", 24),
-    (r"(.*_)?intermediate_size(_mlp)?|ffn_dim|.*_ffn_dim|d_ff|dff|dim_ff|d_inner|ffn_hidden_size|feed_forward_size", 48),
+    (r"(.*_)?intermediate_size(_mlp)?|ffn_dim|.*_ffn_dim|d_ff|dff|dim_ff|d_inner|feed_forward_size", 48),
+    (r"ffn_hidden_size", 48),
     (r"(.*_)?attention_heads|(.*_)?n_heads?|(.*_)?num_heads|index_n_heads|linear_num_(value_)?heads|mlp_dim", 4),
     (r"num_key_value_heads|.*_key_value_heads|num_kv_heads|linear_num_key_heads|num_query_groups", 2),
     (r"head_dim|(swa|global|linear|linear_key|linear_value|v|qk_nope|qk_rope|index|attention)_head_dim", 8),
@@ -32,7 +34,7 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"mamba_(d_head|head_dim|headdim)|mamba_(n|num)_heads|n_mamba_heads", 8),
     (r"mamba_d_ssm|attention_hidden_size|mamba_dt_rank|time_step_rank", 64),
     (r"mamba_dt_rank|time_step_rank", 8),
-    (r"first_k_dense_replace|num_dense_layers|laurel_rank|num_kv_shared_layers", 1),
+    (r"first_k_dense_replace|num_dense_layers|num_kv_shared_layers", 1),
     (r"index_topk", 8),
 )  # fmt: skip
 """A value by a pattern that the whole name must fit; the last that fits counts."""

@@ -258,7 +258,7 @@ def test_experts_whose_inputs_cannot_be_seen(tmp_path: Path, monkeypatch: pytest
 
 
 def captured(walk: BlockWalk) -> set[int]:
-    return {id(leaf) for leaf in trees.tree_leaves(list(walk._calls.values())) if isinstance(leaf, Tensor)}
+    return {id(leaf) for leaf in trees.tree_leaves(walk._calls) if isinstance(leaf, Tensor)}
 
 
 def test_what_blocks_are_called_with_is_kept_once_for_each_shape(tmp_path: Path) -> None:
@@ -267,24 +267,72 @@ def test_what_blocks_are_called_with_is_kept_once_for_each_shape(tmp_path: Path)
     tokens = torch.randint(0, 300, (20, 24), generator=torch.Generator().manual_seed(0))
     assert len(captured(BlockWalk(many, tokens, device=CPU))) == len(captured(BlockWalk(few, tokens[:2], device=CPU)))
     walk = BlockWalk(many, [*tokens, *tokens[:, :8]], device=CPU)
-    assert [tuple(shape) for shape in walk._calls] == [(2, 24), (6, 8), (2, 8)]
+    assert {tuple(batch.shape) for batch in walk._batches} == {(2, 24), (6, 8), (2, 8)}
+    assert len(captured(walk)) == 3 * len(captured(BlockWalk(few, tokens[:2], device=CPU)))
     gc.collect()
     assert all(pass_through.called == () for pass_through in walk._pass_throughs)
 
 
-def test_blocks_that_are_given_more_of_each_text_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = DenseWeights.open(tiny_llama(tmp_path))
-    skeleton = weights.skeleton()
-    monkeypatch.setattr(weights, "skeleton", lambda: skeleton)
-    rotate = type(skeleton.model.rotary_emb).forward
+def test_blocks_may_be_given_more_of_each_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, model = DenseWeights.open(tiny_llama(tmp_path)), in_memory(tmp_path)
+    rotate = type(model.model.rotary_emb).forward
 
     def by_text(self: nn.Module, x: Tensor, position_ids: Tensor) -> Any:
         cos, sin = rotate(self, x, position_ids)
-        return cos + x.mean(), sin
+        return cos + x.mean((1, 2), keepdim=True), sin
 
-    monkeypatch.setattr(type(skeleton.model.rotary_emb), "forward", by_text)
-    with pytest.raises(ModelError, match="the blocks are given more of each text than hidden states"):
+    monkeypatch.setattr(type(model.model.rotary_emb), "forward", by_text)
+    expected = hooked_energies(model, SEQUENCES)
+    for name, (energy, _, _) in statistics(BlockWalk(weights, SEQUENCES, device=CPU)).items():
+        torch.testing.assert_close(energy.double(), expected[name], rtol=1e-4, atol=1e-3)
+
+
+def test_a_model_that_does_more_between_its_blocks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = DenseWeights.open(tiny_llama(tmp_path))
+    kind = type(weights.skeleton().model)
+    run = kind.forward
+
+    def halving(self: Any, *args: Any, **kwargs: Any) -> Any:
+        second = self.layers[1]
+        hook = second.register_forward_pre_hook(lambda _, inputs: (inputs[0] / 2, *inputs[1:]))
+        try:
+            return run(self, *args, **kwargs)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(kind, "forward", halving)
+    with pytest.raises(ModelError, match="it changes hidden states between its blocks"):
         BlockWalk(weights, SEQUENCES, device=CPU)
+
+
+def test_blocks_that_do_not_run_by_themselves_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = DenseWeights.open(tiny_llama(tmp_path))
+    kind = type(weights.skeleton().model.layers[0].mlp)
+    monkeypatch.setattr(kind, "forward", lambda self, x: x.no_such)
+    with pytest.raises(ModelError, match=r"its blocks do not run one by one: AttributeError: .*no_such") as raised:
+        BlockWalk(weights, SEQUENCES, device=CPU)
+    assert str(tmp_path) in raised.value.message
+
+
+def test_a_layer_that_shares_its_input_but_not_always(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = DenseWeights.open(tiny_llama(tmp_path))
+    kind = type(weights.skeleton().model.layers[0].mlp)
+
+    def twice(self: Any, x: Tensor) -> Tensor:
+        product = self.act_fn(self.gate_proj(x)) * self.up_proj(x)
+        return self.down_proj(product + self.up_proj(x * 2))
+
+    monkeypatch.setattr(kind, "forward", twice)
+    expected = hooked_energies(in_memory(tmp_path), SEQUENCES)
+    walk = BlockWalk(weights, SEQUENCES, device=CPU)
+    for block in walk:
+        energies = walk.energies()
+        gate, up = (f"{block.prefix}.mlp.{name}_proj.weight" for name in ("gate", "up"))
+        torch.testing.assert_close(energies[up], 5 * energies[gate])
+        assert walk.tokens[up] == 2 * walk.tokens[gate] == 2 * SEQUENCES.numel()
+        for name, energy in energies.items():
+            torch.testing.assert_close(energy.double(), expected[name], rtol=1e-4, atol=1e-3)
+        walk.advance({})
 
 
 def test_hidden_states_beyond_the_limit_are_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import (
+    FalconH1Config,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    LlamaPreTrainedModel,
+    SiglipVisionConfig,
+)
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import MergeModulelist, Transpose, WeightConverter
+from transformers.core_model_loading import Concatenate, MergeModulelist, Transpose, WeightConverter
 
 from crypto.errors import ModelError
 from silo_agent.model import stored_parameters
@@ -32,18 +39,52 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("sharded"), shards=True)
 
 
-def test_blocks_are_the_longest_outermost_list_of_one_class() -> None:
+def test_blocks_are_the_longest_outermost_list_with_linear_layers() -> None:
     def linear(count: int) -> nn.ModuleList:
         return nn.ModuleList(nn.Linear(2, 2) for _ in range(count))
 
     model = nn.Module()
-    model.short = linear(2)
-    model.blocks = nn.ModuleList(nn.ModuleDict({"experts": linear(9), "norm": nn.LayerNorm(2)}) for _ in range(3))
-    model.mixed = nn.ModuleList([*linear(4), nn.Sequential(nn.Linear(2, 2))])
+    model.short = nn.ModuleList(nn.Sequential(nn.Linear(2, 2)) for _ in range(2))
+    model.blocks = nn.ModuleList(nn.ModuleDict({"experts": linear(9), "norm": nn.LayerNorm(2)}) for _ in range(2))
+    model.blocks.append(nn.Sequential(nn.Linear(2, 2)))  # of another class
+    model.projections = linear(5)
     model.norms = nn.ModuleList(nn.LayerNorm(2) for _ in range(5))
     assert find_blocks(Path(), model) == [(f"blocks.{index}", model.blocks[index]) for index in range(3)]
     names = [name for name, _ in prunable_parameters(model.blocks[0])]
     assert names == [f"experts.{index}.weight" for index in range(9)]
+
+
+def test_blocks_of_a_part_that_reads_images_do_not_count() -> None:
+    changes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+    vision = SiglipVisionConfig(**changes, num_hidden_layers=5, image_size=28, patch_size=14)
+    config = Gemma3Config(text_config=family("gemma3_text"), vision_config=vision, mm_tokens_per_image=4)
+    with torch.device("meta"):
+        model = Gemma3ForConditionalGeneration(config)
+    names = [name for name, _ in find_blocks(Path(), model)]
+    assert names == [f"model.language_model.layers.{index}" for index in range(2)]
+
+
+def test_routers_stay_dense_where_there_are_experts() -> None:
+    layers: dict[str, nn.Module] = {name: nn.Linear(2, 2) for name in ("gate", "gate_proj", "output_gate")}
+    block = nn.ModuleDict({**layers, "router": nn.ModuleDict({"classifier": nn.Linear(2, 2)})})
+    plain = ["gate.weight", "gate_proj.weight", "output_gate.weight", "router.classifier.weight"]
+    assert [name for name, _ in prunable_parameters(block)] == plain
+    block.update({"experts": nn.ModuleList([nn.Linear(2, 2)]), "shared_expert_gate": nn.Linear(2, 1)})
+    routed = ["gate_proj.weight", "output_gate.weight", "experts.0.weight"]
+    assert [name for name, _ in prunable_parameters(block)] == routed
+
+
+def test_only_experts_have_matrices_of_three_dimensions() -> None:
+    class Gates(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(4, 2, 2))
+
+    class SomeExperts(Gates):
+        pass
+
+    block = nn.ModuleDict({"gates": Gates(), "mlp": SomeExperts()})
+    assert [name for name, _ in prunable_parameters(block)] == ["mlp.weight"]
 
 
 def test_convolutions_are_not_experts() -> None:
@@ -90,6 +131,68 @@ def test_computed_buffers_are_those_of_from_pretrained(tmp_path: Path) -> None:
     expected = dict(in_memory(tmp_path).named_buffers())
     assert buffers.keys() == expected.keys() and "model.rotary_emb.inv_freq" in buffers
     assert all(torch.equal(buffers[key], value) for key, value in expected.items())
+
+
+def test_a_buffer_that_the_whole_model_fills(tmp_path: Path) -> None:
+    sizes = {"mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1}
+    sizes |= {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8}
+    config = family("llama").to_dict() | sizes | {"ssm_multipliers": [0.5, 0.25, 2.0, 3.0, 0.125]}
+    names = FalconH1Config().to_dict().keys() - {"model_type", "architectures"}
+    tiny_model(tmp_path, FalconH1Config(**{name: config[name] for name in names & config.keys()}))
+    buffers = dict(DenseWeights.open(tmp_path).skeleton().named_buffers())
+    expected = dict(in_memory(tmp_path).named_buffers())
+    name = "model.layers.1.mamba.mup_vector"
+    assert len(expected[name].unique()) == 5 and torch.equal(buffers[name], expected[name])
+
+
+def test_a_buffer_that_nothing_computes(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LlamaPreTrainedModel, "initialize_weights", lambda _: None)
+    with pytest.raises(ModelError, match=r"model.rotary_emb.\w*inv_freq is in no file, and transformers does not"):
+        DenseWeights.open(llama)
+
+
+def test_a_parameter_whose_rows_are_in_several_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_model(tmp_path / "phi3", family("phi3"))
+    expected = {}
+    for index in range(2):
+        prefix = f"model.layers.{index}.self_attn"
+        rows = load_file(folder / "model.safetensors")[f"{prefix}.qkv_proj.weight"].split([32, 16, 16])
+        expected |= {f"{prefix}.{name}.weight": part.contiguous() for name, part in zip("qkv", rows, strict=True)}
+        tensors(lambda held, prefix=prefix: held.pop(f"{prefix}.qkv_proj.weight"))(folder)
+    tensors(lambda held: held.update(expected))(folder)
+    sources = [f"self_attn.{name}.weight" for name in "qkv"]
+    rule = WeightConverter(sources, "self_attn.qkv_proj.weight", [Concatenate(0)])
+    monkeypatch.setattr(stored_parameters, "get_model_conversion_mapping", lambda _: [rule])
+    weights = DenseWeights.open(folder)
+    assert expected.keys() <= set(weights.prunable)
+    block = weights.skeleton().model.layers[1]
+    weights.load(block, "model.layers.1", torch.device("cpu"), torch.float32)
+    for name in "qkv":
+        stored = f"model.layers.1.self_attn.{name}.weight"
+        assert torch.equal(weights.loaded(block, "model.layers.1", stored), expected[stored])
+    tensors(lambda held: held.pop(stored))(folder)
+    with pytest.raises(
+        ModelError, match=r"0 tensors self_attn.v.weight for .*qkv_proj.weight, config.json describes one"
+    ):
+        DenseWeights.open(folder)
+
+
+def test_blocks_that_share_a_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_llama(tmp_path)
+    tensors(lambda held: [held.pop(f"model.layers.1.mlp.{name}_proj.weight") for name in ("gate", "up", "down")])(
+        folder
+    )
+    built = DenseWeights.skeleton
+
+    def sharing(self: DenseWeights) -> nn.Module:
+        model: nn.Module = built(self)
+        first, second = model.get_submodule("model.layers")
+        second.mlp = first.mlp
+        return model
+
+    monkeypatch.setattr(DenseWeights, "skeleton", sharing)
+    with pytest.raises(ModelError, match=r"layers.0 and model.layers.1 share model.layers.0.mlp.gate_proj.weight"):
+        DenseWeights.open(folder)
 
 
 def test_loading_one_block_leaves_the_others_on_meta(llama: Path) -> None:
@@ -239,7 +342,12 @@ NORM = "model.norm.weight"
         (config(architectures=["BertForMaskedLM"]), "config.json: architectures .'BertForMaskedLM'. is not a causal"),
         (config(architectures=None), "config.json: architectures .. is not a causal"),
         (config(model_type="t5"), "config.json: no causal language model can be built"),
-        (config(quantization_config={"quant_method": "gptq", "bits": 4}), "config.json: the model is quantised"),
+        (
+            config(quantization_config={"quant_method": "gptq", "bits": 4}),
+            r"config.json: the model is quantised \(gptq\)",
+        ),
+        (config(quantization_config={"quant_method": "fp8"}), r"config.json: the model is quantised \(fp8\)"),
+        (config(quantization_config={"quant_method": "mxfp4"}), r"config.json: the model is quantised \(mxfp4\)"),
         (config(num_hidden_layers=0), "no decoder blocks"),
         (config(num_hidden_layers=3), "tensor model.layers.2.[a-z_.]*weight is missing"),
         (config(intermediate_size=80), r"tensor model.layers.0.mlp.gate_proj.weight has shape \[72, 32\].* \[80, 32\]"),
@@ -265,11 +373,6 @@ def test_refuses(tmp_path: Path, llama: Path, damage: Callable[[Path], None], me
     assert str(folder) in raised.value.message and raised.value.hint and "\n" not in str(raised.value)
 
 
-def fuse(held: dict[str, torch.Tensor]) -> None:
-    parts = [[held.pop(f"{EXPERTS}.{e}.{name}.weight") for name in ("w1", "w3")] for e in range(4)]
-    held["model.layers.0.mlp.experts.gate_up_proj"] = torch.stack([torch.cat(each) for each in parts])
-
-
 EXPERTS = "model.layers.0.block_sparse_moe.experts"
 W1 = f"{EXPERTS}.2.w1.weight"
 
@@ -277,7 +380,6 @@ W1 = f"{EXPERTS}.2.w1.weight"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (fuse, r"model.layers.0.mlp.experts.gate_up_proj is \[4, 144, 32\], the experts' weights in one tensor"),
         (lambda held: held.pop(W1), "3 tensors .*w1.weight for model.layers.0.mlp.experts.gate_up_proj, .* 4 experts"),
         (lambda held: held.update({W1: held[W1][1:]}), f"tensor {W1} above .*w3.weight has shape .143, 32.*.144, 32."),
         (lambda held: held.update({W1: held[W1].T.contiguous()}), f"tensor {W1} above .*w3.weight has shape"),
