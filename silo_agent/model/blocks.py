@@ -43,8 +43,9 @@ class Place:
     """Whether the weight is [d_in, d_out], as GPT-2's and some experts' are, and not [d_out, d_in]."""
 
 
-_ROUTER: Final = re.compile(r"(?:.*\.)?(?:router|gate|shared_expert_gate)(?:\..*)?")
-"""The linear layers of a block with experts that decide on them, by name: `mlp.gate`, `mlp.router.linear`."""
+_ROUTER: Final = re.compile(r"(?:.*\.)?\w*router\w*(?:\..*)?")
+_GATE: Final = re.compile(r"(?:.*\.)?(?:gate|shared_expert_gate)(?:\..*)?")
+"""What decides on experts is called, such as `mlp.router.linear`; `mlp.gate` is that in a block with experts only."""
 
 
 def find_blocks(folder: Path, model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -77,12 +78,12 @@ def find_blocks(folder: Path, model: nn.Module) -> list[tuple[str, nn.Module]]:
 def prunable_parameters(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Find the prunable parameters, in module order, each with its owner: linear layers' weights, all experts' in one.
 
-    In a block with experts, linear layers that are called a router or gate are none.
+    Linear layers that are called a router, or a gate in a block with experts, are none.
     """
     routed = any("expert" in name for name, _ in block.named_modules())
     for name, module in block.named_modules():
         if _is_linear(module):
-            if not (routed and _ROUTER.fullmatch(name)):
+            if not (_ROUTER.fullmatch(name) or (routed and _GATE.fullmatch(name))):
                 yield full_name(name, "weight"), module
         else:
             for inside, parameter in module.named_parameters(recurse=False):

@@ -211,8 +211,7 @@ def _read_config(folder: Path, digests: Mapping[str, bytes]) -> Any:
     except _UNUSABLE as error:
         raise ModelError(f"{file}: {_line(error)}", hint="check the file against the model's source") from error
     architectures = config.architectures if isinstance(config.architectures, list) else []
-    writes = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
-    if not any(str(name).endswith(("ForCausalLM", "LMHeadModel")) or name == writes for name in architectures):
+    if not any(_writes_text(str(name), config) for name in architectures):
         raise ModelError(
             f"{file}: architectures {architectures} is not a causal language model",
             hint="only models that transformers' AutoModelForCausalLM loads can be pruned",
@@ -221,6 +220,15 @@ def _read_config(folder: Path, digests: Mapping[str, bytes]) -> Any:
         how = quantised.get("quant_method") if isinstance(quantised, dict) else type(quantised).__name__
         raise ModelError(f"{file}: the model is quantised ({how})", hint="prune the unquantised model")
     return config
+
+
+def _writes_text(architecture: str, config: Any) -> bool:
+    """Return whether an architecture is a causal language model, or has one inside, beside what reads images."""
+    if architecture.endswith(("ForCausalLM", "LMHeadModel")):
+        return True
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    beside = architecture.endswith("ForConditionalGeneration") and not config.is_encoder_decoder
+    return known is not None and (architecture == known or beside)
 
 
 def _check_apart(folder: Path, in_blocks: Mapping[str, Mapping[str, Place]]) -> None:

@@ -22,7 +22,7 @@ from silo_agent.model.tensor_files import Entry, write_tensor_file
 from silo_agent.pruning.pruners import method
 
 FEW_TOKENS: Final = 128
-"""An expert that fewer calibration tokens reached is named in a warning: its statistics say little."""
+"""An expert or layer that fewer calibration tokens reached is named in a warning: its statistics say little."""
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def prune_block(
 ) -> Iterator[Pruned]:
     """Yield the prunable weights of the walk's current block, pruned by the statistics of what comes in.
 
-    The walk does not advance; a pruner without a statistic needs none. Experts that few tokens reached are named in a
+    The walk does not advance; a pruner without a statistic needs none. Parts that few tokens reached are named in a
     warning: without any token all pruners rank by magnitude. Raises what `prune_weight` raises.
     """
     statistics: Mapping[str, Tensor] = {}
@@ -123,10 +123,15 @@ def prune_blocks(
 
 def _warn_of_few_tokens(tokens: Mapping[str, int]) -> None:
     usual = max(tokens.values())
-    few = {name.rsplit(".", 2)[0]: count for name, count in tokens.items() if count < min(FEW_TOKENS, usual)}
+    few = {_part(name): count for name, count in tokens.items() if count < min(FEW_TOKENS, usual)}
     if few:
-        listed = ", ".join(f"{expert} ({count})" for expert, count in few.items())
-        logger.warning("%d experts saw fewer than %d of %d calibration tokens: %s", len(few), FEW_TOKENS, usual, listed)
+        listed = ", ".join(f"{part} ({count})" for part, count in few.items())
+        logger.warning("%d parts saw fewer than %d of %d calibration tokens: %s", len(few), FEW_TOKENS, usual, listed)
+
+
+def _part(name: str) -> str:
+    """Return the module that a weight's layer is of: an expert, or an attention; of a stack of experts, the matrix."""
+    return name.rsplit(".", 2)[0] if name.endswith(".weight") else name
 
 
 def with_weights(pruned: Iterable[Pruned], weights: DenseWeights) -> Iterator[Pruned]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
@@ -47,10 +48,13 @@ class Row:
     """Matrices in its blocks that text is multiplied with and that stay dense, but for routers."""
 
 
-def row_of(model_type: str, folder: Path) -> Row:
-    """Try one type, in `folder`, which is empty. Raises what the product raises that is no ModelError."""
+def row_of(model_type: str, folder: Path, architecture: str | None = None) -> Row:
+    """Try one type, in `folder`, which is empty. Raises what the product raises that is no ModelError.
+
+    The checkpoint is of the `architecture`, or else of the type's causal language model.
+    """
     try:
-        dense = tiny_folder(model_type, folder / "dense")
+        dense = tiny_folder(model_type, folder / "dense", architecture)
         whole = in_memory(dense)
         logits(whole)
     except UNUSABLE as error:
@@ -68,9 +72,9 @@ def row_of(model_type: str, folder: Path) -> Row:
     return Row(model_type, "wrong" if wrong else "works", "; ".join(wrong[:6]), tuple(sorted(stays_dense)))
 
 
-def tiny_folder(model_type: str, folder: Path) -> Path:
+def tiny_folder(model_type: str, folder: Path, architecture: str | None) -> Path:
     """Save a tiny model of the type, all its parameters random."""
-    make: Any = AutoModelForCausalLM.from_config
+    make: Any = getattr(transformers, architecture) if architecture else AutoModelForCausalLM.from_config
     model = make(tiny_config(model_type))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -115,7 +119,9 @@ def compare(whole: Any, weights: DenseWeights, keep: Mapping[str, Tensor]) -> tu
             if parameter in products.otherwise:
                 wrong.append(f"{name}: something else is done with it, too")
             model_rows.masked_fill_(~keep[name], 0)
-        dense = {name for name, _ in products.energies if name.startswith(f"{block.prefix}.")} - pruned
+        multiplied = {name for name, called in products.otherwise.items() if called in ("einsum", "baddbmm")}
+        multiplied |= {name for name, _ in products.energies}
+        dense = {name for name in multiplied - pruned if name.startswith(f"{block.prefix}.")}
         inside = {name.removeprefix(f"{block.prefix}.") for name in dense if not re.fullmatch(ROUTERS, name)}
         stays_dense |= inside
         wrong += [f"{block.prefix}.{name} is left out" for name in inside & {*linear_layers(whole, block)}]

@@ -53,6 +53,8 @@ Of these, some have matrices in their blocks that stay dense though text is mult
 {dense}
 
 In models that have attention to an encoder, no text reaches it without one: there Wanda ranks by magnitude alone.
+`doge` was tried without experts: with them, its router in transformers mixes the texts of a batch, and so what it
+computes for a text depends on its neighbours.
 
 ## Refused: {len(of["refused"])}
 

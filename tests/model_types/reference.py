@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-ROUTERS = r"(.*\.)?(gate|router|router\.(layer|classifier|linear|proj|gate)|shared_expert_gate|wg)\.weight"
+ROUTERS = (
+    r"(.*\.)?(gate|(\w+_)?router|router\.(layer|classifier|linear|proj|gate)|router_gate|shared_expert_gate|wg)\.weight"
+)
 """What a matrix that routes tokens to experts is called."""
 
 OTHERS = ("conv1d", "conv2d", "einsum", "grouped_mm", "_grouped_mm", "baddbmm", "mul", "__mul__")
@@ -31,8 +33,8 @@ class Products(TorchFunctionMode):
         self.energies: dict[Where, Tensor] = {}
         self.input_first: set[str] = set()
         """Parameters whose matrices were used as [d_in, d_out]."""
-        self.otherwise: set[str] = set()
-        """Parameters that something of `OTHERS` was done with."""
+        self.otherwise: dict[str, str] = {}
+        """What of `OTHERS` was done with a parameter."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         called = getattr(func, "__name__", "")
@@ -46,7 +48,7 @@ class Products(TorchFunctionMode):
                 self._see(args[0], args[1].transpose(-1, -2))
             elif called in OTHERS:
                 flat = [leaf for arg in args for leaf in (arg if isinstance(arg, list | tuple) else [arg])]
-                self.otherwise |= {self._name(leaf) for leaf in flat if isinstance(leaf, Tensor)} - {""}
+                self.otherwise |= {self._name(leaf): called for leaf in flat if isinstance(leaf, Tensor)}
         return func(*args, **(kwargs or {}))
 
     def _name(self, tensor: Tensor) -> str:

@@ -51,6 +51,19 @@ def test_a_few_types(model_type: str, tmp_path: Path) -> None:
     check(row_of(model_type, tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("model_type", "architecture"),
+    [("llama4", "Llama4ForConditionalGeneration"), ("qwen3_5_moe", "Qwen3_5MoeForConditionalGeneration")],
+)
+def test_a_checkpoint_that_reads_images_too(model_type: str, architecture: str, tmp_path: Path) -> None:
+    check(row_of(model_type, tmp_path, architecture))
+
+
+def test_a_checkpoint_of_an_encoder_and_a_decoder(tmp_path: Path) -> None:
+    row = row_of("bart", tmp_path, "BartForConditionalGeneration")
+    assert row.verdict == "refused" and "is not a causal language model" in row.reason
+
+
 @pytest.mark.minutes
 @pytest.mark.parametrize("model_type", TYPES)
 def test_a_type(model_type: str, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:

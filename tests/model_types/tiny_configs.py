@@ -13,7 +13,7 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"num_layers_per_stack", LAYERS),
     (r"hidden_size|.*_hidden_size|d_model|n_embd|embed_dim|emb_dim|embedding_dim|embedding_size|.*_embedding_size", 32),
     (r"hidden_size_per_layer_input|pronunciation_embed_dim|shape_embed_dim|hidden_size_global|word_embed_proj_dim", 32),
-    (r"adapter_(in|out)_dim|lru_width|output_channels|dim_model_base|ple_embed_dim", 32),
+    (r"adapter_(in|out)_dim|adapter_input_size|lru_width|output_channels|dim_model_base|ple_embed_dim", 32),
     (r".*expert.*(intermediate|hidden)_size|moe_intermediate_size|shared_intermediate_size", 24),
     (r"(.*_)?intermediate_size(_mlp)?|ffn_dim|.*_ffn_dim|d_ff|dff|dim_ff|d_inner|feed_forward_size", 48),
     (r"ffn_hidden_size", 48),
@@ -77,6 +77,10 @@ OWN: dict[str, dict[str, Any]] = {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8},
         "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
     },
+    "flint": {"mlp_only_layers": [0]},
+    "llama4_text": {
+        "num_hidden_layers": 4, "moe_layers": [1, 3], "no_rope_layers": [1, 1, 1, 0], "layer_types": "unset",
+    },
     "zaya": {"num_experts_per_tok": 1},
     "xlstm": {"hidden_size": 128, "embedding_dim": 128, "num_heads": 2, "chunk_size": 8},
     "hrm_text": {"num_hidden_layers": "unset"},
@@ -87,6 +91,9 @@ OWN: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """What the sizes above do not get right, by type, also of a config inside another; "unset" leaves a name out."""
 OWN["gemma4_unified_text"] = OWN["gemma4_text"]
+OWN["gemma4_text"] = OWN["gemma4_text"] | {
+    "enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 24,
+}  # fmt: skip
 
 
 def tiny_config(model_type: str) -> Any:

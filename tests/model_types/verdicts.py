@@ -22,7 +22,7 @@ REASONS: dict[str, str] = {
     "glm_moe_dsa": "blocks may attend to the tokens that an earlier block's indexer chose",
     "hrm_text": "files hold queries, keys, values and gate as one matrix that the model cuts up",
     "hy_v4": "blocks may attend to the tokens that an earlier block's indexer chose",
-    "inkling2_text": "files hold the rows of experts' gates and of their other halves in turn",
+    "inkling2_text": "files and model hold the rows of experts' gates and of their other halves in different orders",
     "reformer": "its blocks are reversible: each takes two streams",
     "rwkv": "it halves the hidden states after every sixth block",
     "xlm": "its attention and its feed-forward layers are lists of their own",
@@ -33,8 +33,7 @@ REASONS: dict[str, str] = {
 """Why, for the page."""
 
 NOT_BUILDABLE: dict[str, str] = {
-    "blt": "transformers' own model asks its config for layers that it has not, before it generates",
-    "dots3_note": "its config is checked against an encoder of sound at full size",
+    "blt": "transformers' own model does not run: its config has no `num_hidden_layers`",
     "emu3": "transformers saves a config of a type that AutoModelForCausalLM does not load",
     "gemma3n": "its vision tower needs the package timm; as `gemma3n_text` it works",
     "gemma4_assistant": "it drafts for another model, and reads that one's keys and values",

@@ -64,10 +64,10 @@ def test_blocks_of_a_part_that_reads_images_do_not_count() -> None:
     assert names == [f"model.language_model.layers.{index}" for index in range(2)]
 
 
-def test_routers_stay_dense_where_there_are_experts() -> None:
+def test_routers_stay_dense_and_gates_where_there_are_experts() -> None:
     layers: dict[str, nn.Module] = {name: nn.Linear(2, 2) for name in ("gate", "gate_proj", "output_gate")}
     block = nn.ModuleDict({**layers, "router": nn.ModuleDict({"classifier": nn.Linear(2, 2)})})
-    plain = ["gate.weight", "gate_proj.weight", "output_gate.weight", "router.classifier.weight"]
+    plain = ["gate.weight", "gate_proj.weight", "output_gate.weight"]
     assert [name for name, _ in prunable_parameters(block)] == plain
     block.update({"experts": nn.ModuleList([nn.Linear(2, 2)]), "shared_expert_gate": nn.Linear(2, 1)})
     routed = ["gate_proj.weight", "output_gate.weight", "experts.0.weight"]

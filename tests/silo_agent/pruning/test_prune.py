@@ -210,7 +210,7 @@ def test_experts_that_few_tokens_reach_are_ranked_by_magnitude_and_named(
         moved = agent(folder, sequences, Decimal("0.5"), ComparisonGroup.LAYER, Pruner.SPARSEGPT)
     warned = {expert for expert in range(12) if f"mlp.experts.{expert} (0)" in caplog.text}
     assert 6 <= len(warned) < 12
-    assert "experts saw fewer than 128 of 3 calibration tokens: model.layers.0.mlp.experts." in caplog.text
+    assert "parts saw fewer than 128 of 3 calibration tokens: model.layers.0.mlp.experts." in caplog.text
     for expert in range(12):
         name = f"model.layers.0.mlp.experts.{expert}.down_proj.weight"
         size, new = weights.tensor(name).abs(), moved[name].weight
