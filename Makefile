@@ -29,7 +29,7 @@ test-families: .venv/.ok ## every model family through `aggregator local`, a pro
 	$(BIN)/python -m pytest -m minutes tests/integration/test_federated_families.py
 
 .PHONY: test-types
-test-types: .venv/.ok ## every model_type of transformers, pruned and held against a second calculation (ARGS=--write-docs: into the docs) (2 minutes)
+test-types: .venv/.ok ## every model_type of transformers, pruned and held against a second calculation (2 to 4 minutes on 2 cores; ARGS=--write-docs: into docs/model-types.md)
 	$(PYTEST) -m minutes tests/model_types $(ARGS)
 
 test-images: .venv/.ok ## both images, and a round in containers apart from each other (root; see deploy/images/README.md)

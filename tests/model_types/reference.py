@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-ROUTERS = (
-    r"(.*\.)?(gate|(\w+_)?router|router\.(layer|classifier|linear|proj|gate)|router_gate|shared_expert_gate|wg)\.weight"
-)
+ROUTERS = r"(.*\.)?(gate|\w*router\w*|shared_expert_gate)(\.(layer|classifier|linear|proj|gate|wg))?\.weight"
 """What a matrix that routes tokens to experts is called."""
 
 OTHERS = ("conv1d", "conv2d", "einsum", "grouped_mm", "_grouped_mm", "baddbmm", "mul", "__mul__")
