@@ -41,8 +41,9 @@ def encode_clipped(values: NDArray[np.float64], exponent: int, most: int) -> tup
     `most` is a power of two, at most 2^62. What is above counts as `most`, NaN and what is below 0 as 0: no value is
     refused, so that none shows by a refusal. Error of a sum of n that fit: at most n * 2^(exponent - 1).
     """
-    multiples = np.rint(np.ldexp(np.nan_to_num(values), -exponent))
-    return multiples.clip(0, most).astype(np.uint64), int((multiples > most).sum())
+    limit = math.ldexp(most, exponent)
+    multiples = np.rint(np.ldexp(np.nan_to_num(values).clip(0, limit), -exponent))
+    return multiples.astype(np.uint64), int((values > limit).sum())
 
 
 def encode_signed(values: NDArray[np.float64], exponent: int, bits: int) -> NDArray[np.uint64]:

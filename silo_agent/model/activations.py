@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ctypes import CDLL
+from functools import partial
 from typing import Any, Final, cast
 
 import torch
@@ -137,9 +138,10 @@ class BlockWalk:
             self._weights.release(original)
             _return_freed_memory()
 
-    def energies(self) -> dict[str, Tensor]:
+    def energies(self, *, onward: bool = False) -> dict[str, Tensor]:
         """Return each input feature's sum of squares over the tokens that reach a prunable, by name: float32 [d_in].
 
+        With `onward` the block's outputs become the next one's inputs in the same run, in place of `advance({})`.
         A sum that is not finite is 0 (NaN) or the largest float, with a warning; so it is in `grams`.
         Summed in float32 over `ROWS_SQUARED` tokens, in float64 beyond.
         """
@@ -148,7 +150,8 @@ class BlockWalk:
             for some in torch.split(rows, ROWS_SQUARED):
                 total += some.float().square().sum(0)
 
-        return self._sum_up(lambda d_in: torch.zeros(d_in, dtype=torch.float64), add)
+        zeros = partial(torch.zeros, dtype=torch.float64)
+        return self._sum_up(zeros, add, share=not onward, onward=onward)  # what is run onward cannot be run again
 
     def grams(self) -> dict[str, Tensor]:
         """Return X^T X over the tokens X [tokens, d_in] that reach each prunable, by name: float32 [d_in, d_in].
@@ -166,7 +169,12 @@ class BlockWalk:
 
     @torch.no_grad()
     def _sum_up(
-        self, zeros: Callable[[int], Tensor], add: Callable[[Tensor, Tensor], None], *, share: bool = True
+        self,
+        zeros: Callable[[int], Tensor],
+        add: Callable[[Tensor, Tensor], None],
+        *,
+        share: bool = True,
+        onward: bool = False,
     ) -> dict[str, Tensor]:
         """Run the current block and `add` the rows [tokens, d_in] that reach each prunable to its total.
 
@@ -196,7 +204,9 @@ class BlockWalk:
         shows = [self._products(copied, see) for copied in range(len(self._copies))]
         for index in range(len(self._batches)):
             with shows[index % len(shows)]:
-                self._run(index)
+                output = self._run(index)
+            if onward:
+                self._go_on(index, output)
         if share and (apart or any(calls[name] != calls[first] for name, first in shares.items())):
             return self._sum_up(zeros, add, share=False)  # they had the same input, but not always
         summed: dict[str, Tensor] = {}
@@ -255,9 +265,12 @@ class BlockWalk:
                         weight.masked_fill_(~change.to(weight.device), 0)
                     else:
                         weight.copy_(change)
-        for index, hidden in enumerate(self._hidden):
-            output = self._run(index)
-            hidden.copy_(output if isinstance(output, Tensor) else output[0])
+        for index in range(len(self._hidden)):
+            self._go_on(index, self._run(index))
+
+    def _go_on(self, index: int, output: Any) -> None:
+        """Make what the current block returned for a batch the next block's input."""
+        self._hidden[index].copy_(output if isinstance(output, Tensor) else output[0])
 
     @torch.no_grad()
     def logits(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -27,12 +27,10 @@ def outlier_counts(weights: DenseWeights, sequences: Tensor | Sequence[Tensor], 
     walk = BlockWalk(weights, sequences, device=device)
     counts = []
     for block in walk:
-        score = partial(_score, weights, walk.energies(), device)  # computed twice rather than kept
+        score = partial(_score, weights, walk.energies(onward=True), device)  # computed twice rather than kept
         size = sum(weights.shape(name).numel() for name in block.prunable)
         bound = OUTLIER_FACTOR * sum(float(score(name).sum(dtype=torch.float64)) for name in block.prunable) / size
         counts.append(sum(int((score(name) > bound).sum()) for name in block.prunable))
-        if block is not weights.blocks[-1]:
-            walk.advance({})
     return counts
 
 

@@ -66,10 +66,13 @@ class RunPruning:
             return
         walk = BlockWalk(self._weights, self._sequences(), device=self._device)
         for current in walk:
-            yield _summed(walk, statistic)
+            if statistic == "energies":
+                yield walk.energies(onward=True)
+            else:
+                yield walk.grams()
+                if current is not self._weights.blocks[-1]:
+                    walk.advance({})
             self._progress(current.index + 1, blocks)
-            if current is not self._weights.blocks[-1]:
-                walk.advance({})
 
     def together(self, start: Start) -> Mapping[str, Tensor]:
         """Return by name what the opened sums so far made of the model (14.3.1)."""

@@ -13,6 +13,7 @@ from crypto.releases.energies import most_a_silo
 from crypto.releases.gram import product_bits
 from crypto.releases.planned_rounds import planned_rounds
 from crypto.releases.release_spec import layout_of
+from silo_agent.consent.expected_traffic import bytes_down, bytes_up
 from sparsilo.v1 import plan_pb2
 from support.plans import plan_message
 
@@ -197,7 +198,7 @@ def uploaded(message: plan_pb2.Plan) -> int:
 
 
 def test_upload_of_large_models() -> None:
-    """The figures of docs/cost.md: energies of Llama 2 7B in 6 MB, where votes take 3.2 GB and its weights 13."""
+    """The figures of ADR 40: energies of Llama 2 7B in 6 MB, where votes take 3.2 GB and its weights 13."""
     llama_2_7b, llama_3_1b = [*llama(4096, 11008, 4096, 32)], [*llama(2048, 8192, 512, 16)]
     chunk_words = 1 << 17
     energies, gram = (
@@ -205,4 +206,6 @@ def test_upload_of_large_models() -> None:
     )
     assert 5_963_776 < energies < 6_000_000  # 745 472 sums of 8 bytes
     assert 10.9e9 < gram < 11.1e9
+    plan = checked_plan(pooled(ReleaseKind.ENERGIES, llama_2_7b, chunk_words=chunk_words))
+    assert bytes_up(plan, "silo-000") + bytes_down(plan, "silo-000") < 30e6, "AUDIT and earlier sums included"
     assert 2.5e9 < uploaded(pooled(ReleaseKind.GRAM, llama_3_1b, chunk_words=chunk_words)) < 2.7e9

@@ -118,6 +118,24 @@ def test_mixed_lengths_are_not_padded(tmp_path: Path) -> None:
             torch.testing.assert_close(logits, model(input_ids=ids).logits, rtol=1e-4, atol=1e-4)
 
 
+def test_energies_on_the_way_to_the_next_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run of a block gives its statistics and the next one's inputs, the same as two do."""
+    weights = DenseWeights.open(tiny_llama(tmp_path))
+    twice, once = (BlockWalk(weights, SEQUENCES, device=CPU) for _ in range(2))
+    runs: list[BlockWalk] = []
+    run = BlockWalk._run
+    monkeypatch.setattr(BlockWalk, "_run", lambda walk, index: (runs.append(walk), run(walk, index))[1])
+    for _ in zip(twice, once, strict=True):
+        energies, onward = twice.energies(), once.energies(onward=True)
+        assert onward.keys() == energies.keys()
+        assert all(torch.equal(onward[name], energy) for name, energy in energies.items())
+        assert once.tokens == twice.tokens
+        twice.advance({})
+    assert runs.count(twice) == 2 * runs.count(once) > 0
+    for (_, logits), (_, same) in zip(twice.logits(), once.logits(), strict=True):
+        assert torch.equal(logits, same)
+
+
 def test_the_next_block_sees_the_pruned_one(tmp_path: Path) -> None:
     weights = DenseWeights.open(tiny_llama(tmp_path))
     generator = torch.Generator().manual_seed(1)

