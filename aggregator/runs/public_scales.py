@@ -17,8 +17,8 @@ from silo_agent.model.activations import BlockWalk
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.writing.self_text import self_sequences
 
-RECORDS: Final = 8
-MOST_TOKENS: Final = 128
+RECORDS: Final = 16
+MOST_TOKENS: Final = 64
 """Of each record: a scale is a power of two, so little text will do."""
 
 BELOW_MEAN: Final = 32
