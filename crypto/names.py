@@ -1,7 +1,7 @@
 """Names that code, wire, metrics and documents share. A name is written once, here."""
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 PROTOCOL: Final = "sparsilo/1"
 """Protocol version; the first field of every plan and part of every signed or derived context."""
@@ -71,6 +71,13 @@ class Allocation(StrEnum):
 
     UNIFORM = "uniform"
     OWL = "owl"
+    ALPHA = "alpha"
+
+
+Bits = Literal[4, 8]
+"""Of the integers that a quantised weight's levels are."""
+
+BITS: Final[tuple[Bits, ...]] = (4, 8)
 
 
 class Schedule(StrEnum):

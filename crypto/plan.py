@@ -100,7 +100,7 @@ class Plan:
     @cached_property
     def pruning(self) -> PruningWork:
         """The plan's work. There is one kind of it so far; another joins it in `oneof work`."""
-        return PruningWork(self.message.pruning, self.message.roster)
+        return PruningWork(self.message.pruning, self.message.roster, self.block_weights)
 
     @property
     def prunable(self) -> Iterator[plan_pb2.Tensor]:

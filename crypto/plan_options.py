@@ -95,6 +95,11 @@ def _scaled_weights(plan: Plan) -> str | None:
     return "each kept weight is multiplied by the share of silos that kept it"
 
 
+def _quantised(plan: Plan) -> str | None:
+    bits = plan.message.pruning.quantise_bits
+    return f"kept weights become integers of {bits} bits, by the same statistics" if bits else None
+
+
 def _smaller_cohorts(plan: Plan) -> str | None:
     floor = plan.message.pruning.cohort_floor
     if not floor:
@@ -189,10 +194,23 @@ class PlanOptions:
             PlanOption,
             "pruning.allocation",
             _told_elsewhere,
-            "owl: blocks with more outlying weights, on all silos' text, lose fewer.",
+            "owl: blocks with more outlying weights, on all silos' text, lose fewer. "
+            "alpha: blocks whose weights look better trained, by their spectra, lose fewer.",
             empty_for=Allocation.UNIFORM,
         ),
     ] = Allocation.UNIFORM
+    quantise: Annotated[
+        int,
+        partial(
+            PlanOption,
+            "pruning.quantise_bits",
+            _quantised,
+            "With energies and gram: once pruned, weights become integers of 4 or 8 bits, by the same statistics. "
+            "0: they stay.",
+            metavar="BITS",
+            least=0,
+        ),
+    ] = 0
     silo_sparsity_ratios: Annotated[
         Mapping[str, Decimal],
         partial(

@@ -1,5 +1,6 @@
 """The rules of a plan: everything that can be checked of it without knowing a silo (docs/protocol.md, section 2)."""
 
+import re
 from collections.abc import Sequence
 from enum import StrEnum
 from itertools import pairwise
@@ -8,7 +9,7 @@ from typing import Final, TypeVar
 
 from crypto.encoding.wire import decode, encode
 from crypto.errors import IdentityError, PlanError
-from crypto.names import PROTOCOL, Allocation, Backend, ComparisonGroup, Pruner, ReleaseKind, Schedule, Suite
+from crypto.names import BITS, PROTOCOL, Allocation, Backend, ComparisonGroup, Pruner, ReleaseKind, Schedule, Suite
 from crypto.plan import (
     DIGEST_BYTES,
     FEWEST_SILOS,
@@ -36,6 +37,9 @@ MOST_CHUNKS: Final = 1 << 20
 MOST_BLOCKS: Final = 1024
 """Of a model; more than any known one has."""
 
+ALPHA: Final = re.compile(r"[1-9][0-9]{0,5}\.[0-9]{4}")
+"""An exponent of a block: at least 1, as Hill estimates are, and short, as both roles calculate exactly with it."""
+
 _Name = TypeVar("_Name", bound=StrEnum)
 
 
@@ -49,6 +53,8 @@ def decode_plan(encoded: bytes) -> Plan:
     _check_parties(plan)
     _check_model(plan)
     _check_pruning(plan)
+    _check_exponents(plan)
+    _check_quantisation(plan)
     _check_layer_sampling(plan)
     _check_sizes(plan.message)
     _check_rounds(plan)
@@ -129,7 +135,8 @@ def _check_pruning(plan: Plan) -> None:
     pruning = plan.message.pruning
     pruner = _member(Pruner, pruning.pruner, "pruner")
     group = _member(ComparisonGroup, pruning.comparison_group, "comparison group")
-    _require(pruning.allocation in ("", Allocation.OWL), "allocation", f"{pruning.allocation!r} is unknown")
+    known = "", Allocation.OWL, Allocation.ALPHA
+    _require(pruning.allocation in known, "allocation", f"{pruning.allocation!r} is unknown")
     _require(pruning.schedule in ("", Schedule.ITERATIVE), "schedule", f"{pruning.schedule!r} is unknown")
     own_ratios = [member.sparsity_ratio for member in plan.message.roster if member.sparsity_ratio]
     if pruning.pattern:
@@ -149,6 +156,27 @@ def _check_pruning(plan: Plan) -> None:
     if not pruning.force_comparison_group:
         _require(ruin is None, "comparison group", f"{group} does not suit {pruner}: {ruin} (arXiv 2505.13547)")
     _require(ruin is not None or not pruning.force_comparison_group, "comparison group", "needs no force")
+
+
+def _check_exponents(plan: Plan) -> None:
+    """Those that alpha spreads the ratio by are one a block, in the one spelling."""
+    exponents = plan.message.pruning.block_alphas
+    due = len(plan.block_weights) if plan.pruning.allocation is Allocation.ALPHA else 0
+    _require(len(exponents) == due, "block_alphas", f"are {len(exponents)}, and must be {due}")
+    for exponent in exponents:
+        spelled = ALPHA.fullmatch(exponent) is not None
+        _require(spelled, "block_alphas", f"{exponent!r} is not from 1 to 999999.9999 with four decimals")
+
+
+def _check_quantisation(plan: Plan) -> None:
+    """It needs the Gram matrix that all have, and the layout that quantised models have."""
+    bits = plan.message.pruning.quantise_bits
+    _require(bits in (0, *BITS), "quantise_bits", f"{bits} is none of {', '.join(map(str, BITS))}")
+    if bits:
+        _require(_pools(plan), "quantise_bits", "needs statistics that silos pool: release energies or gram")
+        for tensor in plan.prunable:
+            fits = not tensor.input_first
+            _require(fits, f"model {tensor.name}", "is stored input first, which the quantised format does not have")
 
 
 def _pools(plan: Plan) -> bool:

@@ -10,7 +10,7 @@ import torch
 
 from aggregator.runs.public_scales import public_scales
 from crypto.errors import ConfigError, PlanError
-from crypto.names import PROTOCOL, Backend, Schedule, Suite
+from crypto.names import PROTOCOL, Allocation, Backend, Schedule, Suite
 from crypto.plan import FEWEST_SILOS, RUN_BYTES, Plan, least_threshold
 from crypto.plan_options import PLAN_OPTIONS, PlanOptions
 from crypto.plan_rules import checked_plan
@@ -20,10 +20,13 @@ from crypto.releases.release_spec import release_spec
 from crypto.secagg.session import Entropy
 from silo_agent.model.calibration import usual_length
 from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.pruning.spectral import block_alphas
 from sparsilo.v1 import plan_pb2
 
 CHUNK_WORDS: Final = 1 << 17
 """1 MiB: masking a chunk costs far more than deriving its keys, and a chunk is far below gRPC's message limit."""
+
+CPU: Final = torch.device("cpu")
 
 DENSE: Final = "dense"
 FEDERATED: Final = "federated"
@@ -48,7 +51,9 @@ class Planner:
         entropy: Entropy,
         backend: Backend = Backend.DOUBLE_MASKING,
     ) -> None:
-        """Raises ConfigError or PlanError where the options do not suit the model or the silos."""
+        """Raises ConfigError or PlanError where the options do not suit the model or the silos, and ModelError where
+        blocks' ratios are to follow from the model's spectra and these say nothing.
+        """
         self._asked = _completed(asked, weights, sorted(roster))
         self._roster, self._suite, self._backend, self._entropy = roster, suite, backend, entropy
         self.silos: Final = tuple(roster)
@@ -67,6 +72,8 @@ class Planner:
         ]
         if release_spec(self._asked.release).pools:
             self._describe_inputs(weights)
+        by_spectra = self._asked.allocation is Allocation.ALPHA
+        self._alphas = [str(alpha) for alpha in block_alphas(weights, device=CPU)] if by_spectra else []
         self.files: Final = [
             plan_pb2.File(name=name, digest=digest) for name, digest in sorted(weights.file_digests.items())
         ]
@@ -74,7 +81,7 @@ class Planner:
     def _describe_inputs(self, weights: DenseWeights) -> None:
         asked = self._asked
         tokens = asked.samples * usual_length(weights.config, asked.sequence_length)
-        inputs = public_scales(weights, asked.release, tokens, torch.device("cpu"))
+        inputs = public_scales(weights, asked.release, tokens, CPU)
         for tensor in self.model:
             if tensor.prunable:
                 tensor.shares_input_of = inputs[tensor.name].shares_input_of
@@ -123,6 +130,7 @@ class Planner:
         )
         for option in PLAN_OPTIONS:
             option.write(message, getattr(self._asked, option.name))
+        message.pruning.block_alphas.extend(self._alphas)
         return message
 
 

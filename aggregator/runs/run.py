@@ -31,6 +31,7 @@ from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.releases.evaluation import perplexities
 from silo_agent.results.manifest import MANIFEST_FILE, MODEL_FOLDER, REPORT_FILE, Manifest
 from silo_agent.results.provenance import Provenance
+from silo_agent.results.quantised_checkpoint import QUANTISED_FOLDER, write_quantised_model
 from silo_agent.results.sparse_checkpoint import SparseModel, write_sparse_model
 from silo_agent.rounds.committed_words import TRANSCRIPT_FOLDER
 from silo_agent.rounds.opened_rounds import Start
@@ -153,6 +154,9 @@ class PruningRun:
         origin = Provenance(self.plan, opened, await asyncio.to_thread(lambda: self._together.tensors.digest))
         model = SparseModel(self._weights, self._together.tensors.get, origin.metadata, origin.card)
         await asyncio.to_thread(write_sparse_model, model, result / MODEL_FOLDER)
+        if (bits := self.plan.pruning.quantise_bits) is not None:
+            quantised = self._together.tensors.quantised.__getitem__
+            await asyncio.to_thread(write_quantised_model, self._weights, quantised, bits, result / QUANTISED_FOLDER)
         if self._wanted.save_counts:
             self._together.tensors.write_counts(result / "keep_counts.safetensors")
         if self._wanted.save_transcript:

@@ -41,7 +41,7 @@ def encode_clipped(values: NDArray[np.float64], exponent: int, most: int) -> tup
     `most` is a power of two, at most 2^62. What is above counts as `most`, NaN and what is below 0 as 0: no value is
     refused, so that none shows by a refusal. Error of a sum of n that fit: at most n * 2^(exponent - 1).
     """
-    limit = math.ldexp(most, exponent)
+    limit = math.ldexp(most, int(exponent))
     multiples = np.rint(np.ldexp(np.nan_to_num(values).clip(0, limit), -exponent))
     return multiples.astype(np.uint64), int((values > limit).sum())
 

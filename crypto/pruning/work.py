@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
+from hashlib import sha256
 
-from crypto.names import Allocation, ComparisonGroup, Pruner, Schedule
+from crypto.names import BITS, Allocation, Bits, ComparisonGroup, Pruner, Schedule
+from crypto.pruning.alpha_pruning import alpha_ratios
 from crypto.pruning.block_ratios import MOST
 from crypto.pruning.owl import SPREAD
 from crypto.pruning.pruners import PRUNERS
@@ -18,6 +21,8 @@ class PruningWork:
 
     message: plan_pb2.Pruning
     roster: Sequence[plan_pb2.Member]
+    block_weights: tuple[int, ...]
+    """Prunable weights of each block."""
 
     @property
     def pruner(self) -> Pruner:
@@ -40,19 +45,34 @@ class PruningWork:
         return Sparsity(self._target(own_ratio or self.message.sparsity_ratio), PRUNERS[self.pruner].own_group)
 
     def own_targets(self, silos: Sequence[str]) -> tuple[str, ...]:
-        """Return what each of the silos prunes to, a ratio or a pattern; nothing where all prune to the same."""
-        targets = tuple(str(self.silo_sparsity(silo).target) for silo in silos)
+        """Return what each of the silos prunes to, a ratio or a pattern; nothing where all prune to the same.
+
+        With alpha a ratio is followed by what stands for the exponents, as other ones make other ratios of it.
+        """
+        exponents = f" {sha256(' '.join(self.message.block_alphas).encode()).hexdigest()}"
+        spread = exponents if self.allocation is Allocation.ALPHA else ""
+        targets = tuple(f"{self.silo_sparsity(silo).target}{spread}" for silo in silos)
         return targets if len({*targets}) > 1 else ()
 
     def ratio_range(self, silo: str) -> tuple[Decimal, Decimal]:
         """Return the least and the largest share of weights that a silo's own keep masks zero in any block.
 
-        They differ with OWL, which moves a block's ratio by less than twice its spread, whatever the silos' text says.
+        They differ with OWL, which moves a block's ratio by less than twice its spread, whatever the silos' text says;
+        and with alpha, where they follow from the plan.
         """
         ratio = self.silo_sparsity(silo).ratio
-        if self.allocation is Allocation.UNIFORM:
-            return ratio, ratio
-        return max(ratio - 2 * SPREAD, Decimal(0)), min(ratio + 2 * SPREAD, MOST)
+        match self.allocation:
+            case Allocation.UNIFORM:
+                return ratio, ratio
+            case Allocation.OWL:
+                return max(ratio - 2 * SPREAD, Decimal(0)), min(ratio + 2 * SPREAD, MOST)
+            case Allocation.ALPHA:
+                ratios = self.alpha_ratios(ratio)
+                return min(ratios), max(ratios)
+
+    def alpha_ratios(self, ratio: Decimal) -> Sequence[Decimal]:
+        """Return what AlphaPruning makes of a ratio in each block, by the exponents that the plan has."""
+        return _alpha_ratios(tuple(self.message.block_alphas), self.block_weights, ratio)
 
     @property
     def allocation(self) -> Allocation:
@@ -63,6 +83,11 @@ class PruningWork:
     def schedule(self) -> Schedule:
         """How often silos and aggregator meet."""
         return Schedule(self.message.schedule or Schedule.ONE_SHOT)
+
+    @property
+    def quantise_bits(self) -> Bits | None:
+        """Of how many bits the integers are that kept weights become; None: they stay as they are."""
+        return next((bits for bits in BITS if bits == self.message.quantise_bits), None)
 
     @property
     def cohort_floor(self) -> int:
@@ -77,3 +102,8 @@ class PruningWork:
     def _target(self, ratio: str) -> Decimal | Pattern:
         pattern = self.message.pattern
         return Pattern.parse(pattern) if pattern else parse_ratio(ratio)
+
+
+@lru_cache(maxsize=256)  # a plan is asked for the same again and again, and exact arithmetic over many blocks is slow
+def _alpha_ratios(exponents: tuple[str, ...], sizes: tuple[int, ...], ratio: Decimal) -> tuple[Decimal, ...]:
+    return tuple(alpha_ratios([Decimal(exponent) for exponent in exponents], sizes, ratio))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from crypto.encoding.lanes import lane_width
 from crypto.encoding.layout import Section
@@ -12,6 +12,12 @@ from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import group_shape
 from crypto.releases.release_spec import ReleaseSpec, calibration_in_words
 from sparsilo.v1 import plan_pb2
+
+SPREAD_IN_WORDS: Final = {
+    Allocation.UNIFORM: "",
+    Allocation.OWL: ", less where a block has many outliers",
+    Allocation.ALPHA: ", less where a block's weights look better trained",
+}
 
 
 def votes_section(tensor: str) -> str:
@@ -66,7 +72,7 @@ def pruning_in_words(plan: Plan, silo: str) -> Iterator[str]:
     work, member = plan.pruning, plan.message.roster[plan.silos.index(silo)]
     ratio = member.sparsity_ratio or work.message.sparsity_ratio
     target = f"the pattern {work.message.pattern}" if work.message.pattern else f"a sparsity ratio of {ratio}"
-    spread = ", less where a block has many outliers" if work.allocation is Allocation.OWL else ""
+    spread = SPREAD_IN_WORDS[work.allocation]
     reads = f"on {calibration_in_words(plan)}" if PRUNERS[work.pruner].reads_text else "without looking at text"
     yield f"{work.pruner} prunes the model to {target}{spread}, {reads}"
     if work.schedule is Schedule.ITERATIVE:

@@ -1,14 +1,16 @@
 """`silo-agent prune`: prune a model with local text, without any network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from crypto.errors import ConfigError, OutputError
-from crypto.names import Allocation, ComparisonGroup, Pruner
+from crypto.names import BITS, Allocation, Bits, ComparisonGroup, Pruner
+from crypto.pruning.alpha_pruning import alpha_ratios
 from crypto.pruning.owl import owl_ratios
 from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Pattern, Sparsity, parse_ratio
@@ -18,6 +20,7 @@ if TYPE_CHECKING:  # --help need not wait for torch
     import torch
 
     from silo_agent.model.dense_weights import DenseWeights
+    from silo_agent.pruning.prune import Pruned
 
 SELF: Final = "self"
 """Given as calibration text: the model writes it."""
@@ -32,6 +35,7 @@ SELF: Final = "self"
 )
 @click.option("--out", required=True, type=FILE, help="File to write: bool tensors, True = kept.")
 @click.option("--save-weights", type=FILE, help="File to write: the pruned weights themselves.")
+@click.option("--save-quantised", type=FILE, help="Folder to write: the model with quantised weights, packed.")
 @pruner_option
 @ratio_option
 @pattern_option
@@ -46,7 +50,12 @@ SELF: Final = "self"
     type=choice_of(Allocation),
     default=Allocation.UNIFORM.value,
     show_default=True,
-    help="owl: blocks with more outlying weights lose fewer.",
+    help="owl: blocks with more outlying weights lose fewer. alpha: blocks whose weights look better trained do.",
+)
+@click.option(
+    "--quantise",
+    type=click.Choice(list(map(str, BITS))),
+    help="Bits of the integers that weights then become, by GPTQ on the same text.",
 )
 @click.option("--samples", type=click.IntRange(1), default=128, show_default=True, help="Calibration sequences.")
 @click.option(
@@ -58,11 +67,13 @@ def prune(
     calibration: str | None,
     out: Path,
     save_weights: Path | None,
+    save_quantised: Path | None,
     pruner: str,
     sparsity_ratio: str | None,
     pattern: str | None,
     comparison_group: str | None,
     allocation: str,
+    quantise: str | None,
     samples: int,
     sequence_length: int | None,
     device: str,
@@ -76,35 +87,45 @@ def prune(
       silo-agent prune --model llama --calibration notes.txt --out keep_mask.safetensors --sparsity-ratio 0.6
       silo-agent prune --model llama --calibration notes.txt --out keep_mask.safetensors --pruner sparsegpt \\
         --pattern 2:4 --save-weights pruned.safetensors
+      silo-agent prune --model llama --calibration notes.txt --out keep_mask.safetensors --pruner sparsegpt \\
+        --quantise 4 --save-quantised llama-4bit
     """
-    owl = allocation == Allocation.OWL
-    if pattern is not None and (sparsity_ratio is not None or comparison_group is not None or owl):
+    owl, spread = allocation == Allocation.OWL, allocation != Allocation.UNIFORM
+    if pattern is not None and (sparsity_ratio is not None or comparison_group is not None or spread):
         raise ConfigError(
             "--pattern says how many weights of which group are kept",
-            hint="leave out --sparsity-ratio, --comparison-group and --allocation owl, or --pattern",
+            hint="leave out --sparsity-ratio, --comparison-group and --allocation, or --pattern",
         )
     ratio = "0.5" if sparsity_ratio is None else sparsity_ratio
     target = parse_ratio(ratio) if pattern is None else Pattern.parse(pattern)
-    for file in filter(None, (out, save_weights)):
+    for file in filter(None, (out, save_weights, save_quantised)):
         if file.exists() or not file.parent.is_dir():
             raise OutputError(f"{file}: exists, or its folder does not", hint="name a new file in an existing folder")
+    bits = next((bits for bits in BITS if quantise == str(bits)), None)
+    if save_quantised is not None and bits is None:
+        raise ConfigError("--save-quantised needs --quantise", hint="say --quantise 4 or --quantise 8")
     from silo_agent.model.dense_weights import DenseWeights
     from silo_agent.model.device import named_device
     from silo_agent.model.model_folder import model_folder
-    from silo_agent.pruning.prune import prune_blocks, with_weights, write_keep_masks, write_pruned
+    from silo_agent.pruning.prune import prune_blocks
     from silo_agent.pruning.pruners import method
+    from silo_agent.results.quantised_checkpoint import check_quantisable
 
-    needs_text = pruner if method(Pruner(pruner)).STATISTIC else allocation if owl else None
+    by_text = {pruner: method(Pruner(pruner)).STATISTIC, allocation: owl, "--quantise": bits}
+    needs_text = next((name for name, needs in by_text.items() if needs), None)
     where = named_device(device)
     weights = DenseWeights.open(model_folder(model))
+    if bits is not None:
+        check_quantisable(weights)
     with ProgressBars() as progress:
         sequences: Sequence[torch.Tensor] | torch.Tensor = ()
         if needs_text is not None:
             sequences = _sequences(weights, calibration, needs_text, samples, sequence_length, where, progress)
         group = ComparisonGroup(comparison_group) if comparison_group else PRUNERS[Pruner(pruner)].own_group
         sparsities = [Sparsity(target, group)] * len(weights.blocks)
-        if owl and isinstance(target, Decimal):
-            sparsities = _owl_sparsities(weights, sequences, where, target, group)
+        if spread and isinstance(target, Decimal):
+            ratios = _spread_ratios(weights, sequences, where, target, by_outliers=owl)
+            sparsities = [Sparsity(ratio, group) for ratio in ratios]
         pruned = prune_blocks(
             weights,
             sequences,
@@ -112,13 +133,48 @@ def prune(
             sparsity=lambda block: sparsities[block.index],
             device=where,
             progress=lambda done, total: progress("pruning blocks", done, total),
+            bits=bits,
         )
-        if save_weights is None:
-            write_keep_masks(out, ((weight.name, weight.keep) for weight in pruned))
+        if save_quantised is None or bits is None:
+            _write(out, save_weights, pruned, weights)
         else:
-            write_pruned(out, save_weights, with_weights(pruned, weights))
+            _write_quantised(out, save_weights, save_quantised, pruned, weights, bits)
     sparsity = pattern or f"sparsity ratio {ratio}"
     click.echo(f"{out}: keep masks of {len(weights.prunable)} weights, {pruner} at {sparsity}", err=True)
+
+
+def _write(out: Path, save_weights: Path | None, pruned: "Iterable[Pruned]", weights: "DenseWeights") -> None:
+    from silo_agent.pruning.prune import with_weights, write_keep_masks, write_pruned
+
+    if save_weights is None:
+        write_keep_masks(out, ((weight.name, weight.keep) for weight in pruned))
+    else:
+        write_pruned(out, save_weights, with_weights(pruned, weights))
+
+
+def _write_quantised(
+    out: Path,
+    save_weights: Path | None,
+    folder: Path,
+    pruned: "Iterable[Pruned]",
+    weights: "DenseWeights",
+    bits: Bits,
+) -> None:
+    """Write also the quantised model, whose weights wait beside it: they are written in another order."""
+    from silo_agent.pruning.quantised_files import QuantisedFiles
+    from silo_agent.results.quantised_checkpoint import write_quantised_model
+
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as waiting:
+        files = QuantisedFiles(weights, Path(waiting))
+
+        def taken() -> "Iterator[Pruned]":
+            for tensor in pruned:
+                if tensor.quantised is not None:
+                    files.add(tensor.name, tensor.quantised)
+                yield tensor
+
+        _write(out, save_weights, taken(), weights)
+        write_quantised_model(weights, files.__getitem__, bits, folder)
 
 
 def _sequences(
@@ -150,16 +206,19 @@ def _sequences(
     return read_sequences(Path(calibration), weights.tokenizer, samples=samples, sequence_length=length)[0]
 
 
-def _owl_sparsities(
+def _spread_ratios(
     weights: "DenseWeights",
     sequences: "torch.Tensor | Sequence[torch.Tensor]",
     device: "torch.device",
     target: Decimal,
-    group: ComparisonGroup,
-) -> list[Sparsity]:
-    """Return a sparsity a block, which together come to `target`: blocks with more outlying weights lose fewer."""
+    *,
+    by_outliers: bool,
+) -> list[Decimal]:
+    """Return a ratio a block, which together come to `target`: by how many weights stand out, or by the spectra."""
     from silo_agent.pruning.allocation import outlier_counts
+    from silo_agent.pruning.spectral import block_alphas
 
     sizes = [sum(weights.shape(name).numel() for name in block.prunable) for block in weights.blocks]
-    ratios = owl_ratios(outlier_counts(weights, sequences, device=device), sizes, target)
-    return [Sparsity(ratio, group) for ratio in ratios]
+    if by_outliers:
+        return owl_ratios(outlier_counts(weights, sequences, device=device), sizes, target)
+    return alpha_ratios(block_alphas(weights, device=device), sizes, target)

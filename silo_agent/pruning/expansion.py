@@ -56,7 +56,7 @@ def expand_tensor(sums: TensorSums, dense: Tensor, work: PruningWork, sparsity: 
         weight = kept.double() * (keep_counts.double() / sums.survivors)
     if weight is not None:
         weight = weight.to(dense.dtype).masked_fill_(~keep, 0)
-    return ExpandedTensor(sums.name, keep, weight, keep_counts)
+    return ExpandedTensor(sums.name, keep, weight, keep_counts=keep_counts)
 
 
 def _check_sums(name: str, counts: Tensor, nonzero: NDArray[np.uint64]) -> None:

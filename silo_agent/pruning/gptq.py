@@ -10,16 +10,15 @@ ways:
   where the Gram matrix is not positive definite however damped, or weights would move beyond float32.
 """
 
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
+from crypto.names import Bits
 from silo_agent.pruning.inverse_factor import inverse_factor
 
 BLOCK_COLUMNS: Final = 128
-
-Bits = Literal[4, 8]
 
 
 class Quantised(NamedTuple):

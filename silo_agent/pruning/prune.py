@@ -4,7 +4,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from crypto.errors import ModelError, OutputError, PlanError
-from crypto.names import Pruner
+from crypto.names import Bits, Pruner
 from crypto.pruning.sparsity import Sparsity
 from silo_agent.model.activations import BlockWalk
 from silo_agent.model.blocks import Block
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.mapped_tensors import STORED_NAMES
 from silo_agent.model.tensor_files import Entry, write_tensor_file
+from silo_agent.pruning.gptq import Quantised, quantise
 from silo_agent.pruning.pruners import method
 
 FEW_TOKENS: Final = 128
@@ -36,6 +37,8 @@ class Pruned:
     """Keep mask, bool."""
     weight: Tensor | None
     """The new weight in the stored dtype, zero where not kept; None where the pruner leaves kept weights alone."""
+    quantised: Quantised | None = None
+    """What `weight` is as integers; None where it is not."""
 
     @property
     def changed(self) -> Tensor:
@@ -67,6 +70,17 @@ def prune_weight(
     return Pruned(name, keep.contiguous().cpu(), new)
 
 
+def as_integers(pruned: Pruned, weights: DenseWeights, gram: Tensor, bits: Bits) -> Pruned:
+    """Quantise what became of a weight, which is stored [d_out, d_in], by the Gram matrix of its inputs.
+
+    Where the pruner left kept weights alone, they are moved so as to undo also what the others did.
+    """
+    given = weights.tensor(pruned.name) if pruned.weight is None else pruned.weight
+    levels, scales = quantise(given.to(gram.device), gram, bits, pruned.keep.to(gram.device))
+    quantised = Quantised(levels.cpu(), scales.cpu())
+    return replace(pruned, weight=quantised.weight, quantised=quantised)
+
+
 def prune_block(
     walk: BlockWalk | None,
     block: Block,
@@ -74,15 +88,18 @@ def prune_block(
     pruner: Pruner,
     sparsity: Sparsity,
     device: torch.device,
+    bits: Bits | None = None,
 ) -> Iterator[Pruned]:
     """Yield the prunable weights of the walk's current block, pruned by the statistics of what comes in.
 
-    The walk does not advance; a pruner without a statistic needs none. Parts that few tokens reached are named in a
+    With `bits` they are then quantised, by Gram matrices whatever the pruner reads. The walk does not advance; without
+    `bits`, a pruner without a statistic needs none. Parts that few tokens reached are named in a
     warning: without any token all pruners rank by magnitude. Raises what `prune_weight` raises.
     """
     statistics: Mapping[str, Tensor] = {}
+    reads = method(pruner).STATISTIC
     if walk is not None:
-        match method(pruner).STATISTIC:
+        match reads if bits is None else "grams":
             case "energies":
                 statistics = walk.energies()
             case "grams":
@@ -90,7 +107,13 @@ def prune_block(
         if statistics:
             _warn_of_few_tokens(walk.tokens)
     for name in block.prunable:
-        yield prune_weight(weights, name, statistics.get(name), pruner, sparsity, device)
+        statistic = statistics.get(name)
+        if statistic is None or bits is None:
+            yield prune_weight(weights, name, statistic, pruner, sparsity, device)
+        else:
+            read = statistic.diagonal() if reads == "energies" else statistic
+            pruned = prune_weight(weights, name, read, pruner, sparsity, device)
+            yield as_integers(pruned, weights, statistic, bits)
 
 
 def prune_blocks(
@@ -101,19 +124,21 @@ def prune_blocks(
     sparsity: Callable[[Block], Sparsity | None],
     device: torch.device,
     progress: Callable[[int, int], None],
+    bits: Bits | None = None,
 ) -> Iterator[Pruned]:
     """Yield each prunable weight, pruned, in the model's order. A block without a `sparsity` stays dense.
 
     A block's statistics come from the dense block on the outputs of the already pruned blocks before it. `sequences`
     is int64 [samples, L] or a list of int64 [L_i]; a pruner without a statistic does not look at it, and runs no model.
+    With `bits` kept weights are quantised too, for which every pruner looks at sequences.
     `progress` is called with (blocks done, blocks). Raises what `prune_weight` raises, and ConfigError where sequences
     are longer than the model's positions.
     """
-    walk = BlockWalk(weights, sequences, device=device) if method(pruner).STATISTIC else None
+    walk = BlockWalk(weights, sequences, device=device) if bits or method(pruner).STATISTIC else None
     for block in weights.blocks if walk is None else walk:
         changed = {}
         if (of_block := sparsity(block)) is not None:
-            for pruned in prune_block(walk, block, weights, pruner, of_block, device):
+            for pruned in prune_block(walk, block, weights, pruner, of_block, device, bits):
                 changed[pruned.name] = pruned.changed
                 yield pruned
         progress(block.index + 1, len(weights.blocks))

@@ -14,6 +14,7 @@ from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.mapped_tensors import STORED_NAMES
 from silo_agent.model.tensor_files import Entry, tensor_file_pieces, write_tensor_file
 from silo_agent.pruning.expansion import ExpandedTensor
+from silo_agent.pruning.quantised_files import QuantisedFiles
 
 READ_BYTES: Final = 1 << 20
 
@@ -28,6 +29,8 @@ class PrunedTensors(Mapping[str, Tensor]):
         self._dtypes: dict[str, torch.dtype] = {}
         self.keep_counts: dict[str, list[int]] = {}
         """By tensor, how many weights were kept by 0, 1, ... all of the round's survivors; none where nobody voted."""
+        self.quantised: Final = QuantisedFiles(weights, folder)
+        """The tensors as integers, where the plan quantises."""
 
     @property
     def digest(self) -> bytes:
@@ -46,6 +49,8 @@ class PrunedTensors(Mapping[str, Tensor]):
         for tensor in tensors:
             self._dtypes[tensor.name] = tensor.changed.dtype
             self._scratch(tensor.name, "pruned").write_bytes(tensor.changed.view(torch.uint8).numpy().data)
+            if tensor.quantised is not None:
+                self.quantised.add(tensor.name, tensor.quantised)
             if tensor.keep_counts is not None:
                 self._scratch(tensor.name, "counts").write_bytes(tensor.keep_counts.numpy().data)
                 histogram = np.bincount(tensor.keep_counts.numpy().reshape(-1), minlength=survivors + 1)

@@ -27,7 +27,7 @@ from crypto.releases.energies import (
 )
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.expansion import ExpandedTensor
-from silo_agent.pruning.prune import prune_weight
+from silo_agent.pruning.prune import as_integers, prune_weight
 from silo_agent.pruning.public_correlations import with_public_correlations
 from silo_agent.releases.silo_side import Earlier, OpenedSum, SiloWork, next_section
 from sparsilo.v1 import plan_pb2
@@ -52,13 +52,13 @@ def expanded(earlier: Earlier, opened: OpenedSum, weights: DenseWeights) -> Iter
     clipped_values(plan, index, chunks)
     energies = {tensor.name: pooled_energy(tensor, chunks) for tensor in own_inputs(plan, index)}
     updates = PRUNERS[plan.pruning.pruner].updates_weights
+    needs_products = updates or plan.pruning.quantise_bits is not None
     for block, inputs in groupby(own_inputs(plan, index), lambda tensor: tensor.block):
-        public = earlier.solving.public_grams(block) if updates else {}
+        public = earlier.solving.public_grams(block) if needs_products else {}
         for owner in inputs:
-            statistic = energies[owner.name].to(earlier.solving.device)
-            if updates:
-                statistic = with_public_correlations(statistic, public[owner.name])
-            yield from pruned_alike(earlier, index, owner, statistic, weights)
+            energy = energies[owner.name].to(earlier.solving.device)
+            gram = with_public_correlations(energy, public[owner.name]) if needs_products else energy
+            yield from pruned_alike(earlier, index, owner, gram if updates else energy, gram, weights)
 
 
 class EnergiesRelease:
@@ -113,14 +113,19 @@ def pooled_energy(tensor: plan_pb2.Tensor, chunks: Iterator[OpenedChunk]) -> Ten
 
 
 def pruned_alike(
-    earlier: Earlier, index: int, owner: plan_pb2.Tensor, statistic: Tensor, weights: DenseWeights
+    earlier: Earlier, index: int, owner: plan_pb2.Tensor, statistic: Tensor, gram: Tensor, weights: DenseWeights
 ) -> Iterator[ExpandedTensor]:
-    """Yield the tensors that share the input of `owner`, pruned by the pooled statistic of it."""
-    pruner, sparsity = earlier.plan.pruning.pruner, earlier.sparsity(owner.block)
+    """Yield the tensors that share the input of `owner`, pruned by the pooled `statistic` of it.
+
+    Where the plan quantises, they are then quantised by its Gram matrix `gram`; else nobody looks at that.
+    """
+    work, sparsity = earlier.plan.pruning, earlier.sparsity(owner.block)
     for tensor in earlier.plan.tensors(index):
         if owner.name in (tensor.name, tensor.shares_input_of):
-            pruned = prune_weight(weights, tensor.name, statistic, pruner, sparsity, statistic.device)
-            expanded_tensor = ExpandedTensor(pruned.name, pruned.keep, pruned.weight)
-            if PRUNERS[pruner].updates_weights:
-                expanded_tensor = earlier.solving.settled(expanded_tensor, statistic, sparsity)
+            pruned = prune_weight(weights, tensor.name, statistic, work.pruner, sparsity, statistic.device)
+            if work.quantise_bits is not None:
+                pruned = as_integers(pruned, weights, gram, work.quantise_bits)
+            expanded_tensor = ExpandedTensor(pruned.name, pruned.keep, pruned.weight, pruned.quantised)
+            if pruned.weight is not None:
+                expanded_tensor = earlier.solving.settled(expanded_tensor, gram, sparsity)
             yield expanded_tensor

@@ -39,7 +39,7 @@ def expanded(earlier: Earlier, opened: OpenedSum, weights: DenseWeights) -> Iter
     clipped_values(plan, index, chunks)
     for owner in own_inputs(plan, index):
         gram = pooled_gram(owner, chunks, opened.survivors, len(opened.round.silos)).to(earlier.solving.device)
-        yield from pruned_alike(earlier, index, owner, gram, weights)
+        yield from pruned_alike(earlier, index, owner, gram, gram, weights)
 
 
 class GramRelease:

@@ -48,6 +48,7 @@ class Provenance:
             "pruner at each silo": f"`{pruning.pruner}`",
             "what was summed": f"`{self.metadata['sparsilo.release']}`",
             "sparsity": f"{plan.pruning.sparsity}",
+            **({"quantised to": f"{pruning.quantise_bits} bits (GPTQ)"} if pruning.quantise_bits else {}),
             "allocation, schedule": f"`{plan.pruning.allocation}`, `{plan.pruning.schedule}`",
             "prunable weights": f"{weights:,}, of which {zeros:,} are zero ({zeros / weights:.4%})",
             "calibration": f"{pruning.samples} sequences of {pruning.sequence_length} tokens at each silo",

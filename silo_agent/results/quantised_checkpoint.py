@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crypto.errors import ModelError
+from crypto.names import Bits
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.mapped_tensors import STORED_NAMES, as_integers
 from silo_agent.model.tensor_files import DTYPES, Entry, Piece, tensor_file_pieces
-from silo_agent.pruning.gptq import BLOCK_COLUMNS, Bits, Quantised, group_size
+from silo_agent.pruning.gptq import BLOCK_COLUMNS, Quantised, group_size
 from silo_agent.results.sparse_checkpoint import (
     INDEX_FILE,
     SINGLE_FILE,
@@ -37,6 +38,9 @@ from silo_agent.results.sparse_checkpoint import (
 )
 
 CONFIG_FILE: Final = "config.json"
+
+QUANTISED_FOLDER: Final = "model-quantised"
+"""Beside `model/`, which has the same weights as plain numbers."""
 
 
 def write_quantised_model(
@@ -49,13 +53,18 @@ def write_quantised_model(
     have; OutputError if `folder` is not empty or cannot be written; ValueError where a quantised weight is of another
     shape or dtype than `silo_agent.pruning.gptq` makes it.
     """
+    check_quantisable(weights)
+    write_files(_files(weights, quantised, bits), folder)
+
+
+def check_quantisable(weights: DenseWeights) -> None:
+    """Raise ModelError where weights are stored input first, as GPT-2's are."""
     for name in weights.prunable:
         if weights.input_first(name):
             raise ModelError(
                 f"{weights.folder}: {name} is stored input first, which the quantised format does not have",
                 hint="this kind of model can be pruned but not quantised",
             )
-    write_files(_files(weights, quantised, bits), folder)
 
 
 def _files(

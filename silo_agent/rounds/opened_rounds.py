@@ -88,8 +88,11 @@ class Start:
         return outliers.counts_of(self._of(ReleaseKind.OUTLIERS, None))
 
     def _allocated(self, sparsity: Sparsity, block: int) -> Sparsity:
-        if isinstance(sparsity.target, Pattern) or self.plan.pruning.allocation is Allocation.UNIFORM:
+        work = self.plan.pruning
+        if isinstance(sparsity.target, Pattern) or work.allocation is Allocation.UNIFORM:
             return sparsity
+        if work.allocation is Allocation.ALPHA:
+            return Sparsity(work.alpha_ratios(sparsity.target)[block], sparsity.group)
         ratios = owl_ratios(self._outliers, self.plan.block_weights, sparsity.target)
         return Sparsity(ratios[block], sparsity.group)
 

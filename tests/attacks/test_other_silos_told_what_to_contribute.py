@@ -85,6 +85,14 @@ def test_a_ratio_that_outliers_move_out_of_the_range(ratio: str, reached: str, a
     silo.refuses(silo.agreed, PlanError, f"{reached} of silo-000")
 
 
+def test_exponents_that_move_a_block_out_of_the_range(approach: Callable[..., Any]) -> None:
+    """They are the model's by no check of the silo's; at 0.75 the second of two blocks would be pruned to 0.975."""
+    silo = approach()
+    of_others(silo.agreed, "0.75").pruning.allocation = "alpha"
+    silo.agreed.pruning.block_alphas.extend(["1.0000", "999999.9999"])
+    silo.refuses(silo.agreed, PlanError, "largest sparsity ratio of silo-000: 0.975 where this silo allows 0.9")
+
+
 @pytest.mark.parametrize("ratio", ["0.1", "0.2", "0.8", "0.9"])
 def test_within_the_range_a_silo_takes_part(ratio: str, approach: Callable[..., Any]) -> None:
     silo = approach()

@@ -659,6 +659,51 @@ def test_pruning_that_contradicts_itself_is_refused(fields: dict[str, object], p
         checked_plan(with_rounds(by_block(**fields)))
 
 
+@pytest.mark.clause("2.1.6", "2.1.10")
+def test_alpha_comes_with_an_exponent_a_block_and_no_round_of_its_own() -> None:
+    for exponents in (["1.0000", "999999.9999"], ["2.5000", "2.5000"]):
+        message = by_block(allocation="alpha")
+        message.pruning.block_alphas.extend(exponents)
+        assert rounds(with_rounds(message)) == [("votes", None)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "exponents", "problem"),
+    [
+        ({"allocation": "alpha"}, [], "block_alphas: are 0, and must be 2"),
+        ({"allocation": "alpha"}, ["2.0000"] * 3, "block_alphas: are 3, and must be 2"),
+        ({"allocation": "owl"}, ["2.0000"] * 2, "block_alphas: are 2, and must be 0"),
+        ({}, ["2.0000"] * 2, "block_alphas: are 2, and must be 0"),
+        ({"pattern": "2:5", "sparsity_ratio": "", "comparison_group": "row"}, ["2.0000"] * 2, "block_alphas: are 2"),
+        (
+            {"pattern": "2:5", "sparsity_ratio": "", "comparison_group": "row", "allocation": "alpha"},
+            ["2.0000"] * 2,
+            "pattern: leaves no choice",
+        ),
+        *(
+            ({"allocation": "alpha"}, ["2.0000", spelled], "block_alphas: '.*' is not from 1")
+            for spelled in (
+                "",
+                "2",
+                "2.5",
+                "02.0000",
+                "2.00000",
+                "0.9999",
+                "-2.0000",
+                "nan",
+                "1000000.0000",
+                "2.0000\n",
+            )
+        ),
+    ],
+)
+def test_exponents_that_say_nothing_are_refused(fields: dict[str, str], exponents: list[str], problem: str) -> None:
+    message = by_block(**fields)
+    message.pruning.block_alphas.extend(exponents)
+    with pytest.raises(PlanError, match=f"^plan: {problem}"):
+        checked_plan(with_rounds(message))
+
+
 def test_a_pattern_is_a_sparsity_of_its_own() -> None:
     message = by_block(pattern="2:5", sparsity_ratio="", comparison_group="row")
     assert checked_plan(with_rounds(message)).pruning.sparsity.target == Pattern(2, 5)

@@ -34,7 +34,7 @@ def test_whatever_can_be_asked_for_has_an_option() -> None:
         "roster.silo",
         "roster.signing_key",
     }
-    following = {"least_survivors", "two_honest_survivors", "rounds", "pruning"}
+    following = {"least_survivors", "two_honest_survivors", "rounds", "pruning", "pruning.block_alphas"}
     fields = names(plan) | names(pruning, "pruning.") | names(member, "roster.")
     assert {option.plan_field for option in PLAN_OPTIONS} - {""} == fields - given - following
 
@@ -52,6 +52,7 @@ def test_names_and_flags_are_each_given_once() -> None:
         ("comparison_group", ComparisonGroup.LAYER, "layer"),
         ("allocation", Allocation.UNIFORM, ""),
         ("allocation", Allocation.OWL, "owl"),
+        ("allocation", Allocation.ALPHA, "alpha"),
         ("schedule", Schedule.ONE_SHOT, ""),
         ("schedule", Schedule.ITERATIVE, "iterative"),
         ("sparsity_ratio", Decimal("0.50"), "0.5"),

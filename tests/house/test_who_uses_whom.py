@@ -94,7 +94,7 @@ USES: Uses = {
     },
     "aggregator.runs": {
         "crypto": "errors names plan plan_options plan_rules pruning releases roster secagg",
-        "silo_agent": "host model releases results settings writing "
+        "silo_agent": "host model pruning releases results settings writing "
         "rounds.committed_words rounds.opened_rounds rounds.together",
         "aggregator": "results rounds",
     },

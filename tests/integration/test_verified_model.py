@@ -17,9 +17,31 @@ KINDS: dict[str, tuple[object, ...]] = {
     "iterative": ("--schedule", "iterative", "--release", "weights", "--pruner", "sparsegpt", "--weight-scaling"),
     "layer sampling": ("--cohort-floor", 3, "--capacity", "ward-0=1"),
     "pattern": ("--pattern", "2:4"),
+    "quantised alone": (
+        "--release",
+        "energies",
+        "--sparsity-ratio",
+        0,
+        "--allocation",
+        "alpha",
+        "--quantise",
+        8,
+        "--evaluate",
+        1,
+    ),
     "energies": ("--release", "energies"),
+    "quantised": ("--release", "gram", "--pruner", "sparsegpt", "--quantise", 4),
 }
-ROUNDS = {"votes": 1, "weights": 3, "iterative": 4, "layer sampling": 3, "pattern": 1, "energies": 2}
+ROUNDS = {
+    "votes": 1,
+    "weights": 3,
+    "iterative": 4,
+    "layer sampling": 3,
+    "pattern": 1,
+    "quantised alone": 2,
+    "energies": 2,
+    "quantised": 2,
+}
 
 
 def verify(out: Path, dense: Path, capsys: pytest.CaptureFixture[str], *more: object) -> Ran:
@@ -42,6 +64,7 @@ def test_a_model_follows_from_its_sums_and_one_that_was_altered_does_not(
 
     verified = verify(out, dense, capsys)
     assert (verified.code, verified.err) == (0, "")
+    assert (out / "model-quantised/config.json").exists() == kind.startswith("quantised")
     assert verified.data["model"]["plan"] == ran.data["plan_digest"]
     assert verified.data["model"]["rounds"] == len(verified.data["rounds"]) == ROUNDS[kind]
     assert all(checked["recomputed"] == checked["chunks"] for checked in verified.data["rounds"])

@@ -18,19 +18,24 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from aggregator.runs.planning import Planner
-from crypto.names import ComparisonGroup, Pruner, ReleaseKind, Suite
+from crypto.names import Allocation, ComparisonGroup, Pruner, ReleaseKind, Suite
 from crypto.plan_options import PlanOptions
+from crypto.pruning.alpha_pruning import alpha_ratios
 from crypto.pruning.sparsity import Sparsity
 from scenarios.world import World
+from silo_agent.model.activations import BlockWalk
 from silo_agent.model.calibration import usual_length
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.pruned_file import PrunedFile
+from silo_agent.pruning.gptq import group_size, round_to_nearest
 from silo_agent.pruning.prune import prune_blocks
+from silo_agent.pruning.spectral import block_alphas
 from silo_agent.releases.energies import EnergiesRelease
 from silo_agent.releases.gram import GramRelease
 from silo_agent.releases.scales import ScalesRelease
 from silo_agent.releases.votes import VotesRelease
 from silo_agent.releases.weights import WeightsRelease
+from silo_agent.results.quantised_checkpoint import write_quantised_model
 from silo_agent.results.sparse_checkpoint import SparseModel, write_sparse_model
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.opened_sum import OpenedRound
@@ -109,6 +114,9 @@ def federated(weights: DenseWeights, asked: PlanOptions, folder: Path) -> Path:
     together = Together(plan, weights, folder / "pruned", torch.device("cpu"))
     together.take(opened)
     write_sparse_model(SparseModel(weights, together.tensors.get, {}, lambda _: ""), folder / "model")
+    if plan.pruning.quantise_bits is not None:
+        quantised = together.tensors.quantised.__getitem__
+        write_quantised_model(weights, quantised, plan.pruning.quantise_bits, folder / "model-quantised")
     return folder / "model"
 
 
@@ -175,3 +183,52 @@ def test_sparsegpt_and_weights_in_a_pattern(name: str, tmp_path: Path) -> None:
         release=ReleaseKind.WEIGHTS, pruner=Pruner.SPARSEGPT, pattern="2:4", samples=6, sequence_length=LENGTH
     )
     check(name, tmp_path, asked, lambda size: size // 2, torch.float32)
+
+
+def test_blocks_lose_what_the_plans_exponents_say(tmp_path: Path) -> None:
+    asked = PlanOptions(sparsity_ratio=Decimal("0.6"), allocation=Allocation.ALPHA, samples=6, sequence_length=LENGTH)
+    weights = DenseWeights.open(tiny_model(tmp_path / "dense", family("llama", num_hidden_layers=3), seed=3))
+    model = DenseWeights.open(federated(weights, asked, tmp_path / "run"))
+    sizes = [sum(weights.shape(name).numel() for name in block.prunable) for block in weights.blocks]
+    ratios = alpha_ratios(block_alphas(weights, device=torch.device("cpu")), sizes, Decimal("0.6"))
+    assert len({*ratios}) == 3
+    for block, ratio in zip(weights.blocks, ratios, strict=True):
+        for name in block.prunable:
+            assert int((model.tensor(name) == 0).sum()) == floor(Fraction(ratio) * weights.shape(name).numel())
+
+
+QUANTISING = {
+    "gram": (ReleaseKind.GRAM, Pruner.SPARSEGPT, Decimal("0.5")),
+    "energies": (ReleaseKind.ENERGIES, Pruner.WANDA, Decimal("0.5")),
+    "alone": (ReleaseKind.GRAM, Pruner.SPARSEGPT, Decimal(0)),
+}
+
+
+@pytest.mark.parametrize("case", QUANTISING)
+def test_what_was_pruned_is_quantised_by_the_pooled_statistic(case: str, tmp_path: Path) -> None:
+    kind, pruner, ratio = QUANTISING[case]
+    asked = {"release": kind, "pruner": pruner, "sparsity_ratio": ratio, "samples": 6, "sequence_length": LENGTH}
+    weights = DenseWeights.open(tiny_model(tmp_path / "dense", family("llama"), seed=3, dtype=torch.float32))
+    pruned, quantised = (
+        DenseWeights.open(federated(weights, PlanOptions(**asked, quantise=bits), tmp_path / str(bits)))
+        for bits in (0, 4)
+    )
+    text = torch.cat([sequences(silo) for silo in range(SILOS)])
+    walk = BlockWalk(weights, text, device=torch.device("cpu"))
+    next(iter(walk))
+    errors = torch.zeros(3)
+    for name, gram in walk.grams().items():  # of the first block, whose inputs are the same in both runs
+        new, before, dense = quantised.tensor(name), pruned.tensor(name), weights.tensor(name)
+        assert (new == 0)[before == 0].all()
+        group = group_size(new.shape[1])
+        assert all(len(weights_of_a_scale.unique()) <= 16 for weights_of_a_scale in new.view(-1, group))
+        changes = [kind - dense for kind in (before, new, round_to_nearest(before, 4, before != 0).weight)]
+        errors += torch.stack([(change @ gram * change).sum() for change in changes])
+    of_pruning, of_both, of_both_to_nearest = errors.tolist()
+    assert of_both - of_pruning < 0.8 * (of_both_to_nearest - of_pruning)
+    if not ratio:
+        assert all(torch.equal(pruned.tensor(name), weights.tensor(name)) for name in weights.prunable)
+    plain: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "4/model")
+    packed: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "4/model-quantised")
+    prompt = sequences(0)[:1]
+    torch.testing.assert_close(packed(prompt).logits, plain(prompt).logits, atol=1e-4, rtol=1e-4)

@@ -42,7 +42,10 @@ def planned(
         ]
     )
     for field, value in pruning.items():
-        setattr(message.pruning, field, value)
+        if isinstance(value, list):
+            getattr(message.pruning, field).extend(value)
+        else:
+            setattr(message.pruning, field, value)
     for member, capacity in zip(message.roster, capacities, strict=False):
         member.capacity = capacity
     for member in message.roster:

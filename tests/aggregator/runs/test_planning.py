@@ -4,6 +4,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -161,6 +162,19 @@ OF_WEIGHTS: dict[str, Any] = {"release": WEIGHTS, "pruner": Pruner.SPARSEGPT, "c
 def test_the_rounds_of_what_was_asked_for(asked: Any, rounds: list[object], weights: DenseWeights) -> None:
     plan = planner(weights, **asked).pruning()
     assert [(plan.release_kind(index), plan.block(index)) for index in range(len(plan.message.rounds))] == rounds
+
+
+def test_exponents_are_the_models(weights: DenseWeights) -> None:
+    plan = planner(weights, allocation=Allocation.ALPHA).pruning()
+    exponents = [Decimal(exponent) for exponent in plan.message.pruning.block_alphas]
+    for exponent, block in zip(exponents, weights.blocks, strict=True):
+        estimates = []
+        for name in block.prunable:
+            spectrum = np.sort(np.linalg.svd(weights.tensor(name).double().numpy(), compute_uv=False) ** 2)
+            k = len(spectrum) // 2
+            estimates.append(1 + k / np.log(spectrum[-k:] / spectrum[-k - 1]).sum())
+        assert float(exponent) == pytest.approx(np.mean(estimates), abs=1e-4)
+    assert [plan.release_kind(index) for index in range(len(plan.message.rounds))] == [VOTES]
 
 
 def test_with_layer_sampling_a_silo_without_a_capacity_prunes_all_blocks(weights: DenseWeights) -> None:

@@ -184,6 +184,33 @@ def test_energies_are_for_every_pruner_that_reads_text() -> None:
     checked_plan(small(ReleaseKind.ENERGIES, pruner="sparsegpt", comparison_group="layer"))
 
 
+@pytest.mark.parametrize("kind", PRUNERS)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_what_is_pooled_also_quantises(kind: ReleaseKind, bits: int) -> None:
+    plan = checked_plan(small(kind, quantise_bits=bits))
+    assert plan.pruning.quantise_bits == bits
+    assert [section.name for section in layout_of(plan, 0).sections] == [
+        section.name for section in layout_of(checked_plan(small(kind)), 0).sections
+    ]
+
+
+@pytest.mark.clause("2.1.6")
+def test_what_cannot_be_quantised_is_refused() -> None:
+    for bits in (1, 3, 5, 16):
+        with pytest.raises(PlanError, match=f"quantise_bits: {bits} is none of 4, 8"):
+            checked_plan(small(ReleaseKind.GRAM, quantise_bits=bits))
+    votes = plan_message(4)
+    votes.pruning.quantise_bits = 4
+    with pytest.raises(PlanError, match="quantise_bits: needs statistics that silos pool"):
+        checked_plan(votes)
+    message = small(ReleaseKind.GRAM, quantise_bits=4)
+    turned = next(tensor for tensor in message.model if tensor.prunable)
+    turned.input_first = True
+    with pytest.raises(PlanError, match=f"model {turned.name}: is stored input first"):
+        checked_plan(message)
+    assert checked_plan(small(ReleaseKind.GRAM)).pruning.quantise_bits is None
+
+
 def test_votes_say_nothing_of_inputs() -> None:
     message = plan_message(4)
     message.model[0].scale_exponents = b"\0"

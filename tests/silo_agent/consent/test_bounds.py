@@ -115,9 +115,15 @@ def test_the_range_of_others_is_that_of_every_other_silo_and_the_own_range_this_
         ({"sparsity_ratio": "0.7", "allocation": "owl"}, ("0.54", "0.86")),
         ({"sparsity_ratio": "0.1", "allocation": "owl"}, ("0", "0.26")),
         ({"sparsity_ratio": "0.9", "allocation": "owl"}, ("0.74", "0.9999")),
+        (
+            {"sparsity_ratio": "0.6", "allocation": "alpha", "block_alphas": ["1.0000", "999999.0000"]},
+            ("0.42", "0.78"),
+        ),
+        ({"sparsity_ratio": "0.8", "allocation": "alpha", "block_alphas": ["3.0000", "2.0000"]}, ("0.6001", "0.9999")),
+        ({"sparsity_ratio": "0.8", "allocation": "alpha", "block_alphas": ["3.0000", "3.0000"]}, ("0.8", "0.8")),
     ],
 )
-def test_how_much_of_a_block_a_silo_prunes(pruning: dict[str, str], ends: tuple[str, str]) -> None:
+def test_how_much_of_a_block_a_silo_prunes(pruning: dict[str, Any], ends: tuple[str, str]) -> None:
     plan = planned(TENSORS, **{"comparison_group": "layer", **pruning})
     assert plan.pruning.ratio_range(SILO) == tuple(map(Decimal, ends))
     low, high = map(Decimal, ends)
@@ -153,3 +159,20 @@ def test_a_rehearsal_bounds_nothing_that_it_was_asked_for() -> None:
         values = BOUNDS[name].values
         widest = range(2) if values is None else values
         assert value == widest[0] if not is_most(name) else value in (1, 1_000_000_000), name
+
+
+@pytest.mark.clause("14.1.2", "2.7.3")
+@pytest.mark.parametrize(("ratio", "refused"), [("0.17", "least sparsity ratio"), ("0.7", "largest sparsity ratio")])
+def test_exponents_that_single_a_block_out_are_refused(ratio: str, refused: str) -> None:
+    """They are whoever's choice makes the plan. One block of ten is pruned as much, or as little, as they can."""
+    tensors: Tensors = {f"blocks.{block}.weight": (block, (6, 10), False) for block in range(10)}
+    one, others = ("1.0000", "999999.9999") if refused.startswith("least") else ("999999.9999", "1.0000")
+    even, odd = (
+        planned(tensors, comparison_group="layer", sparsity_ratio=ratio, allocation="alpha", block_alphas=exponents)
+        for exponents in ([others] * 10, [others] * 9 + [one])
+    )
+    check_policy(even, POLICY, SILO)
+    with pytest.raises(PlanError, match=refused):
+        check_policy(odd, POLICY, SILO)
+    factors = [end / Decimal(ratio) for end in odd.pruning.ratio_range(SILO)]
+    assert Decimal(7) / 13 - Decimal("0.001") <= factors[0] and factors[1] <= Decimal(13) / 7 + Decimal("0.001")

@@ -105,6 +105,28 @@ def test_ratios_are_what_each_silo_is_asked_for_where_that_is_not_the_same() -> 
     assert Release.of(Round(checked_plan(message), 0), b"").ratios == ()
 
 
+@pytest.mark.clause("2.5.8", "2.5.13")
+def test_where_silos_differ_other_exponents_are_other_ratios() -> None:
+    """Rounding could else move one silo's ratios and leave the others'."""
+
+    def release(own: str, *exponents: str) -> Release:
+        message = plan_message(4)
+        message.roster[1].sparsity_ratio = own
+        blocks = len(checked_plan(message).block_weights)
+        if exponents:
+            message.pruning.allocation = "alpha"
+            message.pruning.block_alphas.extend((exponents * blocks)[:blocks])
+        plan = checked_plan(message)
+        return replace(Release.of(Round(plan, 0), b""), sent=True, confirmed=plan.silos)
+
+    assert release("", "2.0000").ratios == ()
+    before = release("0.7", "2.0000")
+    check_release(release("0.7", "2.0000"), [before])
+    for now in (release("0.7", "2.0001"), release("0.7")):
+        with pytest.raises(ReleaseRefused, match="some silos' sparsity ratios are not those"):
+            check_release(now, [before])
+
+
 KEEP_MASKS = ["votes", "weights"]
 KINDS = [*KEEP_MASKS, "scales", "outliers", "sampling", "evaluation", "a kind of a later version"]
 

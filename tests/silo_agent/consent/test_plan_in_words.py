@@ -228,6 +228,10 @@ def test_a_backend_that_hides_nothing_is_called_so() -> None:
         ({}, "wanda prunes the model to a sparsity ratio of 0.5, on 4 sequences of 16 tokens"),
         ({"pruner": "magnitude"}, "magnitude prunes the model to a sparsity ratio of 0.5, without looking at text"),
         ({"allocation": "owl"}, "a sparsity ratio of 0.5, less where a block has many outliers, on 4 sequences"),
+        (
+            {"allocation": "alpha", "block_alphas": ["2.0000", "3.0000", "4.0000"]},
+            "a sparsity ratio of 0.5, less where a block's weights look better trained, on 4 sequences",
+        ),
         ({"own_ratios": {SILO: "0.25"}}, "a sparsity ratio of 0.25, on"),
         ({"own_ratios": {"silo-000": "0.25"}}, "a sparsity ratio of 0.5, on"),
         ({"schedule": "iterative"}, "block after block"),
@@ -309,6 +313,7 @@ def asked_plan(**options: object) -> Plan:
     for option in PLAN_OPTIONS:
         if option.name in options:
             option.write(message, options[option.name])
+    message.pruning.block_alphas.extend(["2.0000"] * len(TENSORS) if message.pruning.allocation == "alpha" else [])
     pruning = planned_rounds(Plan(message, b""), ReleaseKind(str(options.get("release", "votes"))))
     del message.rounds[:]
     for kind, block in pruning:

@@ -11,18 +11,21 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from crypto.errors import ConfigError, InputError, ModelError, OutputError
 from crypto.names import ComparisonGroup, Pruner
+from crypto.pruning.alpha_pruning import alpha_ratios
 from crypto.pruning.pruners import PRUNERS
-from crypto.pruning.sparsity import Pattern, Sparsity
+from crypto.pruning.sparsity import Pattern, Sparsity, prune_count
 from silo_agent.cli import cli
 from silo_agent.model import activations, batches
 from silo_agent.model.calibration import read_sequences
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning import prune
 from silo_agent.pruning.prune import Pruned, prune_blocks, prune_weight, write_keep_masks, write_pruned
+from silo_agent.pruning.spectral import block_alphas
 from support.models import BLOCKS, family, in_memory, tiny_llama, tiny_model, tokenizer, write_text
 
 CPU = torch.device("cpu")
@@ -383,6 +386,43 @@ def test_the_command_with_owl(tmp_path: Path) -> None:
     assert abs(sum(zeros) / sum(mask.numel() for mask in keep.values()) - 0.5) < 0.001
 
 
+def test_the_command_with_alpha_needs_no_text(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "model", blocks=4)
+    keep, _ = command(folder, "--allocation", "alpha", "--pruner", "magnitude", "--sparsity-ratio", "0.6")
+    weights = DenseWeights.open(folder)
+    sizes = [sum(weights.shape(name).numel() for name in block.prunable) for block in weights.blocks]
+    ratios = alpha_ratios(block_alphas(weights, device=torch.device("cpu")), sizes, Decimal("0.6"))
+    assert len({*ratios}) > 1
+    for block, ratio in zip(weights.blocks, ratios, strict=True):
+        assert all(int((~keep[name]).sum()) == prune_count(ratio, keep[name].numel()) for name in block.prunable)
+
+
+@pytest.mark.parametrize("pruner", [Pruner.MAGNITUDE, Pruner.WANDA, Pruner.SPARSEGPT])
+def test_the_command_quantises(tmp_path: Path, pruner: Pruner) -> None:
+    """The folder has the weights that were saved; every row has 16 of them at most; pruned ones are 0."""
+    folder = tiny_llama(tmp_path / "model", blocks=2, dtype=torch.float32)
+    given = ("--pruner", pruner, "--quantise", "4", "--save-quantised", str(tmp_path / "quantised"), *text(tmp_path))
+    keep, new = command(folder, *given)
+    for name, mask in keep.items():
+        assert int((~mask).sum()) == mask.numel() // 2
+        assert (new[name][~mask] == 0).all()
+        assert all(len(row.unique()) <= 16 for row in new[name])
+    packed: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "quantised")
+    plain: Any = AutoModelForCausalLM.from_pretrained(folder)
+    plain.load_state_dict(new, strict=False)
+    tokens = torch.arange(20)[None]
+    torch.testing.assert_close(packed(tokens).logits, plain(tokens).logits, atol=1e-5, rtol=1e-5)
+    assert {file.name for file in tmp_path.iterdir()} == {
+        *("model", "quantised", "calibration.txt", "keep_mask.safetensors", "weights.safetensors")
+    }
+
+
+def test_gpt2_is_not_quantised(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "model", family("gpt2"))
+    with pytest.raises(ModelError, match="stored input first"):
+        command(folder, "--quantise", "8", *text(tmp_path))
+
+
 def test_the_command_on_text_of_the_model(tmp_path: Path) -> None:
     keep, _ = command(
         tiny_llama(tmp_path / "model"), "--calibration", "self", "--samples", "2", "--sequence-length", "16"
@@ -396,8 +436,11 @@ def test_the_command_on_text_of_the_model(tmp_path: Path) -> None:
         (("--pattern", "2:4", "--sparsity-ratio", "0.5"), "--pattern"),
         (("--pattern", "2:4", "--comparison-group", "row"), "--pattern"),
         (("--pattern", "2:4", "--allocation", "owl"), "--pattern"),
+        (("--pattern", "2:4", "--allocation", "alpha"), "--pattern"),
         (("--pattern", "4:2"), "pattern: '4:2'"),
         (("--sparsity-ratio", "1"), "sparsity ratio: '1'"),
+        (("--pruner", "magnitude", "--quantise", "8"), "--calibration is missing, which --quantise needs"),
+        (("--save-quantised", "folder"), "--save-quantised needs --quantise"),
         (("--pruner", "sparsegpt"), "--calibration is missing, which sparsegpt needs"),
         (("--pruner", "magnitude", "--allocation", "owl"), "--calibration is missing, which owl needs"),
     ],

@@ -28,7 +28,7 @@ def expanded(dtype: torch.dtype | None) -> dict[str, ExpandedTensor]:
         counts = torch.randint(0, 4, shape, generator=generator).to(torch.uint8)
         keep = counts > 1
         weight = None if dtype is None else (torch.randn(shape, generator=generator) * keep).to(dtype)
-        found[name] = ExpandedTensor(name, keep, weight, counts)
+        found[name] = ExpandedTensor(name, keep, weight, keep_counts=counts)
     return found
 
 
@@ -79,6 +79,8 @@ def test_the_order_of_rounds_leaves_the_files_bytes_alone(tmp_path: Path) -> Non
 
 
 def test_a_histogram_reaches_to_all_survivors(tmp_path: Path) -> None:
-    none = ExpandedTensor("a", torch.zeros(3, 5, dtype=torch.bool), None, torch.zeros(3, 5, dtype=torch.uint8))
+    none = ExpandedTensor(
+        "a", torch.zeros(3, 5, dtype=torch.bool), None, keep_counts=torch.zeros(3, 5, dtype=torch.uint8)
+    )
     pruned = collected(expanded(None) | {"a": none}, tmp_path, ["a", "b", "c"])
     assert pruned.keep_counts["a"] == [15, 0, 0, 0]

@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from crypto.errors import ModelError, OutputError
+from crypto.names import Bits
 from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.pruning.gptq import Bits, Quantised, round_to_nearest
+from silo_agent.pruning.gptq import Quantised, round_to_nearest
 from silo_agent.results.quantised_checkpoint import packed, quantisation_config, write_quantised_model
 from support.models import family, tiny_llama, tiny_model
 from support.raw_tensors import raw_tensors

@@ -167,6 +167,25 @@ def test_owl_spreads_every_ratio_by_the_summed_counts(tmp_path: Path) -> None:
     assert [int((~each.keep).sum()) for each in expanded_tensors(after, votes, weights)] == [420, 580, 500]
 
 
+@pytest.mark.clause("2.7.1", "2.7.2")
+def test_alpha_spreads_every_ratio_by_the_plans_exponents(tmp_path: Path) -> None:
+    """Three blocks of one size, at 0.7, 1.3 and 1 times the ratio: 0.2 of the way from least to largest is 0.82."""
+    tensors: Tensors = {f"blocks.{block}.weight": (block, (10, 100), False) for block in range(3)}
+    exponents = ["2.1000", "4.1000", "3.1000"]
+    plan = planned(tensors, allocation="alpha", block_alphas=exponents, own_ratios={C: "0.3"}, comparison_group="layer")
+    start = Start(plan)
+    assert [start.sparsity(block).target for block in range(3)] == [Decimal(x) for x in ("0.35", "0.65", "0.5")]
+    assert [start.silo_sparsity(A, block).target for block in range(3)] == [
+        start.sparsity(block).target for block in range(3)
+    ]
+    assert [start.silo_sparsity(C, block).target for block in range(3)] == [Decimal(x) for x in ("0.21", "0.39", "0.3")]
+    counts = {name: np.full((10, 100), 3, np.uint64) for name in tensors}
+    votes = opened(start.round, vote_sums(plan, counts), 4, tmp_path)
+    weights = dense_of({name: torch.rand(10, 100) for name in tensors})
+    expanded = list(expanded_tensors(Start(plan, [votes]), votes, weights))
+    assert [int((~each.keep).sum()) for each in expanded] == [350, 650, 500]
+
+
 # Exponents.
 
 
