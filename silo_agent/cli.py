@@ -3,6 +3,7 @@
 import click
 
 from silo_agent.commands.approval import approve, audit, pending, reject
+from silo_agent.commands.gain import gain
 from silo_agent.commands.identity import enroll, roster
 from silo_agent.commands.ledger import ledger
 from silo_agent.commands.preflight import preflight
@@ -24,7 +25,7 @@ def cli() -> None:
 
 
 for _command in (
-    *(prune, run, result, verify, preflight, ledger),
+    *(prune, gain, run, result, verify, preflight, ledger),
     *(enroll, roster, pending, approve, reject, audit, state, support_bundle),
     *(config_group(AgentConfig), completion_command("silo-agent", cli)),
 ):

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, Final
 
+from aggregator.results.gain import Gain
 from aggregator.rounds.closed_round import ClosedRound
 from aggregator.rounds.traffic import Traffic
 from crypto.backends.backend_spec import backend_spec
@@ -55,6 +56,8 @@ class Perplexity:
     own: float | None = None
     """Over all silos, each with what it pruned alone, on its own text; None where silos prune in parts or block by
     block together."""
+    self_calibrated: float | None = None
+    """Of what pruning on text that the model writes comes to: nobody shares anything. None where no text is read."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,8 @@ class Report:
     """Why perplexities that were asked for are missing: NOT_YET, or the error's code."""
     behaviour: tuple[Behaviour, ...] = ()
     """A pair for each prompt; none where none was given."""
+    gain: Gain | None = None
+    """What federating was worth; None where there are no perplexities."""
 
     @property
     def document(self) -> dict[str, Any]:
@@ -119,12 +124,11 @@ class Report:
         for field in ("behaviour", "not_evaluated"):
             if not document[field]:
                 del document[field]
-        if self.perplexity is None:
-            del document["perplexity"]
-        else:
-            document["perplexity"] = {
-                name: value for name, value in document["perplexity"].items() if value is not None
-            }
+        for field in ("perplexity", "gain"):
+            if document[field] is None:
+                del document[field]
+            else:
+                document[field] = {name: value for name, value in document[field].items() if value is not None}
         return document
 
     @property

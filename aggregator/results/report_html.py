@@ -6,6 +6,7 @@ from typing import Final
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from aggregator.results.agreement import agreement
+from aggregator.results.gain import Gain
 from aggregator.results.report import Behaviour, BytesOnDisk, Perplexity, Report
 from aggregator.results.report_pictures import (
     draw_agreement,
@@ -85,6 +86,8 @@ def _page(report: Report, model: str) -> Element:
     _heading(main, report, model)
     if report.perplexity is not None:
         _perplexity(main, report.perplexity)
+    if report.gain is not None:
+        _gain(main, report.gain)
     if report.unevaluated:
         _section(main, "Evaluation", report.unevaluated)
     if report.behaviour:
@@ -163,11 +166,23 @@ def _perplexity(main: Element, perplexity: Perplexity) -> None:
         **{f"{silo} alone": value for silo, value in perplexity.alone.items()},
         **({} if perplexity.alone_mean is None else {"mean of the silos alone": perplexity.alone_mean}),
         **({} if perplexity.own is None else {"each silo's own": perplexity.own}),
+        **({} if perplexity.self_calibrated is None else {"sharing nothing": perplexity.self_calibrated}),
     }
     bars = [Bar(name, value, f"{value:.2f}", stands_out=False) for name, value in others.items()]
     add_bars(
         section, "Perplexity by model", [*bars, Bar("federated", perplexity.federated, f"{perplexity.federated:.2f}")]
     )
+
+
+def _gain(main: Element, gain: Gain) -> None:
+    section = _section(
+        main,
+        "What federating was worth",
+        "Sharing nothing is what every silo gets from text that the model writes itself. What follows ± bounds 95% of "
+        "the uncertainty over all silos' held-out sequences, as if none were alike.",
+    )
+    for sentence in gain.sentences:
+        add(section, "p", sentence)
 
 
 def _sparsity(main: Element, per_tensor: Mapping[str, float]) -> None:

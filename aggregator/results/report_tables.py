@@ -14,6 +14,8 @@ def print_report(report: Report, model: str, console: Console) -> None:
     ratio = report.sparsity_ratio
     if report.perplexity is not None:
         console.print(_perplexities(report.perplexity, ratio.asked))
+    for sentence in report.gain.sentences if report.gain else ():
+        console.print(sentence, highlight=False)
     if report.unevaluated:
         console.print(report.unevaluated)
     console.print(_silos(report))
@@ -58,5 +60,7 @@ def _perplexities(perplexity: Perplexity, asked: str) -> Table:
         table.add_row("mean of the silos alone", f"{perplexity.alone_mean:.2f}")
     if perplexity.own is not None:
         table.add_row("each silo's own", f"{perplexity.own:.2f}")
+    if perplexity.self_calibrated is not None:
+        table.add_row("sharing nothing", f"{perplexity.self_calibrated:.2f}")
     table.add_row("federated", f"{perplexity.federated:.2f}", style="bold")
     return table

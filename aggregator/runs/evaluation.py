@@ -10,7 +10,7 @@ from typing import Final
 
 from aggregator.results.report import Perplexity
 from aggregator.rounds.round_driver import RoundDriver
-from aggregator.runs.planning import DENSE, FEDERATED, OWN, Planner
+from aggregator.runs.planning import DENSE, FEDERATED, OWN, SELF_CALIBRATED, Planner
 from aggregator.runs.run_folder import EVALUATION_FOLDER
 from crypto.plan_rules import decode_plan
 from crypto.secagg.round import Round
@@ -25,7 +25,7 @@ ALONE: Final = " alone"
 
 def is_reserved(name: str) -> bool:
     """Return whether an evaluation itself gives a candidate of that name."""
-    return name in (DENSE, FEDERATED, OWN) or name.endswith(ALONE)
+    return name in (DENSE, FEDERATED, OWN, SELF_CALIBRATED) or name.endswith(ALONE)
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class KeepMasks:
         return Perplexity(
             dense=by_name[DENSE],
             own=by_name.get(OWN),
+            self_calibrated=by_name.get(SELF_CALIBRATED),
             alone=alone,
             alone_mean=sum(alone.values()) / len(alone) if alone else None,
             federated=by_name[FEDERATED],

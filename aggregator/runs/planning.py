@@ -14,6 +14,7 @@ from crypto.names import PROTOCOL, Allocation, Backend, Schedule, Suite
 from crypto.plan import FEWEST_SILOS, RUN_BYTES, Plan, least_threshold
 from crypto.plan_options import PLAN_OPTIONS, PlanOptions
 from crypto.plan_rules import checked_plan
+from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Pattern
 from crypto.releases.planned_rounds import planned_rounds
 from crypto.releases.release_spec import release_spec
@@ -31,6 +32,7 @@ CPU: Final = torch.device("cpu")
 DENSE: Final = "dense"
 FEDERATED: Final = "federated"
 OWN: Final = "own"
+SELF_CALIBRATED: Final = "self_calibrated"
 """What an evaluation at the end of a pruning calls its candidates."""
 
 
@@ -91,7 +93,8 @@ class Planner:
         """Return a plan of the rounds in which keep masks, or pruned weights, are summed.
 
         With `evaluate`, one more round at its end evaluates on so many held-out sequences a silo what became of the
-        model, beside the dense one. Raises PlanError where the options contradict each other.
+        model, beside the dense one and what sharing nothing makes of it. Raises PlanError where the options contradict
+        each other.
         """
         message = self._message()
         for kind, block in planned_rounds(Plan(message, b""), self._asked.release):
@@ -101,6 +104,8 @@ class Planner:
             candidates = message.rounds.add(evaluation=plan_pb2.Evaluation(sequences=evaluate)).evaluation.candidates
             candidates.add(name=DENSE, dense=True)
             candidates.add(name=FEDERATED, pruned=True)
+            if PRUNERS[self._asked.pruner].reads_text:  # else no text changes what it is
+                candidates.add(name=SELF_CALIBRATED, self_calibrated=True)
             if not self._asked.cohort_floor and self._asked.schedule is Schedule.ONE_SHOT:
                 candidates.add(name=OWN, own=True)  # else a silo has no pruned model of its own
         return checked_plan(message)

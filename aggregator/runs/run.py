@@ -12,12 +12,13 @@ from typing import Final
 
 import torch
 
+from aggregator.results.gain import Gain, make_gain
 from aggregator.results.report import NOT_YET, Behaviour, BytesOnDisk, Report, make_report
 from aggregator.results.report_html import write_report_html
 from aggregator.rounds.closed_round import CLOSED_FILE, ClosedRound
 from aggregator.rounds.round_driver import RoundDriver, Watch
 from aggregator.runs.evaluation import KeepMasks, evaluate
-from aggregator.runs.planning import Planner
+from aggregator.runs.planning import OWN, SELF_CALIBRATED, Planner
 from aggregator.runs.run_folder import OUT_FOLDER, PRUNED_FOLDER, RunFolder
 from crypto.errors import SparsiloError
 from crypto.names import ReleaseKind
@@ -28,7 +29,7 @@ from silo_agent.host.logs import lines_about
 from silo_agent.host.whole_file import write_whole
 from silo_agent.model.bitmask_container import stored_bytes
 from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.releases.evaluation import perplexities
+from silo_agent.releases.evaluation import differences, perplexities
 from silo_agent.results.manifest import MANIFEST_FILE, MODEL_FOLDER, REPORT_FILE, Manifest
 from silo_agent.results.provenance import Provenance
 from silo_agent.results.quantised_checkpoint import QUANTISED_FOLDER, write_quantised_model
@@ -175,19 +176,28 @@ class PruningRun:
                 await self._round()
             spec = self.plan.message.rounds[-1].evaluation
             by_name = await asyncio.to_thread(perplexities, spec, self.closed[-1].opened.chunks())
-            self.report = replace(report, perplexity=KeepMasks({}, {}).perplexity(by_name), not_evaluated="")
+            gain = await asyncio.to_thread(self._gain)
+            perplexity = KeepMasks({}, {}).perplexity(by_name)
+            report = self.report = replace(report, perplexity=perplexity, gain=gain, not_evaluated="")
             alone = {} if self.plan.pruning.cohort_floor else self._own_keep_masks()
             outside = KeepMasks(alone, self._wanted.candidates)
             if outside.files:
                 by_name |= await evaluate(
                     *(outside.files, spec.sequences, self._planner, self._driver, self._folder.path),
                 )
-                self.report = replace(report, perplexity=outside.perplexity(by_name), not_evaluated="")
+                self.report = replace(report, perplexity=outside.perplexity(by_name))
         except SparsiloError as error:
             return self.not_evaluated(error, result)
         self._write_report(self.report, result)
         self._publish(result)
         return self.report
+
+    def _gain(self) -> Gain:
+        """Return what federating was worth, by the evaluation that was the last round."""
+        index = len(self.closed) - 1
+        by_name = differences(self.plan, index, self.closed[index].opened.chunks())
+        released = self.plan.release_kind(pruning_rounds(self.plan) - 1)
+        return make_gain(released, self.plan.pruning.pruner, by_name.get(SELF_CALIBRATED), by_name.get(OWN))
 
     def _write_report(self, report: Report, folder: Path) -> None:
         """Write both files, and what a manifest says of them."""

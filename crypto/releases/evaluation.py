@@ -1,35 +1,55 @@
 """The `evaluation` kind: how well candidate models predict the silos' held-out sequences, added up."""
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 from crypto.encoding.layout import Section
 from crypto.errors import PlanError
 from crypto.names import ReleaseKind, Schedule
 from crypto.plan import DIGEST_BYTES, Plan
+from crypto.pruning.pruners import PRUNERS
 from crypto.releases.release_spec import ReleaseSpec, spec_of
+from sparsilo.v1 import plan_pb2
 
 NLL_SECTION: Final = "negative log-likelihood"
 TOKENS_SECTION: Final = "tokens"
+SQUARES_SECTION: Final = "squared differences"
 NLL_FRACTION_BITS: Final = 24
 MOST_NATS: Final = 700
 """The largest negative log-likelihood of a token: its perplexity is near the largest float, far from any model's."""
 
 
+def reference(evaluation: plan_pb2.Evaluation) -> int | None:
+    """Return the place of the first candidate that the silos pruned together, which the others are held against."""
+    return next((at for at, candidate in enumerate(evaluation.candidates) if candidate.pruned), None)
+
+
 class EvaluationSpec(ReleaseSpec):
-    """Lanes are two whole words a candidate: its negative log-likelihood in fixed point, and the tokens."""
+    """Lanes are whole words, two a candidate: its negative log-likelihood in fixed point, and the tokens.
+
+    Where one is `pruned`, a third: the squares, added up over all sequences, of how far each is from that one's.
+    """
 
     kind = ReleaseKind.EVALUATION
     says = "evaluation"
     stands_alone = True
-    opens = "for every candidate the silos' negative log-likelihoods and token counts, added up"
+    opens = (
+        "for every candidate the silos' negative log-likelihoods and token counts, added up, and the squares of how "
+        "far each of their sequences is from what it is under the model that they pruned together"
+    )
+    not_protected: ClassVar[tuple[str, ...]] = (
+        "What is added up in an evaluation may be mostly one silo's: of its likelihoods where a candidate fails on its "
+        "text alone, and of their squares even more so.",
+    )
 
     def sections(self, plan: Plan, index: int, silos: int) -> Iterator[Section]:
-        """Yield the two sections."""
+        """Yield the two sections, or three."""
         del silos
-        candidates = len(plan.message.rounds[index].evaluation.candidates)
-        yield Section(NLL_SECTION, candidates, 64)
-        yield Section(TOKENS_SECTION, candidates, 64)
+        evaluation = plan.message.rounds[index].evaluation
+        yield Section(NLL_SECTION, len(evaluation.candidates), 64)
+        yield Section(TOKENS_SECTION, len(evaluation.candidates), 64)
+        if reference(evaluation) is not None:
+            yield Section(SQUARES_SECTION, len(evaluation.candidates), 64)
 
     def starts_from_earlier(self, plan: Plan, index: int) -> bool:
         """Return whether a candidate is what the rounds before made; what came from outside stands for itself."""
@@ -43,6 +63,11 @@ class EvaluationSpec(ReleaseSpec):
         tokens = len(plan.silos) * evaluation.sequences * plan.message.pruning.sequence_length
         if tokens * MOST_NATS << NLL_FRACTION_BITS >= 1 << 64:
             raise PlanError(f"{field}: {tokens:,} held-out tokens of all silos are too many for a sum to be exact")
+        sequences = len(plan.silos) * evaluation.sequences
+        if reference(evaluation) is not None and sequences * MOST_NATS**2 << NLL_FRACTION_BITS >= 1 << 64:
+            raise PlanError(
+                f"{field}: {sequences:,} held-out sequences of all silos are too many for a sum to be exact"
+            )
         if not evaluation.candidates:
             raise PlanError(f"{field}: has no candidates")
         if len({candidate.name for candidate in evaluation.candidates}) != len(evaluation.candidates):
@@ -51,11 +76,13 @@ class EvaluationSpec(ReleaseSpec):
         for candidate in evaluation.candidates:
             keep_mask = candidate.WhichOneof("keep_mask")
             is_own_possible = not (plan.pruning.cohort_floor or plan.pruning.schedule is Schedule.ITERATIVE)
+            reads_text = PRUNERS[plan.pruning.pruner].reads_text
             usable = {
                 "dense": candidate.dense,
                 "digest": len(candidate.digest) == DIGEST_BYTES,
                 "pruned": candidate.pruned and has_pruned,
                 "own": candidate.own and has_pruned and is_own_possible,
+                "self_calibrated": candidate.self_calibrated and has_pruned and reads_text,
             }
             if keep_mask is None or not usable[keep_mask]:
                 raise PlanError(f"{field}: candidate {candidate.name!r} names no usable keep mask")
@@ -73,11 +100,17 @@ class EvaluationSpec(ReleaseSpec):
             f"how well {len(evaluation.candidates)} candidate models predict {evaluation.sequences:,} further "
             f"sequences of {plan.message.pruning.sequence_length:,} tokens of this silo's text"
         )
+        if any(candidate.self_calibrated for candidate in evaluation.candidates):
+            yield f"{plan.pruning.pruner} prunes the model once more, on text that it writes itself"
 
     def leaves(self, plan: Plan, rounds: Sequence[int]) -> str:
         """Count the candidates."""
-        candidates = sum(len(plan.message.rounds[index].evaluation.candidates) for index in rounds)
-        return f"for each of {candidates:,} candidates its negative log-likelihood on held-out text, and the tokens"
+        evaluations = [plan.message.rounds[index].evaluation for index in rounds]
+        candidates = sum(len(evaluation.candidates) for evaluation in evaluations)
+        what = f"for each of {candidates:,} candidates its negative log-likelihood on held-out text, and the tokens"
+        if any(reference(evaluation) is not None for evaluation in evaluations):
+            what += ", and the squares, added up, of how far its sequences are from what all silos pruned together"
+        return what
 
 
 SPEC = EvaluationSpec()

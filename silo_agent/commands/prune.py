@@ -10,8 +10,6 @@ import click
 
 from crypto.errors import ConfigError, OutputError
 from crypto.names import BITS, Allocation, Bits, ComparisonGroup, Pruner
-from crypto.pruning.alpha_pruning import alpha_ratios
-from crypto.pruning.owl import owl_ratios
 from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Pattern, Sparsity, parse_ratio
 from silo_agent.host.terminal import FILE, ProgressBars, choice_of, pattern_option, pruner_option, ratio_option
@@ -107,6 +105,7 @@ def prune(
     from silo_agent.model.dense_weights import DenseWeights
     from silo_agent.model.device import named_device
     from silo_agent.model.model_folder import model_folder
+    from silo_agent.pruning.allocation import spread_sparsities
     from silo_agent.pruning.prune import prune_blocks
     from silo_agent.pruning.pruners import method
     from silo_agent.results.quantised_checkpoint import check_quantisable
@@ -124,8 +123,7 @@ def prune(
         group = ComparisonGroup(comparison_group) if comparison_group else PRUNERS[Pruner(pruner)].own_group
         sparsities = [Sparsity(target, group)] * len(weights.blocks)
         if spread and isinstance(target, Decimal):
-            ratios = _spread_ratios(weights, sequences, where, target, by_outliers=owl)
-            sparsities = [Sparsity(ratio, group) for ratio in ratios]
+            sparsities = spread_sparsities(weights, sequences, Allocation(allocation), target, group, device=where)
         pruned = prune_blocks(
             weights,
             sequences,
@@ -204,21 +202,3 @@ def _sequences(
             progress=lambda done, total: progress("writing calibration text", done, total),
         )
     return read_sequences(Path(calibration), weights.tokenizer, samples=samples, sequence_length=length)[0]
-
-
-def _spread_ratios(
-    weights: "DenseWeights",
-    sequences: "torch.Tensor | Sequence[torch.Tensor]",
-    device: "torch.device",
-    target: Decimal,
-    *,
-    by_outliers: bool,
-) -> list[Decimal]:
-    """Return a ratio a block, which together come to `target`: by how many weights stand out, or by the spectra."""
-    from silo_agent.pruning.allocation import outlier_counts
-    from silo_agent.pruning.spectral import block_alphas
-
-    sizes = [sum(weights.shape(name).numel() for name in block.prunable) for block in weights.blocks]
-    if by_outliers:
-        return owl_ratios(outlier_counts(weights, sequences, device=device), sizes, target)
-    return alpha_ratios(block_alphas(weights, device=device), sizes, target)

@@ -98,6 +98,8 @@ class SiloWork:
     """From how many sequences to hold out, to the calibration sequences and those: int64 [n, L]."""
     pruned: Callable[[], PrunedFiles]
     """Prunes the scope of the round where that was not done yet."""
+    self_calibrated: Callable[[], PrunedFiles]
+    """Prunes the whole model on text that it writes itself, where that was not done yet."""
     statistics: Callable[[Statistic], Iterator[Mapping[str, Tensor]]]
     """Sums up the inputs of the round's prunables over the calibration sequences, block by block, by name."""
     folder: Path

@@ -114,6 +114,7 @@ class RunOfPlan:
             device=self._device,
             sequences=self._sequences,
             pruned=lambda: self._pruning.files(start),
+            self_calibrated=self._pruning.self_calibrated,
             statistics=lambda statistic: self._pruning.statistics(start, statistic),
             folder=self.files.work,
             together=lambda: self._pruning.together(start),

@@ -1,16 +1,21 @@
 """One silo's pruning in one run: computed when a round asks for it, and kept in the run's folder."""
 
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from crypto.names import Schedule
+from crypto.names import Allocation, Schedule
 from crypto.plan import Plan
+from crypto.pruning.pruners import PRUNERS
+from crypto.pruning.sparsity import Sparsity
 from silo_agent.model.activations import BlockWalk
+from silo_agent.model.blocks import Block
 from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.pruning.allocation import spread_sparsities
 from silo_agent.pruning.prune import Pruned, prune_block, prune_blocks, write_pruned
 from silo_agent.pruning.pruned_files import PrunedFiles, pruned_files
 from silo_agent.pruning.pruners import Statistic, method
@@ -20,6 +25,9 @@ from silo_agent.rounds.walk_together import WalkTogether
 
 TOGETHER: Final = "together"
 """The folder, in a run's, of what all silos made of the model."""
+
+SELF_CALIBRATED: Final = "self-calibrated"
+"""The folder, in a run's, of what this silo makes of the model on text that the model writes."""
 
 
 class RunPruning:
@@ -54,6 +62,27 @@ class RunPruning:
             write_pruned(files.keep_masks, files.weights, tensors)
         return files
 
+    def self_calibrated(self) -> PrunedFiles:
+        """Return what pruning comes to where nobody shares anything: the plan's, on text that the model writes.
+
+        All blocks at once, one from the pruned blocks before it; OWL counts outliers on the same text. It has nothing
+        of this silo's text, nor of the opened sums.
+        """
+        folder = self._folder / SELF_CALIBRATED
+        folder.mkdir(mode=0o700, exist_ok=True)
+        files = pruned_files(folder, None)
+        if not files.keep_masks.exists():
+            work, text = self.plan.pruning, self._together.self_text
+            target, group = work.sparsity.target, PRUNERS[work.pruner].own_group
+            sparsities = [Sparsity(target, group)] * len(self._weights.blocks)
+            if work.allocation is Allocation.ALPHA and isinstance(target, Decimal):
+                sparsities = [Sparsity(ratio, group) for ratio in work.alpha_ratios(target)]
+            elif isinstance(target, Decimal):
+                sparsities = spread_sparsities(self._weights, text, work.allocation, target, group, device=self._device)
+            tensors = self._pruned(text, lambda block: sparsities[block.index])
+            write_pruned(files.keep_masks, files.weights, tensors)
+        return files
+
     def statistics(self, start: Start, statistic: Statistic) -> Iterator[Mapping[str, Tensor]]:
         """Yield by block of a round's scope what its prunables' inputs sum up to, by name, as `BlockWalk` has it.
 
@@ -80,13 +109,19 @@ class RunPruning:
         return self._together.tensors
 
     def _all(self, start: Start) -> Iterator[Pruned]:
-        return prune_blocks(
-            self._weights,
+        return self._pruned(
             self._sequences(),
-            pruner=self.plan.pruning.pruner,
-            sparsity=lambda block: (
+            lambda block: (
                 start.silo_sparsity(self._silo, block.index) if start.is_sampled_for(self._silo, block.index) else None
             ),
+        )
+
+    def _pruned(self, sequences: Tensor, sparsity: Callable[[Block], Sparsity | None]) -> Iterator[Pruned]:
+        return prune_blocks(
+            self._weights,
+            sequences,
+            pruner=self.plan.pruning.pruner,
+            sparsity=sparsity,
             device=self._device,
             progress=self._progress,
         )

@@ -5,6 +5,7 @@ that the model writes (docs/adr/0040, 0041).
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +34,7 @@ class Together:
         self.tensors: Final = PrunedTensors(plan, weights, folder)
         self._weights = weights
         self._taken = 0
-        self._walk = WalkTogether(weights, self._own_text, device)
+        self._walk = WalkTogether(weights, lambda: self.self_text, device)
 
     def take(self, opened: Sequence[OpenedRound]) -> None:
         """Take up those rounds of a plan's pruning, from its first on, that were not taken before.
@@ -63,7 +64,9 @@ class Together:
         del gram, sparsity
         return solved
 
-    def _own_text(self) -> Tensor:
+    @cached_property
+    def self_text(self) -> Tensor:
+        """As much text as a silo calibrates on, that the model writes: int64 [samples, L]. It takes long."""
         pruning = self.plan.message.pruning
         return self_sequences(
             self._weights,

@@ -59,6 +59,7 @@ EDGES: dict[str, set[str]] = {
             f"silo_agent/commands/{name}.py"
             for name in [
                 "approval",
+                "gain",
                 "identity",
                 "ledger",
                 "preflight",

@@ -173,15 +173,17 @@ class Evaluation(_message.Message):
     def __init__(self, sequences: _Optional[int] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ...) -> None: ...
 
 class Candidate(_message.Message):
-    __slots__ = ("name", "dense", "digest", "pruned", "own")
+    __slots__ = ("name", "dense", "digest", "pruned", "own", "self_calibrated")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DENSE_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     PRUNED_FIELD_NUMBER: _ClassVar[int]
     OWN_FIELD_NUMBER: _ClassVar[int]
+    SELF_CALIBRATED_FIELD_NUMBER: _ClassVar[int]
     name: str
     dense: bool
     digest: bytes
     pruned: bool
     own: bool
-    def __init__(self, name: _Optional[str] = ..., dense: _Optional[bool] = ..., digest: _Optional[bytes] = ..., pruned: _Optional[bool] = ..., own: _Optional[bool] = ...) -> None: ...
+    self_calibrated: bool
+    def __init__(self, name: _Optional[str] = ..., dense: _Optional[bool] = ..., digest: _Optional[bytes] = ..., pruned: _Optional[bool] = ..., own: _Optional[bool] = ..., self_calibrated: _Optional[bool] = ...) -> None: ...
