@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from silo_agent.model import batches
 from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.model.perplexity import negative_log_likelihood
+from silo_agent.model.perplexity import losses_by_sequence, negative_log_likelihood
 from support.models import family, in_memory, tiny_model
 
 SEQUENCES = torch.randint(0, 300, (5, 24), generator=torch.Generator().manual_seed(0))
@@ -40,6 +40,16 @@ def test_is_transformers_loss(tmp_path: Path, name: str, pruned: bool) -> None:
         model.get_parameter(key).data *= mask
     assert tokens == 5 * 23
     assert total == pytest.approx(losses(model, SEQUENCES), rel=1e-5)
+
+
+def test_every_sequences_loss_is_transformers_in_their_order(tmp_path: Path) -> None:
+    weights = DenseWeights.open(tiny_model(tmp_path, family("llama")))
+    model = in_memory(tmp_path)
+    expected = [losses(model, sequence[None]) for sequence in SEQUENCES]
+    by_sequence = losses_by_sequence(weights, SEQUENCES, {}, device=torch.device("cpu"))
+    assert by_sequence.dtype == torch.float64
+    assert by_sequence.tolist() == pytest.approx(expected, rel=1e-5)
+    assert max(expected) - min(expected) > 1, "sequences that differ"
 
 
 @pytest.mark.clause("14.2.1")

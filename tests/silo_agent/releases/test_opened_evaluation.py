@@ -1,19 +1,20 @@
-"""From opened sums to perplexities."""
+"""From opened sums to perplexities, and to what federating was worth."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from crypto.encoding.layout import OpenedChunk
 from crypto.errors import CorruptSum
 from crypto.plan import Plan
 from crypto.plan_rules import checked_plan
 from crypto.releases.release_spec import layout_of
-from silo_agent.releases.evaluation import perplexities
+from silo_agent.releases.evaluation import EvaluationRelease, differences, perplexities
 from sparsilo.v1 import plan_pb2
 from support.plans import plan_message
 
@@ -65,3 +66,67 @@ def test_no_sum_is_too_large_to_be_a_perplexity() -> None:
     assert perplexities(spec, chunks(agreed, [most], [2]))["candidate 1"] > 1e300
     with pytest.raises(CorruptSum, match="above 700 nats"):
         perplexities(spec, chunks(agreed, [most + 1], [2]))
+
+
+def plan_of_comparison(silos: int, sequences: int) -> Plan:
+    """Sequences of 16 tokens; the third of four candidates is what the silos pruned together."""
+    message = plan_message(silos)
+    spec = plan_pb2.Evaluation(sequences=sequences)
+    for name in ("dense", "nothing shared", "federated", "own"):
+        spec.candidates.add(name=name, dense=True)
+    spec.candidates[2].pruned = True
+    message.rounds.add(evaluation=spec)
+    return checked_plan(message)
+
+
+def summed(plan: Plan, of_silos: Sequence[NDArray[np.float64]]) -> Iterator[OpenedChunk]:
+    """The lanes that silos with these losses, [candidates, sequences] each, release, added up."""
+    releases = [EvaluationRelease(list(losses), 15, 2, len(plan.silos)) for losses in of_silos]
+    for chunk in layout_of(plan, 1).chunks:
+        yield chunk, np.array(sum(release.lanes(chunk) for release in releases), np.uint64)
+
+
+@pytest.mark.parametrize(("silos", "survivors"), [(5, 5), (5, 3)])
+def test_differences_are_numpys_over_the_sequences_of_all_survivors(silos: int, survivors: int) -> None:
+    plan, generator = plan_of_comparison(silos, 6), np.random.default_rng(silos)
+    hard = generator.uniform(20, 60, (survivors, 1, 6))
+    of_silos = hard * generator.uniform(0.9, 1.1, (survivors, 4, 6))
+    found = differences(plan, 1, summed(plan, list(of_silos)))
+    assert list(found) == ["dense", "nothing shared", "own"]
+    by_candidate = of_silos.transpose(1, 0, 2).reshape(4, -1) / 15
+    for at, name in ((0, "dense"), (1, "nothing shared"), (3, "own")):
+        apart = by_candidate[2] - by_candidate[at]
+        assert found[name].sequences == survivors * 6
+        assert found[name].mean == pytest.approx(apart.mean(), abs=1e-7)
+        assert found[name].standard_error == pytest.approx(apart.std(ddof=1) / np.sqrt(apart.size), rel=1e-4)
+    perplexity = np.exp(by_candidate[2].mean())
+    assert perplexities(plan.message.rounds[1].evaluation, summed(plan, list(of_silos)))["federated"] == pytest.approx(
+        perplexity
+    )
+
+
+def test_equal_models_cannot_be_told_apart() -> None:
+    plan = plan_of_comparison(4, 3)
+    found = differences(plan, 1, summed(plan, [np.full((4, 3), 7.7)] * 4))
+    for difference in found.values():
+        assert (difference.mean, difference.standard_error) == (0, 0)
+        assert difference.verdict == "cannot_be_told_apart"
+
+
+def test_without_a_pruned_candidate_nothing_is_compared() -> None:
+    _, plan = evaluation(2, 4)
+    assert differences(plan, 0, chunks(plan, [1 << 24] * 2, [30, 30])) == {}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "square", "problem"),
+    [(44, 0, "no whole sequences"), (15, 0, "no whole sequences"), (45, (3 * 700**2 << 24) + 1, "above 700")],
+)
+def test_sums_that_no_sequences_have(tokens: int, square: int, problem: str) -> None:
+    plan = plan_of_comparison(4, 3)
+    lanes = {"negative log-likelihood": 1 << 24, "tokens": tokens, "squared differences": square}
+    opened = [
+        (chunk, np.full(chunk.lanes, lanes[chunk.section.name], np.uint64)) for chunk in layout_of(plan, 1).chunks
+    ]
+    with pytest.raises(CorruptSum, match=problem):
+        differences(plan, 1, opened)
