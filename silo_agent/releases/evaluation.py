@@ -74,6 +74,8 @@ def _log_own_figures(evaluation: plan_pb2.Evaluation, losses: Sequence[NDArray[n
         for candidate, of_candidate in zip(evaluation.candidates, losses, strict=True)
         if (kind := candidate.WhichOneof("keep_mask") or "") in _SHOWN
     }
+    if not by_kind:
+        return
     figures = [f"{kind} {exp(of_candidate.mean()):.2f}" for kind, of_candidate in by_kind.items()]
     _log.info("perplexity on this silo's own held-out text: %s", ", ".join(figures))
     for kind in ("self-calibrated", "own"):

@@ -95,6 +95,7 @@ def test_the_models_that_a_silo_derives_itself_do_not_count(
         plan_pb2.Candidate(name="dense", dense=True),
         plan_pb2.Candidate(name="pruned", pruned=True),
         plan_pb2.Candidate(name="own", own=True),
+        plan_pb2.Candidate(name="self-calibrated", self_calibrated=True),
     ]
     approached.agreed.rounds.add().evaluation.CopyFrom(plan_pb2.Evaluation(sequences=2, candidates=candidates))
     around = watched(approached, approached.agreed, monkeypatch)

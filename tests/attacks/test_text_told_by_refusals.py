@@ -101,6 +101,7 @@ def evaluation_at_the_end(plan: plan_pb2.Plan) -> None:
     spec.candidates.add(name="dense", dense=True)
     spec.candidates.add(name="pruned", pruned=True)
     spec.candidates.add(name="own", own=True)
+    spec.candidates.add(name="self-calibrated", self_calibrated=True)
 
 
 PRUNING = [votes, votes_of_ria, weights, outliers, sampling, iterative, evaluation_of_votes, evaluation_of_weights]

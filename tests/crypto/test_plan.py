@@ -562,6 +562,7 @@ def rounds(message: plan_pb2.Plan) -> list[tuple[str, int | None]]:
 
 
 PRUNED, OWN = plan_pb2.Candidate(name="p", pruned=True), plan_pb2.Candidate(name="o", own=True)
+SELF_CALIBRATED = plan_pb2.Candidate(name="s", self_calibrated=True)
 
 
 @pytest.mark.clause("2.1.7", "14.3.1")
@@ -573,7 +574,7 @@ def test_what_was_pruned_is_evaluated_after_it_was() -> None:
     ):
         pruning = len(message.rounds)
         evaluation(DENSE, PRUNED)(message)
-        evaluation(DENSE)(message)
+        evaluation(DENSE, SELF_CALIBRATED)(message)
         plan = checked_plan(message)
         assert pruning_rounds(plan) == pruning
         assert [has_input(plan, index) for index in (pruning, pruning + 1)] == [True, False]
@@ -586,13 +587,28 @@ def test_what_was_pruned_is_evaluated_after_it_was() -> None:
 
 
 @pytest.mark.clause("2.1.7")
-@pytest.mark.parametrize("candidate", [PRUNED, OWN, *(plan_pb2.Candidate(**{f: False}) for f in ("pruned", "own"))])
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        *(PRUNED, OWN, SELF_CALIBRATED),
+        *(plan_pb2.Candidate(**{field: False}) for field in ("pruned", "own", "self_calibrated")),
+    ],
+)
 def test_what_no_round_pruned_is_not_evaluated(candidate: plan_pb2.Candidate) -> None:
     message = edited(evaluation(candidate))
     if candidate.name:
         checked_plan(message)
         del message.rounds[0]
     with pytest.raises(PlanError, match=rf"candidate '{candidate.name}' names no usable keep mask"):
+        checked_plan(message)
+
+
+@pytest.mark.clause("2.1.7")
+def test_a_pruner_that_reads_no_text_is_not_calibrated() -> None:
+    message = edited(evaluation(SELF_CALIBRATED))
+    checked_plan(message)
+    message.pruning.pruner = "magnitude"
+    with pytest.raises(PlanError, match="candidate 's' names no usable keep mask"):
         checked_plan(message)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -138,12 +139,28 @@ def test_the_report_says_what_happened(tmp_path: Path, capsys: pytest.CaptureFix
     for file, keep_mask in zip(files, own, strict=True):
         assert prune(model, file, keep_mask, capsys, *SHAPE).code == 0
     assert perplexity["own"] == pytest.approx(reference_perplexity(model, files, own), rel=1e-5)
+    written = tmp_path / "written.safetensors"
+    assert prune(model, Path("self"), written, capsys, *SHAPE).code == 0
+    nobodys = [written] * len(files)
+    assert perplexity["self_calibrated"] == pytest.approx(reference_perplexity(model, files, nobodys), rel=1e-5)
+    federated = np.array(reference_losses(tmp_path / "out" / "model", files))
+    for name, masks in (("own", own), ("self_calibrated", nobodys)):
+        apart = federated - np.array(reference_losses(model, files, masks))
+        compared = report["gain"][name]
+        assert compared["difference"] == pytest.approx(apart.mean(), abs=1e-5)
+        assert compared["standard_error"] == pytest.approx(apart.std(ddof=1) / 3, rel=1e-2)
+        assert compared["in_words"] in (tmp_path / "out" / "report.html").read_text()
+    assert report["gain"]["next_to_try"]["pruner"] == "sparsegpt"
+
+
+def reference_perplexity(folder: Path, files: list[Path], keep_masks: Sequence[Path] = ()) -> float:
+    return float(np.exp(np.mean(reference_losses(folder, files, keep_masks))))
 
 
 @torch.no_grad()
-def reference_perplexity(folder: Path, files: list[Path], keep_masks: Sequence[Path] = ()) -> float:
-    """Of the three sequences of 32 tokens after the first four, with transformers' own loss; under each file's own keep
-    mask, where there are some.
+def reference_losses(folder: Path, files: list[Path], keep_masks: Sequence[Path] = ()) -> list[float]:
+    """Nats a token of the three sequences of 32 tokens after the first four, with transformers' own loss; under each
+    file's own keep mask, where there are some.
     """
     model, tokenizer = in_memory(folder), AutoTokenizer.from_pretrained(folder)
     losses = []
@@ -154,4 +171,4 @@ def reference_perplexity(folder: Path, files: list[Path], keep_masks: Sequence[P
                 model.get_parameter(name).data *= keep
         ids = torch.tensor(tokenizer(file.read_text())["input_ids"][4 * 32 : 7 * 32]).view(3, 32)
         losses += [float(model(input_ids=row[None], labels=row[None]).loss) for row in ids]
-    return float(torch.tensor(losses, dtype=torch.float64).mean().exp())
+    return losses

@@ -155,4 +155,25 @@ MUTATIONS = (
         '"own": candidate.own and has_pruned,',
         "tests/crypto/test_plan.py::test_what_was_pruned_is_evaluated_after_it_was",
     ),
+    Mutation(
+        CHECK,
+        "crypto/releases/evaluation.py",
+        "candidate.self_calibrated and has_pruned and reads_text",
+        "candidate.self_calibrated and has_pruned",
+        "tests/crypto/test_plan.py::test_a_pruner_that_reads_no_text_is_not_calibrated",
+    ),
+    Mutation(
+        BOUND,
+        "crypto/releases/evaluation.py",
+        "sequences * MOST_NATS**2 << NLL_FRACTION_BITS >= 1 << 64",
+        "sequences * MOST_NATS << NLL_FRACTION_BITS >= 1 << 64",
+        "tests/silo_agent/releases/test_evaluation_lanes.py::test_whatever_text_does_to_a_model_its_squares_fit",
+    ),
+    Mutation(
+        BOUND,
+        "silo_agent/releases/evaluation.py",
+        "square > sequences * MOST_NATS**2 << NLL_FRACTION_BITS",
+        "square > sequences * MOST_NATS**3 << NLL_FRACTION_BITS",
+        "tests/silo_agent/releases/test_opened_evaluation.py::test_sums_that_no_sequences_have",
+    ),
 )

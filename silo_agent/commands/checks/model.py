@@ -17,8 +17,10 @@ from silo_agent.model.model_folder import model_folder
 
 MOST_TOKENS: Final = 1 << 22
 """How many tokens of the calibration text are counted; a plan needs far fewer."""
-MODELS: Final = 2
-"""What it pruned, and in an evaluation what all silos pruned together: keep masks and weights of each on disk."""
+MODELS: Final = 3
+"""What it pruned, and in an evaluation what all silos pruned together and what text that the model writes makes of it:
+keep masks and weights of each on disk.
+"""
 KEEP_MASK_BYTES: Final = MODELS
 """Bytes on disk for each prunable weight in the keep masks."""
 OPENED_BYTES: Final = 1 + 4

@@ -250,10 +250,14 @@ LAYER = {"comparison_group": ComparisonGroup.LAYER}
 @pytest.mark.parametrize(
     ("options", "candidates"),
     [
-        ({}, ["dense", "federated", "own"]),
-        ({"release": ReleaseKind.WEIGHTS, "pruner": Pruner.SPARSEGPT, **LAYER}, ["dense", "federated", "own"]),
-        ({"schedule": Schedule.ITERATIVE}, ["dense", "federated"]),
-        ({"cohort_floor": 3}, ["dense", "federated"]),
+        ({}, ["dense", "federated", "self_calibrated", "own"]),
+        (
+            {"release": ReleaseKind.WEIGHTS, "pruner": Pruner.SPARSEGPT, **LAYER},
+            ["dense", "federated", "self_calibrated", "own"],
+        ),
+        ({"schedule": Schedule.ITERATIVE}, ["dense", "federated", "self_calibrated"]),
+        ({"cohort_floor": 3}, ["dense", "federated", "self_calibrated"]),
+        ({"pruner": Pruner.MAGNITUDE, **LAYER}, ["dense", "federated", "own"]),
     ],
 )
 def test_a_plan_that_ends_with_an_evaluation(
@@ -265,7 +269,7 @@ def test_a_plan_that_ends_with_an_evaluation(
     assert pruning_rounds(plan) == pruning_rounds(without) == len(without.message.rounds)
     spec = plan.message.rounds[-1].evaluation
     assert spec.sequences == 7
-    kinds = {"dense": "dense", "federated": "pruned", "own": "own"}
+    kinds = {"dense": "dense", "federated": "pruned", "own": "own", "self_calibrated": "self_calibrated"}
     found = {candidate.name: candidate.WhichOneof("keep_mask") for candidate in spec.candidates}
     assert found == {name: kinds[name] for name in candidates}
 

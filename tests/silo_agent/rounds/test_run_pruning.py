@@ -12,15 +12,19 @@ from torch import Tensor, nn
 
 from crypto.names import Pruner, ReleaseKind
 from crypto.plan import Plan
+from crypto.pruning.owl import owl_ratios
 from crypto.pruning.pruners import PRUNERS
+from crypto.pruning.sparsity import Sparsity
 from silo_agent.model.calibration import read_sequences
 from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.pruning.allocation import outlier_counts
 from silo_agent.pruning.prune import prune_blocks
 from silo_agent.pruning.pruned_files import pruned_files
 from silo_agent.pruning.pruners import sparsegpt
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.opened_sum import OpenedRound
 from silo_agent.rounds.run_pruning import RunPruning
+from silo_agent.writing.self_text import self_sequences
 from support.models import in_memory, tiny_llama, tokenizer, write_text
 from support.opened import opened, planned
 from support.plans import llama_tensors
@@ -142,6 +146,52 @@ def test_one_shot_is_wanda_on_the_whole_model_and_computed_once(
     again = Run(plan, weights, sequences, tmp_path)
     assert same(run.keep_masks(start), again.keep_masks(start))
     assert (run.read, again.read) == (1, 0)
+
+
+# On text that the model writes.
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"pruner": Pruner.WANDA},
+        {"pruner": Pruner.SPARSEGPT, "schedule": "iterative"},
+        {"pruner": Pruner.WANDA, "cohort_floor": 3, "capacities": (2, 2, 3, 3, 3)},
+        {"pruner": Pruner.WANDA, "allocation": "owl", "comparison_group": "row"},
+    ],
+    ids=["one-shot", "iterative", "layer sampling", "owl"],
+)
+def test_self_calibrated_is_a_pruning_of_all_blocks_that_reads_no_text(
+    asked: dict[str, Any], weights: DenseWeights, sequences: Tensor, tmp_path: Path
+) -> None:
+    plan = planned(llama_tensors(weights), own_ratios={ME: "0.3"}, **asked)
+    run = Run(plan, weights, sequences, tmp_path)
+    files = run.pruning.self_calibrated()
+    text = self_sequences(weights, samples=4, sequence_length=16, device=CPU, progress=lambda *_: None)
+    pruner, sizes = plan.pruning.pruner, list(plan.block_weights)
+    ratios = [Decimal("0.5")] * BLOCKS
+    if "allocation" in asked:
+        ratios = list(owl_ratios(outlier_counts(weights, text, device=CPU), sizes, Decimal("0.5")))
+        assert len(set(ratios)) > 1
+    expected = {
+        each.name: each
+        for each in prune_blocks(
+            weights,
+            text,
+            pruner=pruner,
+            sparsity=lambda block: Sparsity(ratios[block.index], PRUNERS[pruner].own_group),
+            device=CPU,
+            progress=lambda *_: None,
+        )
+    }
+    assert same(load_file(files.keep_masks), {name: each.keep for name, each in expected.items()})
+    if PRUNERS[pruner].updates_weights:
+        new = {name: each.weight for name, each in expected.items() if each.weight is not None}
+        assert same(load_file(files.weights), new)
+    assert run.read == 0
+    assert not pruned_files(tmp_path, None).keep_masks.exists(), "what the silo prunes on its text lies elsewhere"
+    run.done.clear()
+    assert (run.pruning.self_calibrated(), run.done) == (files, []), "computed once"
 
 
 # Layer sampling.

@@ -1,0 +1,91 @@
+"""What a report says federating was worth, and what to try next."""
+
+import json
+
+import pytest
+
+from aggregator.results.gain import NEXT_PRUNER, NEXT_RELEASE, make_gain
+from crypto.names import Pruner, ReleaseKind
+from crypto.pruning.pruners import PRUNERS
+from silo_agent.model.paired_difference import PairedDifference
+from support.reports import report
+
+BETTER = PairedDifference.of([-0.10, -0.13, -0.07, -0.10])
+WORSE = PairedDifference.of([0.10, 0.13, 0.07, 0.10])
+UNCLEAR = PairedDifference.of([-0.10, 0.12, 0.08, -0.10])
+
+
+@pytest.mark.parametrize(
+    ("difference", "verdict", "says"),
+    [
+        (BETTER, "lower", "Federating beat sharing nothing: perplexity is 9.5% ± 3.5% lower."),
+        (WORSE, "higher", "Federating did not beat sharing nothing: perplexity is 10.5% ± 4.3% higher."),
+        (UNCLEAR, "cannot_be_told_apart", "Federating and sharing nothing cannot be told apart: perplexity is 0.0% ± "),
+    ],
+)
+def test_it_says_whether_federating_beat_sharing_nothing(difference: PairedDifference, verdict: str, says: str) -> None:
+    gain = make_gain(ReleaseKind.VOTES, Pruner.WANDA, difference, None)
+    assert gain.self_calibrated is not None and gain.own is None
+    assert gain.self_calibrated.verdict == verdict
+    assert gain.self_calibrated.difference == difference.mean
+    assert gain.self_calibrated.standard_error == difference.standard_error
+    assert gain.sentences[0].startswith(says)
+
+
+def test_both_comparisons_are_told() -> None:
+    gain = make_gain(ReleaseKind.VOTES, Pruner.WANDA, WORSE, BETTER)
+    assert [sentence.split(":")[0] for sentence in gain.sentences] == [
+        "Federating did not beat sharing nothing",
+        "Federating beat each silo's own text alone",
+        "Next to try",
+    ]
+
+
+def test_what_is_next_to_try() -> None:
+    def next_to_try(release: str, pruner: str, difference: PairedDifference | None = BETTER) -> str:
+        return make_gain(ReleaseKind(release), Pruner(pruner), difference, None).next_to_try.in_words
+
+    assert next_to_try("votes", "wanda") == "Next to try: energies with sparsegpt."
+    assert next_to_try("energies", "admm") == (
+        "Next to try: gram with alps. A Gram matrix takes far more bytes than energies."
+    )
+    assert next_to_try("votes", "magnitude", None) == "Next to try: energies with wanda."
+    assert next_to_try("gram", "alps") == "Nothing that was measured lost less than gram with alps."
+    for difference in (WORSE, UNCLEAR):
+        assert next_to_try("votes", "sparsegpt", difference).startswith(
+            "Next to try: admm on text that the model writes, which takes no release; energies with admm where"
+        )
+
+
+def test_every_run_comes_to_the_last_step_and_each_on_the_way_can_be_planned() -> None:
+    for release in (ReleaseKind.VOTES, ReleaseKind.WEIGHTS, ReleaseKind.ENERGIES, ReleaseKind.GRAM):
+        for pruner in Pruner:
+            facts = PRUNERS[pruner]
+            if (release is ReleaseKind.GRAM and not facts.updates_weights) or not facts.reads_text:
+                continue  # votes of magnitude have their own line above
+            step, steps = (release, pruner), 0
+            while (following := (NEXT_RELEASE.get(step[0], step[0]), NEXT_PRUNER.get(step[1], step[1]))) != step:
+                step, steps = following, steps + 1
+                assert PRUNERS[step[1]].reads_text  # what energies and gram ask for
+                assert step[0] is not ReleaseKind.GRAM or PRUNERS[step[1]].updates_weights
+            assert step == (ReleaseKind.GRAM, Pruner.ALPS)
+            assert steps <= 4
+
+
+def test_the_document_has_it() -> None:
+    gain = make_gain(ReleaseKind.VOTES, Pruner.WANDA, BETTER, None)
+    document = json.loads(json.dumps(report(gain=gain).document))["gain"]
+    assert document == {
+        "self_calibrated": {
+            "difference": pytest.approx(-0.1),
+            "standard_error": pytest.approx(0.01224745),
+            "verdict": "lower",
+            "in_words": "Federating beat sharing nothing: perplexity is 9.5% ± 3.5% lower.",
+        },
+        "next_to_try": {
+            "release": "energies",
+            "pruner": "sparsegpt",
+            "in_words": "Next to try: energies with sparsegpt.",
+        },
+    }
+    assert "gain" not in report().document
