@@ -19,23 +19,30 @@ MOST_NATS: Final = 700
 """The largest negative log-likelihood of a token: its perplexity is near the largest float, far from any model's."""
 
 
-def reference(evaluation: plan_pb2.Evaluation) -> int | None:
-    """Return the place of the first candidate that the silos pruned together, which the others are held against."""
-    return next((at for at, candidate in enumerate(evaluation.candidates) if candidate.pruned), None)
+def compared(evaluation: plan_pb2.Evaluation) -> list[tuple[int, int]]:
+    """Return the places of the candidates that are squared, each with that of what the silos pruned together.
+
+    They are what a silo makes by itself, `self_calibrated` and `own`. Keep masks from outside are not: squares stand
+    out where a single sequence does, and whoever chose the masks could ask for it.
+    """
+    candidates = list(enumerate(evaluation.candidates))
+    pruned = [at for at, candidate in candidates if candidate.pruned]
+    by_itself = [at for at, candidate in candidates if candidate.self_calibrated or candidate.own]
+    return [(at, pruned[0]) for at in by_itself if pruned]
 
 
 class EvaluationSpec(ReleaseSpec):
     """Lanes are whole words, two a candidate: its negative log-likelihood in fixed point, and the tokens.
 
-    Where one is `pruned`, a third: the squares, added up over all sequences, of how far each is from that one's.
+    A third for those that are `compared`: the squares, added up over all sequences, of how far they are from `pruned`.
     """
 
     kind = ReleaseKind.EVALUATION
     says = "evaluation"
     stands_alone = True
     opens = (
-        "for every candidate the silos' negative log-likelihoods and token counts, added up, and the squares of how "
-        "far each of their sequences is from what it is under the model that they pruned together"
+        "for every candidate the silos' negative log-likelihoods and token counts, added up, and for what each silo "
+        "made by itself the squares of how far its sequences are from what they are under what all made together"
     )
     not_protected: ClassVar[tuple[str, ...]] = (
         "What is added up in an evaluation may be mostly one silo's: of its likelihoods where a candidate fails on its "
@@ -48,8 +55,8 @@ class EvaluationSpec(ReleaseSpec):
         evaluation = plan.message.rounds[index].evaluation
         yield Section(NLL_SECTION, len(evaluation.candidates), 64)
         yield Section(TOKENS_SECTION, len(evaluation.candidates), 64)
-        if reference(evaluation) is not None:
-            yield Section(SQUARES_SECTION, len(evaluation.candidates), 64)
+        if squared := compared(evaluation):
+            yield Section(SQUARES_SECTION, len(squared), 64)
 
     def starts_from_earlier(self, plan: Plan, index: int) -> bool:
         """Return whether a candidate is what the rounds before made; what came from outside stands for itself."""
@@ -64,7 +71,7 @@ class EvaluationSpec(ReleaseSpec):
         if tokens * MOST_NATS << NLL_FRACTION_BITS >= 1 << 64:
             raise PlanError(f"{field}: {tokens:,} held-out tokens of all silos are too many for a sum to be exact")
         sequences = len(plan.silos) * evaluation.sequences
-        if reference(evaluation) is not None and sequences * MOST_NATS**2 << NLL_FRACTION_BITS >= 1 << 64:
+        if compared(evaluation) and sequences * MOST_NATS**2 << NLL_FRACTION_BITS >= 1 << 64:
             raise PlanError(
                 f"{field}: {sequences:,} held-out sequences of all silos are too many for a sum to be exact"
             )
@@ -108,8 +115,10 @@ class EvaluationSpec(ReleaseSpec):
         evaluations = [plan.message.rounds[index].evaluation for index in rounds]
         candidates = sum(len(evaluation.candidates) for evaluation in evaluations)
         what = f"for each of {candidates:,} candidates its negative log-likelihood on held-out text, and the tokens"
-        if any(reference(evaluation) is not None for evaluation in evaluations):
-            what += ", and the squares, added up, of how far its sequences are from what all silos pruned together"
+        if squared := sum(len(compared(evaluation)) for evaluation in evaluations):
+            what += (
+                f", and for {squared} of them the squares, added up, of how far its sequences are from the federated's"
+            )
         return what
 
 

@@ -1,8 +1,8 @@
 """The silo's side of the `evaluation` kind: how well each candidate predicts text that this silo holds out.
 
-Two numbers a candidate, the summed negative log-likelihood in fixed point and the token count; and where one candidate
-is what all silos made together, how far the others are from it, squared, sequence by sequence: what the uncertainty of
-the difference follows from. The text stays where it is.
+Two numbers a candidate, the summed negative log-likelihood in fixed point and the token count; and for what a silo
+makes by itself, how far it is from what all made together, squared, sequence by sequence: what the uncertainty of their
+difference follows from. The text stays where it is.
 """
 
 import logging
@@ -24,7 +24,7 @@ from crypto.releases.evaluation import (
     NLL_SECTION,
     SQUARES_SECTION,
     TOKENS_SECTION,
-    reference,
+    compared,
 )
 from silo_agent.model.paired_difference import PairedDifference
 from silo_agent.model.perplexity import losses_by_sequence
@@ -49,7 +49,7 @@ def prepare(work: SiloWork) -> "EvaluationRelease":
     work.progress("evaluating candidates", len(evaluation.candidates), len(evaluation.candidates))
     tokens = held_out.shape[1] - 1
     _log_own_figures(evaluation, [of_candidate / tokens for of_candidate in losses])
-    return EvaluationRelease(losses, tokens, reference(evaluation), len(work.plan.silos))
+    return EvaluationRelease(losses, tokens, compared(evaluation), len(work.plan.silos))
 
 
 def _changed(work: SiloWork, candidate: plan_pb2.Candidate) -> Mapping[str, Tensor]:
@@ -98,14 +98,14 @@ def perplexities(spec: plan_pb2.Evaluation, chunks: Iterable[OpenedChunk]) -> di
 
 
 def differences(plan: Plan, index: int, chunks: Iterable[OpenedChunk]) -> dict[str, PairedDifference]:
-    """Return by name how a round's candidate that the silos pruned together differs from each of the others, in pairs.
+    """Return by name how what the silos pruned together differs from each candidate that is `compared` with it.
 
-    A negative mean says that it predicts all survivors' held-out sequences better. Empty where there is no such
-    candidate. Raises CorruptSum also where the sums are of no whole sequences, or no differences have them.
+    A negative mean says that it predicts all survivors' held-out sequences better. Raises CorruptSum also where the
+    sums are of no whole sequences, or no differences have them.
     """
     evaluation, length = plan.message.rounds[index].evaluation, plan.message.pruning.sequence_length - 1
-    at = reference(evaluation)
-    if at is None:
+    pairs = compared(evaluation)
+    if not pairs:
         return {}
     nlls, tokens, squares = _sums(chunks)
     sequences = tokens // length
@@ -113,12 +113,11 @@ def differences(plan: Plan, index: int, chunks: Iterable[OpenedChunk]) -> dict[s
         raise CorruptSum(f"{tokens} tokens are no whole sequences of several silos")
     if any(square > sequences * MOST_NATS**2 << NLL_FRACTION_BITS for square in squares):
         raise CorruptSum(f"a candidate's squared differences are above {MOST_NATS}^2 a sequence")
-    found = {}
-    for candidate, nll, square in zip(evaluation.candidates, nlls, squares, strict=True):
-        total = decode(nlls[at] - nll, NLL_FRACTION_BITS) / length
-        found[candidate.name] = PairedDifference(total, decode(square, NLL_FRACTION_BITS), sequences)
-    del found[evaluation.candidates[at].name]
-    return found
+    by_name = {}
+    for (at, pruned), square in zip(pairs, squares, strict=True):
+        total = decode(nlls[pruned] - nlls[at], NLL_FRACTION_BITS) / length
+        by_name[evaluation.candidates[at].name] = PairedDifference(total, decode(square, NLL_FRACTION_BITS), sequences)
+    return by_name
 
 
 def _sums(chunks: Iterable[OpenedChunk]) -> tuple[list[int], int, list[int]]:
@@ -137,18 +136,19 @@ def _sums(chunks: Iterable[OpenedChunk]) -> tuple[list[int], int, list[int]]:
 class EvaluationRelease:
     """The lanes of one round, made of each candidate's negative log-likelihoods by sequence of `tokens`, in nats.
 
-    They are in the plan's order, float64 [sequences]. `reference` is the place of the candidate that the others are
-    squared from, or None. Raises PlanError where a sum over `silos` silos could not be exact.
+    They are in the plan's order, float64 [sequences]. `pairs` has the places of those that are squared, each with that
+    of the one that it is held against. Raises PlanError where a sum over `silos` silos could not be exact.
     """
 
-    def __init__(self, losses: Sequence[NDArray[np.float64]], tokens: int, reference: int | None, silos: int) -> None:
+    def __init__(
+        self, losses: Sequence[NDArray[np.float64]], tokens: int, pairs: Sequence[tuple[int, int]], silos: int
+    ) -> None:
+        apart = [(losses[at] - losses[against]) / tokens for at, against in pairs]
         self._lanes = {
             NLL_SECTION: [encode(fsum(nlls), NLL_FRACTION_BITS, silos) for nlls in losses],
             TOKENS_SECTION: [tokens * len(nlls) for nlls in losses],
+            SQUARES_SECTION: [encode(fsum(far * far), NLL_FRACTION_BITS, silos) for far in apart],
         }
-        if reference is not None:
-            apart = [(nlls - losses[reference]) / tokens for nlls in losses]
-            self._lanes[SQUARES_SECTION] = [encode(fsum(far * far), NLL_FRACTION_BITS, silos) for far in apart]
 
     def lanes(self, chunk: Chunk) -> NDArray[Any]:
         """Return the values of one chunk's lanes."""

@@ -76,7 +76,7 @@ def test_every_candidate_and_what_the_log_says(tmp_path: Path, caplog: pytest.Lo
     )
     assert lanes["tokens"] == [6 * 15] * 4
     assert [square / 2**24 for square in lanes["squared differences"]] == pytest.approx(
-        [float(((expected[kind] - expected["pruned"]) ** 2).sum()) for kind in KINDS], rel=1e-3, abs=1e-6
+        [float(((expected[kind] - expected["pruned"]) ** 2).sum()) for kind in KINDS[2:]], rel=1e-3, abs=1e-6
     )
     figures, *compared = [record.getMessage() for record in caplog.records]
     shown = {"dense": "dense", "federated": "pruned", "self-calibrated": "self_calibrated", "own": "own"}

@@ -72,16 +72,16 @@ def plan_of_comparison(silos: int, sequences: int) -> Plan:
     """Sequences of 16 tokens; the third of four candidates is what the silos pruned together."""
     message = plan_message(silos)
     spec = plan_pb2.Evaluation(sequences=sequences)
-    for name in ("dense", "nothing shared", "federated", "own"):
-        spec.candidates.add(name=name, dense=True)
-    spec.candidates[2].pruned = True
+    kinds = {"dense": "dense", "nothing shared": "self_calibrated", "federated": "pruned", "mine": "own"}
+    for name, kind in kinds.items():
+        spec.candidates.add(name=name, **{kind: True})
     message.rounds.add(evaluation=spec)
     return checked_plan(message)
 
 
 def summed(plan: Plan, of_silos: Sequence[NDArray[np.float64]]) -> Iterator[OpenedChunk]:
     """The lanes that silos with these losses, [candidates, sequences] each, release, added up."""
-    releases = [EvaluationRelease(list(losses), 15, 2, len(plan.silos)) for losses in of_silos]
+    releases = [EvaluationRelease(list(losses), 15, [(1, 2), (3, 2)], len(plan.silos)) for losses in of_silos]
     for chunk in layout_of(plan, 1).chunks:
         yield chunk, np.array(sum(release.lanes(chunk) for release in releases), np.uint64)
 
@@ -92,9 +92,9 @@ def test_differences_are_numpys_over_the_sequences_of_all_survivors(silos: int, 
     hard = generator.uniform(20, 60, (survivors, 1, 6))
     of_silos = hard * generator.uniform(0.9, 1.1, (survivors, 4, 6))
     found = differences(plan, 1, summed(plan, list(of_silos)))
-    assert list(found) == ["dense", "nothing shared", "own"]
+    assert list(found) == ["nothing shared", "mine"]
     by_candidate = of_silos.transpose(1, 0, 2).reshape(4, -1) / 15
-    for at, name in ((0, "dense"), (1, "nothing shared"), (3, "own")):
+    for at, name in ((1, "nothing shared"), (3, "mine")):
         apart = by_candidate[2] - by_candidate[at]
         assert found[name].sequences == survivors * 6
         assert found[name].mean == pytest.approx(apart.mean(), abs=1e-7)
