@@ -262,6 +262,24 @@ def test_deadlines(seconds: int, text: str) -> None:
     )
 
 
+def test_what_an_evaluation_of_the_federated_model_computes_and_sums() -> None:
+    def told(*kinds: str) -> str:
+        message = of_kinds("votes").message
+        spec = message.rounds.add(evaluation=plan_pb2.Evaluation(sequences=7)).evaluation
+        for kind in kinds:
+            spec.candidates.add(name=kind, **{kind: True})
+        return said(checked_plan(message))
+
+    once_more = "wanda prunes the model once more, on text that it writes itself"
+    squares = (
+        "for each of {} candidates its negative log-likelihood on held-out text, and the tokens, and for {} of them"
+    )
+    everything = told("dense", "pruned", "self_calibrated", "own")
+    assert once_more in everything and squares.format(4, 2) in everything
+    assert once_more not in told("dense", "pruned", "own") and squares.format(3, 1) in told("dense", "pruned", "own")
+    assert "of them the squares" not in told("dense", "pruned")
+
+
 @pytest.mark.parametrize("pruner", Pruner)
 def test_it_is_a_json_document_and_has_the_digests(pruner: Pruner) -> None:
     made = of_kinds("votes", pruner=pruner)
@@ -279,7 +297,8 @@ def test_the_threat_model_still_says_what_these_words_are_taken_from() -> None:
         "the keep counts and nonzero counts summed over the survivors",
         "with `weights` also the summed differences of kept weights, and how many silos' largest difference lies in "
         "which power of two; with `owl` the summed outliers a block; in an evaluation the summed negative "
-        "log-likelihoods and token counts; who took part, when, and how much was sent",
+        "log-likelihoods and token counts, and over all held-out sequences the summed squares of how far what silos "
+        "get by themselves is from what they made together; who took part, when, and how much was sent",
         "as an auditor, the sums of the chunks it was drawn for, about a / k of them with k signers",
         "all sums of earlier rounds that a round starts from",
         "who talks when, and how much",

@@ -151,6 +151,7 @@ def test_one_shot_is_wanda_on_the_whole_model_and_computed_once(
 # On text that the model writes.
 
 
+@pytest.mark.clause("14.3.4")
 @pytest.mark.parametrize(
     "asked",
     [
