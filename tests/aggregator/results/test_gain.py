@@ -1,10 +1,17 @@
 """What a report says federating was worth, and what to try next."""
 
 import json
+from html import unescape
+from io import StringIO
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from aggregator.results.gain import NEXT_PRUNER, NEXT_RELEASE, make_gain
+from aggregator.results.report import Perplexity
+from aggregator.results.report_html import write_report_html
+from aggregator.results.report_tables import print_report
 from crypto.names import Pruner, ReleaseKind
 from crypto.pruning.pruners import PRUNERS
 from silo_agent.model.paired_difference import PairedDifference
@@ -89,3 +96,19 @@ def test_the_document_has_it() -> None:
         },
     }
     assert "gain" not in report().document
+
+
+def test_tables_and_page_tell_it(tmp_path: Path) -> None:
+    gain = make_gain(ReleaseKind.VOTES, Pruner.WANDA, WORSE, UNCLEAR)
+    perplexity = Perplexity(10.0, {}, None, 15.0, {}, own=18.0, self_calibrated=13.57)
+    made = report(gain=gain, perplexity=perplexity)
+    stream = StringIO()
+    print_report(made, "out/model", Console(file=stream, width=200))
+    write_report_html(made, "tiny", tmp_path / "report.html")
+    page = unescape((tmp_path / "report.html").read_text())
+    for told in (stream.getvalue(), page):
+        assert all(sentence in told for sentence in gain.sentences)
+        assert "sharing nothing" in told and "13.57" in told
+    assert "What federating was worth" in page
+    write_report_html(report(), "tiny", tmp_path / "without.html")
+    assert "What federating was worth" not in (tmp_path / "without.html").read_text()
