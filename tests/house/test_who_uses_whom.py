@@ -53,7 +53,7 @@ USES: Uses = {
         "silo_agent": "model pruning",
     },
     "silo_agent.results": {
-        "crypto": "backends errors names plan releases secagg",
+        "crypto": "backends errors names plan pruning releases secagg",
         "silo_agent": "host model pruning rounds",
     },
     "silo_agent.rounds": {

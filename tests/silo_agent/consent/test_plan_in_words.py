@@ -296,7 +296,8 @@ def test_the_threat_model_still_says_what_these_words_are_taken_from() -> None:
     for passage in (
         "the keep counts and nonzero counts summed over the survivors",
         "with `weights` also the summed differences of kept weights, and how many silos' largest difference lies in "
-        "which power of two; with `owl` the summed outliers a block; in an evaluation the summed negative "
+        "which power of two; with `owl` the summed outliers a block; with `energies` or `gram`, instead of counts, the pooled sums of squares, or "
+        "of products, of the inputs of each weight matrix; in an evaluation the summed negative "
         "log-likelihoods and token counts, and over all held-out sequences the summed squares of how far what silos "
         "get by themselves is from what they made together; who took part, when, and how much was sent",
         "as an auditor, the sums of the chunks it was drawn for, about a / k of them with k signers",
@@ -319,9 +320,8 @@ def other_values(option: PlanOption) -> list[object]:
     """Some values of an option that are not its default."""
     values: dict[type, list[object]] = {bool: [True], int: [1, 2], str: ["2:5"], Decimal: [Decimal("0.25")]}
     own = values.get(option.kind) or list(option.choices or option.kind)
-    return [
-        {"silo-003": value} if option.by_silo else value for value in own if value not in (option.default, option.unset)
-    ]
+    usual = (option.default, option.unset.partition(";")[0])  # that of votes comes first
+    return [{"silo-003": value} if option.by_silo else value for value in own if value not in usual]
 
 
 def asked_plan(**options: object) -> Plan:

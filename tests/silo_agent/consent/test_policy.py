@@ -326,7 +326,7 @@ def test_the_digest_of_a_model_by_hand(message: plan_pb2.Plan, weights: DenseWei
 
 
 def rounds_of_every_kind(message: plan_pb2.Plan) -> list[plan_pb2.Plan]:
-    """Two plans that have them all."""
+    """Plans that have them all, each kind in one of them."""
     message.rounds.add(evaluation=plan_pb2.Evaluation(sequences=1, candidates=[plan_pb2.Candidate(dense=True)]))
     other = sampled(plan_pb2.Plan.FromString(message.SerializeToString()))
     other.pruning.pruner, other.pruning.comparison_group, other.pruning.allocation = "sparsegpt", "layer", "owl"
@@ -336,15 +336,26 @@ def rounds_of_every_kind(message: plan_pb2.Plan) -> list[plan_pb2.Plan]:
     for block in range(2):
         other.rounds.add(block=block).scales.SetInParent()
         other.rounds.add(block=block).weights.SetInParent()
-    return [message, other]
+    pooled = []
+    for kind in (ReleaseKind.ENERGIES, ReleaseKind.GRAM):
+        plan = plan_pb2.Plan.FromString(message.SerializeToString())
+        plan.pruning.pruner, plan.pruning.comparison_group = "sparsegpt", "layer"
+        del plan.rounds[:]
+        getattr(plan.rounds.add(), kind).SetInParent()
+        for entry in plan.model:
+            if entry.prunable:
+                entry.scale_exponents = bytes(1 if kind is ReleaseKind.ENERGIES else entry.shape[1])
+        pooled.append(plan)
+    return [message, other, *pooled]
 
 
 @pytest.mark.clause("2.3.7")
 @pytest.mark.parametrize("kind", ReleaseKind)
 def test_every_rounds_release_kind(kind: ReleaseKind, message: plan_pb2.Plan, weights: DenseWeights) -> None:
+    every = replace(POLICY, release_kinds=frozenset(ReleaseKind))
     policy, refused = replace(POLICY, release_kinds=frozenset(ReleaseKind) - {kind}), 0
     for offered in rounds_of_every_kind(message):
-        check(offered, weights)
+        check(offered, weights, policy=every)
         if kind in {each.WhichOneof("release") for each in offered.rounds}:
             refused += 1
             with pytest.raises(PlanError, match=f"a round of {kind}, which this silo does not release"):
