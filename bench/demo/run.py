@@ -33,18 +33,14 @@ def demo(out: Path, ratio: str) -> None:
     text.mkdir(parents=True)
     print("Harvesting four domains of text from the packages installed here ...", flush=True)
     silos = harvest_silos(text)
-    baseline = out / "self_generated.safetensors"
-    shape = ["--samples", str(SAMPLES), "--sequence-length", str(LENGTH), "--sparsity-ratio", ratio]
-    run("silo_agent.cli", "prune", "--model", str(MODEL), "--calibration", "self", "--out", str(baseline), *shape)
     run(
         "aggregator.cli",
         "local",
         *("--model", str(MODEL)),
         *(word for silo in silos for word in ("--calibration", str(silo))),
         *("--out", str(out / "pruned")),
-        *shape,
+        *("--samples", str(SAMPLES), "--sequence-length", str(LENGTH), "--sparsity-ratio", ratio),
         *("--evaluate", str(HELD_OUT)),
-        *("--candidate", f"calibrated on self-generated text={baseline}"),
         "--save-counts",
     )
 

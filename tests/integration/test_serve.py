@@ -50,7 +50,8 @@ def test_two_runs_one_after_another_and_an_orderly_stop(deployment: Deployment) 
         assert zeros(result) == pytest.approx(ratio, abs=0.01)
         report = json.loads((result / "report.json").read_text())
         assert report["survivors"] == ["a", "b", "c"]
-        measured = {"dense", "federated", "own", "alone", "candidates"} if name == second else set()
+        evaluated = {"dense", "federated", "own", "self_calibrated", "alone", "candidates"}
+        measured = evaluated if name == second else set()
         assert report.get("perplexity", {}).keys() == measured
         assert (result / "report.html").exists()
     assert sorted(path.name for path in (deployment.folder / "state/runs" / first).iterdir()) == [
