@@ -53,7 +53,7 @@ def test_a_solution_is_judged_by_its_error_and_its_zeros(
 
     file = out / "model/model.safetensors"
     name = "model.layers.1.mlp.up_proj.weight"
-    weight, start = load_file(file)[name], read_tensor_file(file).tensors[name].start
+    weight, start = load_file(file)[name].clone(), read_tensor_file(file).tensors[name].start
 
     def verified_with(weight: torch.Tensor) -> str:
         content = bytearray(file.read_bytes())
