@@ -24,8 +24,9 @@ class PrunedTensors(Mapping[str, Tensor]):
     the keep mask (bool), or the new weight where kept ones are new, in the stored shape.
     """
 
-    def __init__(self, plan: Plan, weights: DenseWeights, folder: Path) -> None:
-        self._plan, self._weights, self._folder = plan, weights, folder
+    def __init__(self, plan: Plan, weights: DenseWeights, folder: Path, *, keep_counts: bool = True) -> None:
+        """`keep_counts`: whether the folder also gets how many silos kept each weight, for `write_counts`."""
+        self._plan, self._weights, self._folder, self._keeps_counts = plan, weights, folder, keep_counts
         self._dtypes: dict[str, torch.dtype] = {}
         self.keep_counts: dict[str, list[int]] = {}
         """By tensor, how many weights were kept by 0, 1, ... all of the round's survivors; none where nobody voted."""
@@ -51,7 +52,7 @@ class PrunedTensors(Mapping[str, Tensor]):
             self._scratch(tensor.name, "pruned").write_bytes(tensor.changed.view(torch.uint8).numpy().data)
             if tensor.quantised is not None:
                 self.quantised.add(tensor.name, tensor.quantised)
-            if tensor.keep_counts is not None:
+            if self._keeps_counts and tensor.keep_counts is not None:
                 self._scratch(tensor.name, "counts").write_bytes(tensor.keep_counts.numpy().data)
                 histogram = np.bincount(tensor.keep_counts.numpy().reshape(-1), minlength=survivors + 1)
                 self.keep_counts[tensor.name] = histogram.tolist()

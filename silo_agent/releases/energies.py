@@ -49,7 +49,7 @@ def prepare(work: SiloWork) -> "EnergiesRelease":
 def expanded(earlier: Earlier, opened: OpenedSum, weights: DenseWeights) -> Iterator[ExpandedTensor]:
     """Yield each tensor as the planned pruner prunes it by the pooled energies."""
     plan, index, chunks = earlier.plan, opened.round.index, opened.chunks()
-    clipped_values(plan, index, chunks)
+    warn_of_clipped(plan, index, chunks)
     energies = {tensor.name: pooled_energy(tensor, chunks) for tensor in own_inputs(plan, index)}
     updates = PRUNERS[plan.pruning.pruner].updates_weights
     needs_products = updates or plan.pruning.quantise_bits is not None
@@ -96,14 +96,13 @@ def check_shared(plan: Plan, index: int, statistics: Mapping[str, Tensor]) -> No
             raise PlanError(f"the plan says that {tensor.name} and {shared} have one input, and here they have two")
 
 
-def clipped_values(plan: Plan, index: int, chunks: Iterator[OpenedChunk]) -> NDArray[np.uint64]:
-    """Return how many values of each input were too large at the silos together, and warn where there are any."""
+def warn_of_clipped(plan: Plan, index: int, chunks: Iterator[OpenedChunk]) -> None:
+    """Read the section that comes first, and warn of each input of which the silos cut values to the plan's scale."""
     inputs = own_inputs(plan, index)
     clipped: NDArray[np.uint64] = next_section(chunks, CLIPPED_SECTION, [len(inputs)], np.uint64, NO_LIMIT)
     for tensor, count in zip(inputs, clipped.tolist(), strict=True):
         if count:
             _log.warning("%s: %d of the silos' statistics were cut to the plan's scale", tensor.name, count)
-    return clipped
 
 
 def pooled_energy(tensor: plan_pb2.Tensor, chunks: Iterator[OpenedChunk]) -> Tensor:

@@ -5,7 +5,7 @@ The lanes lie in a file: of a large model they are larger than its weights.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -19,14 +19,17 @@ from crypto.releases.energies import CLIPPED_SECTION, own_inputs
 from crypto.releases.gram import SPEC, gram_section, product_bits
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.expansion import ExpandedTensor
-from silo_agent.releases.energies import check_shared, clipped_values, exponents_of, pruned_alike
+from silo_agent.releases.energies import check_shared, exponents_of, pruned_alike, warn_of_clipped
 from silo_agent.releases.silo_side import Earlier, OpenedSum, SiloWork, next_section
 from sparsilo.v1 import plan_pb2
+
+LANES_FILE: Final = "gram.lanes"
+"""One at a time in a run's folder: each round's takes the place of the one before."""
 
 
 def prepare(work: SiloWork) -> "GramRelease":
     """Sum up the products of the inputs of the round's tensors, and encode them block by block."""
-    release = GramRelease(work.plan, work.index, work.folder / f"{work.index}.gram")
+    release = GramRelease(work.plan, work.index, work.folder / LANES_FILE)
     for of_block in work.statistics("grams"):
         check_shared(work.plan, work.index, of_block)
         release.add(of_block)
@@ -36,7 +39,7 @@ def prepare(work: SiloWork) -> "GramRelease":
 def expanded(earlier: Earlier, opened: OpenedSum, weights: DenseWeights) -> Iterator[ExpandedTensor]:
     """Yield each tensor as the planned pruner prunes it by the pooled Gram matrix; one is in memory at a time."""
     plan, index, chunks = earlier.plan, opened.round.index, opened.chunks()
-    clipped_values(plan, index, chunks)
+    warn_of_clipped(plan, index, chunks)
     for owner in own_inputs(plan, index):
         gram = pooled_gram(owner, chunks, opened.survivors, len(opened.round.silos)).to(earlier.solving.device)
         yield from pruned_alike(earlier, index, owner, gram, gram, weights)

@@ -38,7 +38,7 @@ def verify_model(
     """Return what proves that the folder `model` follows from the dense model `weights` and the opened sums in the
     transcript folders of all rounds of its pruning, in order, under the pinned `roster`.
 
-    Needs two bytes on disk for each prunable weight (five where a release has new weights), in a folder that goes
+    Needs a byte on disk for each prunable weight (four where a release has new weights), in a folder that goes
     afterwards: under `scratch`, else where temporary files are. Raises the error of the first step that fails; BadAudit
     names the file, and the tensor, that is not what follows.
     """
@@ -70,13 +70,11 @@ def verify_model(
 
 def _made(plan: Plan, weights: DenseWeights, folder: Path, model: Path) -> Together:
     """Return what makes the model of opened sums: their one result, or where it was solved for what was published."""
-    cpu = torch.device("cpu")
-    solves = release_spec(release_of(plan)).pools and PRUNERS[plan.pruning.pruner].updates_weights
-    return (
-        PublishedTogether(plan, weights, folder, cpu, DenseWeights.open(model).tensor)
-        if solves
-        else Together(plan, weights, folder, cpu)
-    )
+    work, cpu = plan.pruning, torch.device("cpu")
+    solves = PRUNERS[work.pruner].updates_weights or work.quantise_bits is not None
+    if solves and release_spec(release_of(plan)).pools:
+        return PublishedTogether(plan, weights, folder, cpu, DenseWeights.open(model).tensor)
+    return Together(plan, weights, folder, cpu)
 
 
 def _opened(transcripts: Sequence[Path], roster: Mapping[str, bytes]) -> Start:

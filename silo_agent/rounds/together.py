@@ -29,9 +29,12 @@ from silo_agent.writing.self_text import self_sequences
 class Together:
     """Takes a plan's rounds up in order. `device` is where weights are solved for and the model's own text is run."""
 
-    def __init__(self, plan: Plan, weights: DenseWeights, folder: Path, device: torch.device) -> None:
+    def __init__(
+        self, plan: Plan, weights: DenseWeights, folder: Path, device: torch.device, *, keep_counts: bool = False
+    ) -> None:
+        """`keep_counts`: whether the folder also gets how many silos kept each weight."""
         self.plan, self.device = plan, device
-        self.tensors: Final = PrunedTensors(plan, weights, folder)
+        self.tensors: Final = PrunedTensors(plan, weights, folder, keep_counts=keep_counts)
         self._weights = weights
         self._taken = 0
         self._walk = WalkTogether(weights, lambda: self.self_text, device)
