@@ -57,7 +57,7 @@ class PublishedTogether(Together):
         )
         if not theirs <= most * own:
             raise BadAudit(
-                f"tensor {name}: leaves {theirs / own:.3g} times the error that the opened sums ask for, above {most}",
+                f"tensor {name}: leaves an error of {theirs:.3g}, above {most} times the {own:.3g} of one's own solution",
                 party=AGGREGATOR,
             )
         return replace(solved, keep=published != 0, weight=published)

@@ -63,8 +63,8 @@ def test_a_solution_is_judged_by_its_error_and_its_zeros(
         return failure(checked) if checked.code else ""
 
     assert verified_with(weight) == ""
-    assert f"tensor {name}: leaves " in verified_with(weight * 3)
+    assert f"tensor {name}: leaves an error of" in verified_with(weight * 3)
     filled = weight.clone()
     filled[weight == 0] = 1e-6
     assert f"tensor {name}: a group has 0 zeros" in verified_with(filled)
-    assert f"tensor {name}: leaves nan" in verified_with(torch.where(weight == 0, weight, torch.nan))
+    assert f"tensor {name}: leaves an error of nan" in verified_with(torch.where(weight == 0, weight, torch.nan))

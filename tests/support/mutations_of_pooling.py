@@ -1,0 +1,101 @@
+"""Mistakes in what a plan may say of inputs, in statistics as lanes, and in how a published solution is judged."""
+
+from support.mutation import CHECK, Mutation
+
+RULES = "tests/crypto/releases/test_pooled_statistics.py"
+LANES = "tests/silo_agent/releases/test_pooled_lanes.py"
+FAMILIES = "tests/scenarios/test_model_families.py"
+
+MUTATIONS = (
+    Mutation(
+        CHECK,
+        "crypto/releases/energies.py",
+        "if other is None or (other.block, oriented(other)[1]) != (tensor.block, features):",
+        "if other is None:",
+        f"{RULES}::test_a_plan_that_contradicts_itself",
+    ),
+    Mutation(
+        CHECK,
+        "crypto/releases/energies.py",
+        "            elif len(tensor.scale_exponents) != self.exponents(features):",
+        "            elif not tensor.scale_exponents:",
+        f"{RULES}::test_a_plan_that_contradicts_itself",
+    ),
+    Mutation(
+        CHECK,
+        "crypto/releases/energies.py",
+        "any(member.sparsity_ratio for member in members)",
+        "all(member.sparsity_ratio for member in members)",
+        f"{RULES}::test_a_plan_that_contradicts_itself",
+    ),
+    Mutation(
+        CHECK,
+        "crypto/releases/energies.py",
+        "return 1 << width - silos.bit_length()",
+        "return 1 << width - silos.bit_length() + 1",
+        f"{RULES}::test_the_largest_values_of_all_silos_fit_a_lane",
+    ),
+    Mutation(
+        CHECK,
+        "crypto/releases/gram.py",
+        "return GRAM_WIDTH - 1 - silos.bit_length()",
+        "return GRAM_WIDTH - silos.bit_length()",
+        f"{RULES}::test_the_largest_values_of_all_silos_fit_a_lane",
+    ),
+    Mutation(
+        CHECK,
+        "crypto/plan_rules.py",
+        '        _require(pools or not described, f"model {tensor.name}", "has an input that no round is about")\n',
+        "",
+        f"{RULES}::test_votes_say_nothing_of_inputs",
+    ),
+    Mutation(
+        CHECK,
+        "crypto/encoding/fixed_point.py",
+        "int((values > limit).sum())",
+        "int((values > limit).any())",
+        f"{LANES}::test_energies_that_do_not_fit_are_cut_and_counted",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/releases/energies.py",
+        "and not torch.equal(statistics[tensor.name], statistics[shared]):",
+        "and statistics[tensor.name].shape != statistics[shared].shape:",
+        f"{LANES}::test_a_plan_that_says_wrongly_who_shares_an_input",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/releases/gram.py",
+        "np.ldexp(row[at:].astype(np.float64), -(exponents[at:] + exponents[at]))",
+        "np.ldexp(row[at:].astype(np.float64), -2 * exponents[at:])",
+        f"{LANES}::test_gram_matrices_are_upper_triangles_relative_to_the_plans_scales",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/releases/gram.py",
+        "        gram[at:, at] = gram[at, at:]\n",
+        "",
+        f"{LANES}::test_gram_matrices_are_upper_triangles_relative_to_the_plans_scales",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/rounds/run_pruning.py",
+        "            yield _summed(self._reach(start, block), statistic)\n",
+        "            yield _summed(self._walk.at(block, lambda _: {}), statistic)\n",
+        f"{FAMILIES}::test_wanda_and_pooled_energies[llama]",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/results/solved_tensors.py",
+        "if not theirs <= most * own:",
+        "if theirs > 1e9 * own:",
+        "tests/silo_agent/results/test_solved_tensors.py::test_a_solution_is_judged_by_the_error_that_it_leaves",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/results/solved_tensors.py",
+        "if int(zeros.min()) < least:",
+        "if int(zeros.max()) < least:",
+        "tests/silo_agent/results/test_solved_tensors.py::test_every_group_has_its_zeros",
+    ),
+)
