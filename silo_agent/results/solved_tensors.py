@@ -57,7 +57,7 @@ class PublishedTogether(Together):
         )
         if not theirs <= most * own:
             raise BadAudit(
-                f"tensor {name}: leaves an error of {theirs:.3g}, above {most} times the {own:.3g} of one's own solution",
+                f"tensor {name}: leaves an error of {theirs:.3g}, above {most} times the {own:.3g} of one's own",
                 party=AGGREGATOR,
             )
         return replace(solved, keep=published != 0, weight=published)
