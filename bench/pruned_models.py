@@ -32,7 +32,7 @@ class Silos:
     files: Sequence[Path]
     calibration: Sequence[Tensor]
     held_out: Tensor
-    """All silos' together."""
+    """The held-out sequences of all silos together."""
 
     @property
     def pooled(self) -> Tensor:

@@ -57,7 +57,7 @@ class Gain:
 
     @property
     def sentences(self) -> list[str]:
-        """All of it in words."""
+        """What a report says of the gain, a sentence for each part that there is."""
         parts = (self.self_calibrated, self.own, self.next_to_try)
         return [part.in_words for part in parts if part is not None]
 

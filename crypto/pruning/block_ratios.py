@@ -10,7 +10,7 @@ STEP: Final = Decimal("0.0001")
 """Blocks' sparsity ratios are multiples of it."""
 
 MOST: Final = 1 - STEP
-"""The largest of them."""
+"""The largest sparsity ratio that a block can have."""
 
 
 def rescaled(values: Sequence[Fraction]) -> list[Fraction]:

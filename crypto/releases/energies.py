@@ -104,7 +104,7 @@ class EnergiesSpec(ReleaseSpec):
             yield "block after block, each from what all silos together made of those before it"
 
     def leaves(self, plan: Plan, rounds: Sequence[int]) -> str:
-        """Count the numbers."""
+        """Say what is summed, and how many numbers that is."""
         numbers = sum(self.lanes(oriented(tensor)[1]) for index in rounds for tensor in own_inputs(plan, index))
         return f"{self.what}, {numbers:,} numbers, and how many of them were too large for the plan's scales"
 

@@ -33,7 +33,7 @@ class PairedDifference:
 
     @property
     def mean(self) -> float:
-        """Nats a token."""
+        """The mean difference, in nats a token."""
         return self.total / self.sequences
 
     @property

@@ -22,7 +22,7 @@ class Matrices(NamedTuple):
     """[d_out, d_in] or [experts, d_out, d_in]; with the last two the other way round where `input_first`."""
     input_first: bool
     names: dict[int | None, list[str]]
-    """By expert, or by None."""
+    """The prunables that lie in the parameter, by expert; under None those of a parameter without experts."""
 
 
 class Products(TorchFunctionMode):

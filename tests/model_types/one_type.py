@@ -38,7 +38,7 @@ UNUSABLE = (
 
 @dataclass
 class Row:
-    """What became of a type."""
+    """What the sweep found of one model type."""
 
     model_type: str
     verdict: str
@@ -96,7 +96,7 @@ def in_memory(folder: Path) -> Any:
 
 @torch.no_grad()
 def logits(model: Any) -> Tensor:
-    """Run the whole model."""
+    """Run the whole model on the sequences, for what its matrices are multiplied with."""
     output: Tensor = model(input_ids=SEQUENCES).logits
     return output
 

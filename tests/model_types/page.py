@@ -30,7 +30,7 @@ matrices in one tensor, each of them counts as a tensor: `NAME.0`, `NAME.1`, and
 
 
 def page(rows: Sequence[Row]) -> str:
-    """Return the page's text."""
+    """Return the text of docs/model-types.md."""
     of = {verdict: [row for row in rows if row.verdict == verdict] for verdict in ("works", "refused", "not buildable")}
     works = "\n".join(_lines(", ".join(f"`{row.model_type}`" for row in of["works"])))
     dense = "\n".join(

@@ -46,7 +46,7 @@ def local(
     return run(aggregator, arguments, capsys)
 
 
-def prune(model: Path, calibration: Path, out: Path, capsys: pytest.CaptureFixture[str], *more: object) -> Ran:
+def prune(model: Path, calibration: Path | str, out: Path, capsys: pytest.CaptureFixture[str], *more: object) -> Ran:
     """`silo-agent prune`."""
     arguments = ["prune", "--model", model, "--calibration", calibration, "--out", out, *more]
     return run(silo_agent, arguments, capsys)

@@ -5,7 +5,7 @@ Of its two steps one solves least squares for all weights, the other zeroes thos
 inputs are scaled to length 1 first, and keep masks are chosen anew in each of the first 15 iterations, ever sparser by
 a cubic schedule, from the weights as moved so far. It differs from the published code in these ways:
 - That code follows the schedule for rows and for 2:4, not for a whole layer, which has all its zeros from the first
-  iteration on. Here everything follows it, as the paper says.
+  iteration on. Here everything follows it.
 - Every n:m pattern is one: the n strongest of m are spared, the others go in the order of their scores, over the layer.
 - An input that is always 0 (dead) is pruned first but, where kept, keeps its dense weight.
 - Where the Gram matrix is not positive definite with the paper's damping it gets more. Where none helps, or no token

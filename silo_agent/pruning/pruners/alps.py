@@ -63,12 +63,18 @@ def prune(weight: Tensor, gram: Tensor, sparsity: Sparsity) -> tuple[Tensor, Ten
 
 @lru_cache(maxsize=1)  # q, k and v share one Gram matrix, the same object
 def _decomposed(gram: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-    """The damped Gram matrix [d_in, d_in], and eigenvalues [d_in] and eigenvectors of it with inputs of length 1."""
+    """The damped Gram matrix [d_in, d_in], and eigenvalues [d_in] and eigenvectors of it with inputs of length 1.
+
+    None where there are none: weights are then ranked by magnitude and not moved.
+    """
     positive = damped(gram, DAMPING)
     if positive is None:
         return None
     shrink = positive.diagonal().rsqrt()
-    values, vectors = torch.linalg.eigh(positive * shrink * shrink[:, None])
+    try:
+        values, vectors = torch.linalg.eigh(positive * shrink * shrink[:, None])
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # torch documents it, and its stubs lack it
+        return None  # no convergence, which the text decides: it must not end in a refusal (14.2.1)
     return positive, values.clamp(min=EIGENVALUE * float(values[-1])), vectors
 
 

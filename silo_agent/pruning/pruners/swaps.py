@@ -27,10 +27,10 @@ STATISTIC: Final = "grams"
 
 DAMPING: Final = 0.01
 MOST_SWAPS: Final = 100
-"""Of a row."""
+"""The most swaps that are made in one row of weights."""
 
 LEAST_GAIN: Final = 1e-5
-"""Of a row's error: what lowers it by less is within float32's rounding, and not done."""
+"""The share of a row's error below which a swap's gain is within float32's rounding, and the swap is not made."""
 
 PAIRS_AT_ONCE: Final = 1 << 24
 """Of a kept and a pruned input, over rows: what bounds memory."""

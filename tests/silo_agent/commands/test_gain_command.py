@@ -36,7 +36,7 @@ def test_figures_are_those_of_the_masks_that_prune_writes(tmp_path: Path, capsys
     by_text = {}
     for text in ("self", file):
         masks = tmp_path / f"{Path(text).stem}.safetensors"
-        assert prune(model, text, masks, capsys, *SHAPE).code == 0  # type: ignore[arg-type]
+        assert prune(model, text, masks, capsys, *SHAPE).code == 0
         by_text[text] = np.array(losses(model, file, masks))
     dense = np.array(losses(model, file, None))
     assert told.data["sequences"] == 5

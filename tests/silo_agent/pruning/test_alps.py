@@ -99,3 +99,18 @@ def test_a_weight_that_loses_nothing_stays_as_it_is() -> None:
     weight, gram = layer(32, 64)
     keep, new = alps.prune(weight, gram, Sparsity(Decimal(0), ComparisonGroup.LAYER))
     assert keep.all() and torch.allclose(new, weight, rtol=1e-5)
+
+
+def test_where_eigenvalues_do_not_converge_weights_are_ranked_by_magnitude(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text decides whether they do, so it must not end in an error (14.2.1)."""
+
+    def fails(_: Tensor) -> None:
+        raise torch.linalg.LinAlgError("did not converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", fails)
+    weight, inputs = torch.randn(5, 8), torch.randn(40, 8)
+    sparsity = Sparsity(Decimal("0.5"), ComparisonGroup.LAYER)
+    keep, new = alps.prune(weight, inputs.T @ inputs, sparsity)
+    assert int((~keep).sum()) == 20
+    assert weight.abs()[keep].min() >= weight.abs()[~keep].max()
+    assert torch.equal(new, weight * keep)
