@@ -96,10 +96,10 @@ bench-prune-speed: .venv/.ok ## pruning against two bare forward passes through 
 bench-prune-memory: .venv/.ok ## peak memory of pruning and of a whole local run, on 12 and on 48 blocks
 	@$(BIN)/python -m bench.prune_memory
 
-bench-quality: .venv/.ok ## perplexity of every way of pruning together, beside the papers' and none (an hour)
-	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bench.quality
+bench-quality: .venv/.ok ## perplexity of every way of pruning together, beside the papers' and none (3 hours; OPTIONS as in bench-real)
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bench.quality $(OPTIONS)
 
-bench-real: .venv/.ok ## the same of a real pretrained model, which is downloaded (a day; OPTIONS="--rows votes --ratios 0.5": a part)
+bench-real: .venv/.ok ## the same of a real pretrained model, which is downloaded (a day; OPTIONS="--ways votes --ratios 0.5": a part)
 	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bench.real $(OPTIONS)
 
 privacy-audit: .venv/.ok ## how far opened keep counts tell whether a text was among the silos' (half an hour)

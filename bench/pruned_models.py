@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from crypto.names import Pruner
+from crypto.names import Allocation, Pruner
 from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Pattern, Sparsity
 from silo_agent.model.calibration import read_sequences
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.perplexity import negative_log_likelihood
+from silo_agent.pruning.allocation import spread_sparsities
 from silo_agent.pruning.prune import prune_blocks
 
 CPU = torch.device("cpu")
@@ -55,16 +56,27 @@ def perplexity(model: Changed, sequences: Tensor) -> float:
     return exp(total / tokens)
 
 
-def prune(weights: DenseWeights, sequences: Tensor, pruner: Pruner, target: str) -> dict[str, Tensor]:
+def prune(
+    weights: DenseWeights, text: Tensor, pruner: Pruner, target: str, allocation: Allocation = Allocation.UNIFORM
+) -> dict[str, Tensor]:
     """By name keep masks or new weights, as `silo-agent prune` makes them of a file of these sequences.
 
-    `target` is a sparsity ratio or a pattern.
+    `target` is a sparsity ratio, or a pattern, which no `allocation` spreads.
     """
-    sparsity = Sparsity(Pattern.parse(target) if ":" in target else Decimal(target), PRUNERS[pruner].own_group)
+    group = PRUNERS[pruner].own_group
+    if ":" in target:
+        sparsities = [Sparsity(Pattern.parse(target), group)] * len(weights.blocks)
+    else:
+        sparsities = spread_sparsities(weights, text, allocation, Decimal(target), group, device=CPU)
     pruned = prune_blocks(
-        weights, sequences, pruner=pruner, sparsity=lambda _: sparsity, device=CPU, progress=lambda *_: None
+        weights,
+        text,
+        pruner=pruner,
+        sparsity=lambda block: sparsities[block.index],
+        device=CPU,
+        progress=lambda *_: None,
     )
-    return {each.name: each.changed for each in pruned}
+    return {tensor.name: tensor.changed for tensor in pruned}
 
 
 def federate(model: Path, silos: Silos, out: Path, target: str, *options: str) -> None:

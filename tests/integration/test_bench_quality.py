@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench import quality
+from bench import quality, ways
 from silo_agent.model.dense_weights import DenseWeights
 from support.commands import local
 from support.models import tiny_llama, write_text
@@ -25,8 +25,8 @@ def test_random_ties_differ_from_a_run_s_own_only_among_the_tied(
     ran = local(model, files, out, capsys, *options, *release)
     assert (ran.code, ran.err) == (0, "")
 
-    opened, weights, own = quality.opened_rounds(out), DenseWeights.open(model), DenseWeights.open(out / "model")
-    one, again, other = (quality.expand_with_random_ties(opened, weights, seed) for seed in (1, 1, 2))
+    opened, weights, own = ways.opened_rounds(out), DenseWeights.open(model), DenseWeights.open(out / "model")
+    one, again, other = (ways.expand_with_random_ties(opened, weights, seed) for seed in (1, 1, 2))
     differing = 0
     for name, counts in load_file(out / "keep_counts.safetensors").items():
         keep, ours = one[name] != 0, own.tensor(name) != 0
@@ -40,34 +40,61 @@ def test_random_ties_differ_from_a_run_s_own_only_among_the_tied(
         differing += not torch.equal(keep, ours) and not torch.equal(one[name], other[name])
     assert differing >= len(one) - 2
 
+    by_magnitude = ways.expand_with_ties_by_magnitude(opened, weights)
+    for name, counts in load_file(out / "keep_counts.safetensors").items():
+        keep, ours = by_magnitude[name] != 0, own.tensor(name)  # what only our rule keeps is in our file
+        tied = counts == counts[~keep].max()
+        smallest = by_magnitude[name][tied & keep].abs().min() if (tied & keep).any() else torch.inf
+        assert (ours[tied & ~keep].abs() <= smallest).all()
+
+
+def row(*perplexities: float) -> dict[str, list[float]]:
+    return {"perplexity": [*perplexities]}
+
 
 GOOD = {
-    quality.VOTES: [96.0],
-    quality.FEDPRLLM: [100.0, 101.0],
-    quality.WEIGHTS: [48.0],
-    quality.FEDSPALLM: [50.0, 51.0],
-    quality.ALONE_SPARSEGPT: [47.0, 50.0],
-    quality.ITERATIVE: [97.0],
-    quality.SCALED: [110.0],
+    ways.VOTES: row(96),
+    ways.FEDPRLLM: row(100, 101),
+    ways.WEIGHTS: row(48),
+    ways.FEDSPALLM: row(50, 51),
+    ways.ALONE_SPARSEGPT: row(47, 50),
+    ways.ITERATIVE: row(97),
+    ways.SCALED: row(110),
 }
 
 
 @pytest.mark.parametrize(
-    ("row", "found", "failing"),
+    ("way", "perplexity", "failing"),
     [
-        (quality.VOTES, [96.0], set()),
-        (quality.FEDPRLLM, [98.0], {"own: votes, ties by importance / at random, at 0.8"}),
+        (ways.VOTES, 96, set()),
+        (ways.FEDPRLLM, 98, {"own: votes, ties by importance / at random, at 0.8"}),
         (
-            quality.WEIGHTS,
-            [49.0],
+            ways.WEIGHTS,
+            49,
             {"own: weights, ties by importance / at random, at 0.8", "own: weights / SparseGPT, each silo alone"},
         ),
-        (quality.ITERATIVE, [93.9], {"own: difference of votes, iterative, from votes"}),
-        (quality.ITERATIVE, [98.1], {"own: difference of votes, iterative, from votes"}),
-        (quality.SCALED, [95.0], {"own: votes / votes, weight scaling"}),
-        (quality.FEDSPALLM, [47.0], {f"own: weights, ties by importance / at random{at}" for at in ("", ", at 0.8")}),
+        (ways.ITERATIVE, 93.9, {"own: difference of votes, iterative, from votes"}),
+        (ways.ITERATIVE, 98.1, {"own: difference of votes, iterative, from votes"}),
+        (ways.SCALED, 95, {"own: votes / votes, weight scaling"}),
+        (ways.FEDSPALLM, 47, {f"own: weights, ties by importance / at random{at}" for at in ("", ", at 0.8")}),
     ],
 )
-def test_a_claim_is_met_only_where_it_holds(row: str, found: list[float], failing: set[str]) -> None:
-    made = quality.claims("own", dict.fromkeys(quality.RATIOS, GOOD) | {"0.8": GOOD | {row: found}})
+def test_a_claim_is_met_only_where_it_holds(way: str, perplexity: float, failing: set[str]) -> None:
+    made = quality.claims("own", dict.fromkeys(quality.RATIOS, GOOD) | {"0.8": GOOD | {way: row(perplexity)}})
     assert {name for name, claim in made.items() if not claim["met"]} == failing
+
+
+def test_pooled_rows_are_held_against_the_best_that_shares_nothing() -> None:
+    rows = {
+        ways.FEDSPALLM: row(200),
+        "SparseGPT, self-text": row(150),
+        "ADMM, alone": row(100, 140),
+        "energies, ADMM": row(110),
+        "energies": row(180),
+        "gram, ADMM": row(99),
+    }
+    made = quality.pooled_claims({"0.7": rows, "0.8": rows})
+    assert [claim["measured"] for claim in made.values()][:4] == pytest.approx(
+        [99 / 200, 99 / 120, 110 / 200, 110 / 120]
+    )
+    assert [claim["met"] for claim in made.values()] == [True] * 4 + [True] * 4

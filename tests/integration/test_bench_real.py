@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 
 from bench import real
 from bench.domains import records
-from bench.pruned_models import Changed, Silos, prune
+from bench.kept_rows import KeptRows
+from bench.pruned_models import Changed, Silos, perplexity, prune
 from bench.real_model import REQUIREMENTS
+from bench.ways import Setting
 from crypto.names import Pruner
 from silo_agent.model.dense_weights import DenseWeights
 from support.models import in_memory, tiny_llama, tokenizer, words
@@ -56,36 +59,34 @@ def test_a_target_is_a_ratio_or_a_pattern(tmp_path: Path, target: str, of_each: 
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two models of a row are averaged; a second call measures only what is missing."""
+    """Two models of a row are averaged; a second call measures only what is missing; a pattern has no rows with OWL."""
     dense = DenseWeights.open(tiny_llama(tmp_path / "dense"))
     asked: list[str] = []
 
-    def models(at: real.Bench) -> Iterator[Changed]:
+    def models(at: Setting) -> Iterator[Changed]:
         asked.append(at.target)
         yield from [(dense, {})] * 2
 
-    monkeypatch.setattr(real, "ROWS", {"one": models, "other": models})
-    monkeypatch.setattr(real, "real_model", lambda: dense.folder)
-    monkeypatch.setattr(real, "continued", lambda _: torch.ones(1, real.PROMPT + 2, dtype=torch.int64))
-    monkeypatch.setattr(real, "write_domains", lambda *_: [])
-    monkeypatch.setattr(real, "read_silos", lambda *_, **__: Silos([], [], torch.ones(1, 8, dtype=torch.int64)))
+    ways = {"one": models, "other": models, "one, OWL": models}
+    for module in ("kept_rows", "ways", "real"):
+        monkeypatch.setattr(f"bench.{module}.WAYS", ways)
+    text, tokens = torch.ones(1, real.PROMPT + 2, dtype=torch.int64), torch.ones(1, 8, dtype=torch.int64)
+    figures = partial(real.figures_of, held_out=tokens, text=text)
     file = tmp_path / "results.json"
-    real.measure_domain("prose", ["0.5", "2:4"], ["one"], real.Results(file))
-    real.measure_domain("prose", ["0.5"], ["one", "other"], real.Results(file))
-    assert asked == ["0.5", "2:4", "0.5"]
-    table = json.loads(file.read_text())["domains"]["prose"]
-    dense_figure = table[real.DENSE][real.DENSE]["perplexity"]
-    assert table["0.5"]["other"]["perplexity"] == pytest.approx(dense_figure)
-    figure = f"{dense_figure:.2f}"
+    for targets, asked_for in ((["0.5", "2:4"], ["one", "one, OWL"]), (["0.5"], [*ways])):
+        kept = KeptRows(file, {"length": 8})
+        kept.measure(Silos([], [], tokens), "prose", targets, asked_for, dense, tokens, figures)
+    assert asked == ["0.5", "0.5", "2:4", "0.5"]
+    table = json.loads(file.read_text())["tables"]["prose"]
+    figure = f"{perplexity((dense, {}), tokens):.2f}"
     assert real.markdown(table, "perplexity").splitlines()[2:] == [
-        f"| dense | {figure} | {figure} |",
         f"| one | {figure} | {figure} |",
         f"| other | {figure} |  |",
+        f"| one, OWL | {figure} |  |",
     ]
 
-    monkeypatch.setattr(real, "LENGTH", 1)
     with pytest.raises(SystemExit, match="other sequences"):
-        real.Results(file)
+        KeptRows(file, {"length": 9})
 
 
 def test_every_package_of_the_model_is_pinned_by_its_hash() -> None:
