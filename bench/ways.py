@@ -133,14 +133,10 @@ def _of_solver(pruner: Pruner, solver: str) -> dict[str, Callable[[Setting], Ite
     weights = OF_WEIGHTS if pruner is Pruner.SPARSEGPT else ("--release", "weights", "--pruner", pruner)
     return {
         f"{solver}, {SELF_TEXT}": lambda at: at.here(pruner, at.self_text),
-        f"{solver}, {SELF_TEXT}{WITH_OWL}": lambda at: at.here_with_owl(pruner, at.self_text),
         f"{solver}, {ALONE}": lambda at: at.here(pruner, *at.silos.calibration),
         WEIGHTS if pruner is Pruner.SPARSEGPT else f"{WEIGHTS}, {solver}": lambda at: at.together(*weights),
         f"{ENERGIES}, {solver}": lambda at: at.together("--release", "energies", "--pruner", pruner),
         f"{GRAM}, {solver}": lambda at: at.together("--release", "gram", "--pruner", pruner),
-        f"{GRAM}, {solver}{WITH_OWL}": lambda at: at.together(
-            "--release", "gram", "--pruner", pruner, "--allocation", "owl"
-        ),
         f"{solver}, centralised": lambda at: at.here(pruner, at.silos.pooled),
     }
 
@@ -163,6 +159,8 @@ WAYS: Final[Mapping[str, Callable[[Setting], Iterable[Changed]]]] = {
     FEDSPALLM: lambda at: at.ties_at_random(*OF_WEIGHTS),
     "weights, ties by magnitude": lambda at: at.ties_by_magnitude(*OF_WEIGHTS),
     f"{WEIGHTS}{WITH_OWL}": lambda at: at.together(*OF_WEIGHTS, "--allocation", "owl"),
+    f"ADMM, {SELF_TEXT}{WITH_OWL}": lambda at: at.here_with_owl(Pruner.ADMM, at.self_text),
+    f"{GRAM}, ADMM{WITH_OWL}": lambda at: at.together("--release", "gram", "--pruner", "admm", "--allocation", "owl"),
     **{name: way for pruner, solver in SOLVERS.items() for name, way in _of_solver(pruner, solver).items()},
 }
 """By a row's name, the models that it is the mean of."""
