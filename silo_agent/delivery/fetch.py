@@ -25,6 +25,7 @@ from silo_agent.results.manifest import (
     ListedFile,
     Manifest,
 )
+from silo_agent.results.quantised_checkpoint import QUANTISED_FOLDER
 from silo_agent.results.verify_model import verify_model
 from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FOLDER, WORDS_SUFFIX
 from silo_agent.rounds.verify import Progress, transcript_folders
@@ -119,14 +120,14 @@ class ResultFetcher:
         """Raise ProtocolError where files have more bytes than they can."""
         dense = sum(file.stat().st_size for file in self.weights.folder.iterdir() if file.is_file())
         pruned = sum(prod(self.weights.shape(name)) for name in self.weights.prunable)
-        left = {"model": dense + ROOM, "rest": SUM_BYTES * pruned + ROOM}
+        left = {MODEL_FOLDER: dense + ROOM, QUANTISED_FOLDER: dense + ROOM, "": SUM_BYTES * pruned + ROOM}
         sums = {listed.name: listed.size for listed in files}
         for listed in files:
             folder, _, name = listed.name.rpartition("/")
             if name.endswith(WORDS_SUFFIX) and name != SUM_FILE:
                 is_too_long = listed.size > sums.get(f"{folder}/{SUM_FILE}", 0)
             else:
-                kind = "model" if folder == MODEL_FOLDER else "rest"
+                kind = folder if folder in left else ""
                 left[kind] -= listed.size
                 is_too_long = left[kind] < 0
             if is_too_long:
@@ -165,4 +166,4 @@ def _is_wanted(name: str, with_words: bool) -> bool:
     folder, _, file = name.rpartition("/")
     if folder.startswith(TRANSCRIPT_FOLDER):
         return with_words or file == SUM_FILE or not file.endswith(WORDS_SUFFIX)
-    return folder == MODEL_FOLDER or name == REPORT_FILE
+    return folder in (MODEL_FOLDER, QUANTISED_FOLDER) or name == REPORT_FILE

@@ -13,6 +13,7 @@ may be pruned as well: vLLM no longer takes one.
 import json
 import re
 from collections.abc import Callable, Iterator
+from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Any, Final
@@ -22,16 +23,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crypto.errors import ModelError
-from crypto.names import Bits
+from crypto.errors import BadAudit, ModelError
+from crypto.names import AGGREGATOR, Bits
 from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.model.mapped_tensors import STORED_NAMES, as_integers
-from silo_agent.model.tensor_files import DTYPES, Entry, Piece, tensor_file_pieces
+from silo_agent.model.mapped_tensors import STORED_NAMES, as_integers, mapped_tensor
+from silo_agent.model.tensor_files import DTYPES, Entry, Piece, read_tensor_file, tensor_file_pieces
 from silo_agent.pruning.gptq import BLOCK_COLUMNS, Quantised, group_size
 from silo_agent.results.sparse_checkpoint import (
     INDEX_FILE,
     SINGLE_FILE,
+    Division,
+    check_files,
     division_into_files,
+    division_of,
     index_content,
     whole,
     write_files,
@@ -48,36 +52,78 @@ def write_quantised_model(
 ) -> None:
     """Write the dense model with every prunable weight as `quantised(name)`; `folder` appears whole or not at all.
 
-    `quantised` is asked once for every prunable weight, and at most one is in memory, with the scales of those that lie
-    in the same file. Raises ModelError where weights are stored input first, as GPT-2's are, which the format does not
-    have; OutputError if `folder` is not empty or cannot be written; ValueError where a quantised weight is of another
-    shape or dtype than `silo_agent.pruning.gptq` makes it.
+    At most one weight is in memory. Raises ModelError where `check_quantisable` does; OutputError if `folder` is not
+    empty or cannot be written; ValueError where a quantised weight is of another shape or dtype than
+    `silo_agent.pruning.gptq` makes it.
     """
     check_quantisable(weights)
-    write_files(_files(weights, quantised, bits), folder)
+    by_tensor = _entries(weights, bits)
+    division = {
+        file: [part for name in names for part, _, _ in by_tensor[name]]
+        for file, names in division_into_files(weights).items()
+    }
+    write_files(_files(weights, quantised, bits, division), folder)
+
+
+def check_quantised_model(
+    weights: DenseWeights,
+    plain: Callable[[str], Tensor],
+    bits: Bits,
+    folder: Path,
+    progress: Callable[[str, int, int], None],
+) -> None:
+    """Check that `folder` is what `write_quantised_model` makes of weights that come to `plain(name)`, bit for bit.
+
+    Only which file holds which tensor is free. At most one weight is in memory. Raises ModelError where a file of
+    weights is damaged, else BadAudit naming the first file that differs, and the tensor where it is in one.
+    """
+    if not folder.is_dir():
+        raise BadAudit(f"{folder}: is missing", party=AGGREGATOR)
+    entries = [*chain.from_iterable(_entries(weights, bits).values())]
+    division = division_of(folder, [name for name, _, _ in entries])
+    stored = {name: tensor for file in division for name, tensor in read_tensor_file(folder / file).tensors.items()}
+    for name, dtype, shape in entries:
+        if (stored[name].dtype, stored[name].shape) != (dtype, shape):
+            said = f"is {stored[name].dtype} {[*stored[name].shape]}, not {dtype} {[*shape]}"
+            raise BadAudit(f"{stored[name].file}: tensor {name}: {said}", party=AGGREGATOR)
+
+    def published(name: str) -> Quantised:
+        levels = unpacked(mapped_tensor(stored[f"{name}_packed"]), weights.shape(name)[1], bits)
+        return Quantised(levels, mapped_tensor(stored[f"{name}_scale"]))
+
+    for name in weights.prunable:
+        if not torch.equal(as_integers(published(name).weight), as_integers(plain(name))):
+            file = stored[f"{name}_packed"].file
+            raise BadAudit(f"{file}: tensor {name}: is not the weight of the plain model", party=AGGREGATOR)
+    check_files(_files(weights, published, bits, division), len(division), folder, progress)
 
 
 def check_quantisable(weights: DenseWeights) -> None:
-    """Raise ModelError where weights are stored input first, as GPT-2's are."""
+    """Raise ModelError where weights are stored input first, as GPT-2's are, or all experts' in one tensor."""
     for name in weights.prunable:
         if weights.input_first(name):
-            raise ModelError(
-                f"{weights.folder}: {name} is stored input first, which the quantised format does not have",
-                hint="this kind of model can be pruned but not quantised",
-            )
+            raise _not_in_the_format(weights, name, "is stored input first")
+    for name in weights.stacks:
+        raise _not_in_the_format(weights, name, "holds all experts' matrices")
+
+
+def _not_in_the_format(weights: DenseWeights, name: str, said: str) -> ModelError:
+    return ModelError(
+        f"{weights.folder}: {name} {said}, which the quantised format does not have",
+        hint="this kind of model can be pruned but not quantised",
+    )
 
 
 def _files(
-    weights: DenseWeights, quantised: Callable[[str], Quantised], bits: Bits
+    weights: DenseWeights, quantised: Callable[[str], Quantised], bits: Bits, division: Division
 ) -> Iterator[tuple[str, Iterator[Piece]]]:
     """Yield each file's name, and the bytes to be used up before the next file."""
-    division, total = {}, 0
-    for file, names in division_into_files(weights).items():
-        entries = [entry for name in sorted(names) for entry in _entries(weights, name, bits)]
-        division[file] = [name for name, _, _ in entries]
-        total += sum(DTYPES[dtype].bytes * prod(shape) for _, dtype, shape in entries)
-        yield file, tensor_file_pieces(file, entries, _data(weights, quantised, bits), {"format": "pt"})
+    entries = {entry[0]: entry for entry in chain.from_iterable(_entries(weights, bits).values())}
+    data = _data(weights, quantised, bits)
+    for file, names in division.items():
+        yield file, tensor_file_pieces(file, [entries[name] for name in sorted(names)], data, {"format": "pt"})
     if [*division] != [SINGLE_FILE]:
+        total = sum(DTYPES[dtype].bytes * prod(shape) for _, dtype, shape in entries.values())
         yield INDEX_FILE, whole(index_content(division, total))
     for name in weights.file_digests:
         content = weights.file_content(name)
@@ -87,24 +133,26 @@ def _files(
         yield name, whole(content)
 
 
-def _entries(weights: DenseWeights, name: str, bits: Bits) -> list[Entry]:
-    """Return what is written for a tensor of the dense model. Packed weights come before their scales."""
-    dtype, shape = STORED_NAMES[weights.dtype(name)], tuple(weights.shape(name))
-    if name not in weights.prunable:
-        return [(name, dtype, shape)]
-    d_out, d_in = shape
-    return [
-        (f"{name}_shape", "I64", (2,)),
-        (f"{name}_packed", "I32", (d_out, -(-d_in * bits // 32))),
-        (f"{name}_scale", dtype, (d_out, d_in // group_size(d_in))),
-    ]
+def _entries(weights: DenseWeights, bits: Bits) -> dict[str, list[Entry]]:
+    """Return what is written for each tensor of the dense model, by its name."""
+    entries, prunable = {}, {*weights.prunable}
+    for name in weights.stored_names:
+        dtype, shape = STORED_NAMES[weights.dtype(name)], tuple(weights.shape(name))
+        entries[name] = [(name, dtype, shape)]
+        if name in prunable:
+            d_out, d_in = shape
+            entries[name] = [
+                (f"{name}_packed", "I32", (d_out, -(-d_in * bits // 32))),
+                (f"{name}_scale", dtype, (d_out, d_in // group_size(d_in))),
+                (f"{name}_shape", "I64", (2,)),
+            ]
+    return entries
 
 
 def _data(
     weights: DenseWeights, quantised: Callable[[str], Quantised], bits: Bits
 ) -> Callable[[str], Iterator[memoryview]]:
-    """Return what yields the bytes of a file's entries, in the order in which they are written."""
-    scales: dict[str, Tensor] = {}
+    """Return what yields the bytes of an entry."""
     prunable = {*weights.prunable}
 
     def data(entry: str) -> Iterator[memoryview]:
@@ -114,11 +162,9 @@ def _data(
         elif part == "shape":
             yield np.array(weights.shape(name), "<i8").data
         elif part == "packed":
-            weight = _checked(weights, name, quantised(name))
-            scales[name] = weight.scales.cpu()
-            yield packed(weight.levels, bits).data
+            yield packed(_checked(weights, name, quantised(name)).levels, bits).data
         else:
-            yield as_integers(scales.pop(name)).numpy().data
+            yield as_integers(_checked(weights, name, quantised(name)).scales.cpu()).numpy().data
 
     return data
 
@@ -137,6 +183,14 @@ def packed(levels: Tensor, bits: Bits) -> NDArray[np.uint8]:
     unsigned = (levels.cpu().numpy() + np.int16(2 ** (bits - 1))).astype(np.uint8)
     padded: NDArray[np.uint8] = np.pad(unsigned, ((0, 0), (0, -unsigned.shape[1] % (32 // bits))))
     return padded if bits == 8 else padded[:, ::2] | padded[:, 1::2] << np.uint8(4)
+
+
+def unpacked(words: Tensor, d_in: int, bits: Bits) -> Tensor:
+    """Return the levels, int8 [d_out, d_in], that `weight_packed`, int32 [d_out, words], has."""
+    unsigned = words.view(torch.uint8)
+    if bits == 4:
+        unsigned = torch.stack([unsigned & 15, unsigned >> 4], 2).flatten(1)
+    return torch.sub(unsigned[:, :d_in].short(), 2 ** (bits - 1)).to(torch.int8)
 
 
 def quantisation_config(weights: DenseWeights, bits: Bits) -> dict[str, Any]:

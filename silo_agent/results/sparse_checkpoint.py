@@ -115,13 +115,20 @@ def write_files(files: Iterable[tuple[str, Iterable[Piece]]], folder: Path) -> N
 
 
 def check_sparse_model(model: SparseModel, folder: Path, progress: Callable[[str, int, int], None]) -> None:
-    """Compare `folder` with the model's files, byte for byte, in pieces.
+    """Compare `folder` with the model's files, as `check_files` does."""
+    check_files(model.files(), len(model.division), folder, progress)
 
-    Raises BadAudit naming the first file that differs, is missing or is too many, and the tensor where it is in one.
+
+def check_files(
+    files: Iterable[tuple[str, Iterable[Piece]]], total: int, folder: Path, progress: Callable[[str, int, int], None]
+) -> None:
+    """Compare `folder` with files, each used up before the next is asked for, byte for byte, in pieces.
+
+    `total` of them hold weights, and come first. Raises BadAudit naming the first file that differs, is missing or is
+    too many, and the tensor where it is in one.
     """
     left = {file.name for file in folder.iterdir()}
-    total = len(model.division)
-    for done, (name, pieces) in enumerate(model.files()):
+    for done, (name, pieces) in enumerate(files):
         progress("comparing weights", min(done, total), total)
         file = folder / name
         if name not in left or not file.is_file() or file.is_symlink():

@@ -1,5 +1,5 @@
 """`silo-agent verify --model`: whether a sparse model is the one that a run's opened sums make, byte for byte; or, of
-weights that were solved for, as good a solution as one's own.
+weights that were solved for, as good a solution as one's own. Where the plan quantises, the same weights as integers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from crypto.backends.verification import verify_transcript
-from crypto.errors import InputError
+from crypto.errors import BadAudit, InputError
+from crypto.names import AGGREGATOR
 from crypto.plan import Plan
 from crypto.pruning.pruners import PRUNERS
 from crypto.releases.planned_rounds import pruning_rounds, release_of
@@ -18,6 +19,7 @@ from crypto.releases.release_spec import release_spec
 from crypto.secagg.verified import step
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.results.provenance import Provenance
+from silo_agent.results.quantised_checkpoint import QUANTISED_FOLDER, check_quantised_model
 from silo_agent.results.solved_tensors import PublishedTogether
 from silo_agent.results.sparse_checkpoint import SparseModel, check_sparse_model, division_of
 from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE
@@ -36,7 +38,8 @@ def verify_model(
     scratch: Path | None = None,
 ) -> dict[str, Any]:
     """Return what proves that the folder `model` follows from the dense model `weights` and the opened sums in the
-    transcript folders of all rounds of its pruning, in order, under the pinned `roster`.
+    transcript folders of all rounds of its pruning, in order, under the pinned `roster`; and that the quantised
+    model beside it has the same weights, or where the plan does not quantise that there is none.
 
     Needs a byte on disk for each prunable weight (four where a release has new weights), in a folder that goes
     afterwards: under `scratch`, else where temporary files are. Raises the error of the first step that fails; BadAudit
@@ -57,6 +60,11 @@ def verify_model(
         check_sparse_model(
             SparseModel(weights, together.tensors.get, origin.metadata, origin.card, division), model, progress
         )
+        quantised = model.resolve().with_name(QUANTISED_FOLDER)
+        if (bits := plan.pruning.quantise_bits) is not None:
+            check_quantised_model(weights, together.tensors.__getitem__, bits, quantised, progress)
+        elif quantised.exists():
+            raise BadAudit(f"{quantised}: is no part of this result, which is not quantised", party=AGGREGATOR)
     return {
         "folder": str(model),
         "dense_model": plan.model_digest.hex(),

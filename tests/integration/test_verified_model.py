@@ -82,6 +82,20 @@ def test_a_model_follows_from_its_sums_and_one_that_was_altered_does_not(
     flip(weights, stored.start)
     assert verify(out, dense, capsys, "--signatures-only").code == 0
 
+    quantised = out / "model-quantised"
+    if quantised.exists():
+        name = "model.layers.0.mlp.down_proj.weight"
+        stored = read_tensor_file(quantised / "model.safetensors").tensors[f"{name}_packed"]
+        flip(quantised / "model.safetensors", stored.start)
+        verified = verify(out, dense, capsys, "--signatures-only")
+        said = f"{quantised / 'model.safetensors'}: tensor {name}: is not the weight of the plain model"
+        assert (verified.code, failure(verified)) == (1, f"step 14, model: aggregator: {said}")
+        flip(quantised / "model.safetensors", stored.start)
+    else:
+        quantised.mkdir()
+        verified = verify(out, dense, capsys, "--signatures-only")
+        assert (verified.code, f"{quantised}: is no part of this result" in failure(verified)) == (1, True)
+
     other = tiny_llama(tmp_path / "other", seed=9)
     verified = verify(out, other, capsys, "--signatures-only")
     assert (verified.code, "step 13, dense model" in failure(verified)) == (4, True)

@@ -5,8 +5,23 @@ from support.mutation import CHECK, Mutation
 DELIVERY, RESULTS = "tests/silo_agent/delivery", "tests/silo_agent/results"
 FETCH, SETTLED = f"{DELIVERY}/test_fetch.py", f"{DELIVERY}/test_settled_rounds.py"
 CHECKPOINT, MANIFEST = f"{RESULTS}/test_sparse_checkpoint.py", f"{RESULTS}/test_manifest.py"
+QUANTISED = f"{RESULTS}/test_quantised_checkpoint.py"
 
 MUTATIONS = (
+    Mutation(
+        CHECK,
+        "silo_agent/results/quantised_checkpoint.py",
+        "if not torch.equal(as_integers(published(name).weight), as_integers(plain(name))):",
+        "if not torch.equal(published(name).weight, plain(name)):",
+        f"{QUANTISED}::test_a_published_model_that_was_altered_is_refused",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/results/quantised_checkpoint.py",
+        "    check_files(_files(weights, published, bits, division), len(division), folder, progress)\n",
+        "",
+        f"{QUANTISED}::test_bits_that_no_weight_has_are_compared_too",
+    ),
     Mutation(
         CHECK,
         "silo_agent/results/sparse_checkpoint.py",

@@ -19,6 +19,7 @@ RUN = run_name(PLAN)
 FILES = {
     "model/config.json": b"{}",
     "model/model.safetensors": b"weights" * 100,
+    "model-quantised/model.safetensors": b"levels" * 50,
     "report.html": b"<script>",
     "report.json": b"{}",
     "keep_counts.safetensors": b"counts",
@@ -157,6 +158,7 @@ def test_what_is_not_what_was_listed_is_deleted(said: str, tmp_path: Path) -> No
     [
         ("model/model.safetensors", 2_000),
         ("model/another.json", 2_000),
+        ("model-quantised/model.safetensors", 2_000),
         ("report.json", 3_000),
         ("transcript/opened_sum.words", 3_000),
         ("transcript/silo-000.words", 31),

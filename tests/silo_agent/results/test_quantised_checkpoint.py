@@ -9,14 +9,23 @@ import numpy as np
 import pytest
 import torch
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from crypto.errors import ModelError, OutputError
+from crypto.errors import BadAudit, ModelError, OutputError
 from crypto.names import Bits
 from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.model.mapped_tensors import TORCH_DTYPES
+from silo_agent.model.tensor_files import read_tensor_file
 from silo_agent.pruning.gptq import Quantised, round_to_nearest
-from silo_agent.results.quantised_checkpoint import packed, quantisation_config, write_quantised_model
+from silo_agent.results.quantised_checkpoint import (
+    check_quantised_model,
+    packed,
+    quantisation_config,
+    unpacked,
+    write_quantised_model,
+)
 from support.models import family, tiny_llama, tiny_model
 from support.raw_tensors import raw_tensors
 
@@ -62,9 +71,7 @@ def test_transformers_computes_what_the_dequantised_weights_do(
     dense = tiny_llama(tmp_path / "dense", hidden=128, dtype=dtype, shards=shards)
     weights = DenseWeights.open(dense)
     quantised = rounded(weights, bits)
-    asked: list[str] = []
-    write_quantised_model(weights, lambda name: asked.append(name) or quantised(name), bits, tmp_path / "quantised")
-    assert sorted(asked) == sorted(weights.prunable)
+    write_quantised_model(weights, quantised, bits, tmp_path / "quantised")
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "quantised")
     assert {module.weight_packed.dtype for module in model.modules() if hasattr(module, "weight_packed")} == {
         torch.int32
@@ -95,6 +102,7 @@ def test_levels_are_packed_as_compressed_tensors_packs_them(bits: Bits, d_in: in
     for row, of_row in zip(levels.tolist(), words.view("<u4").tolist(), strict=True):
         number = sum(word << 32 * index for index, word in enumerate(of_row))
         assert number == sum((level + 2 ** (bits - 1)) << bits * index for index, level in enumerate(row))
+    assert torch.equal(unpacked(torch.from_numpy(words), d_in, bits), levels)
 
 
 @pytest.mark.parametrize("shards", [False, True])
@@ -177,6 +185,122 @@ def test_experts_with_other_groups_are_named_by_a_pattern(tmp_path: Path) -> Non
     down, others = (group["targets"] for group in quantisation_config(weights, 4)["config_groups"].values())
     assert down == [r"re:.*\.mlp\.experts\.\d+\.down_proj$"]
     assert r"re:.*\.mlp\.experts\.\d+\.gate_proj$" in others and len(others) == 4 + 2
+
+
+def check(folder: Path, dense: Path, bits: Bits = 4) -> None:
+    """Hold a quantised folder against what `rounded` makes of the dense model."""
+    weights = DenseWeights.open(dense)
+    check_quantised_model(weights, lambda name: rounded(weights, bits)(name).weight, bits, folder, lambda *_: None)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("shards", [False, True])
+def test_a_published_model_is_what_the_weights_make_however_it_is_divided(
+    tmp_path: Path, bits: Bits, shards: bool
+) -> None:
+    dense = tiny_llama(tmp_path / "dense", dtype=torch.bfloat16, shards=shards)
+    divided = tiny_llama(tmp_path / "divided", dtype=torch.bfloat16, shards=not shards)
+    weights = DenseWeights.open(divided)
+    write_quantised_model(weights, rounded(weights, bits), bits, tmp_path / "quantised")
+    check(tmp_path / "quantised", dense, bits)
+
+
+FIRST = "model.layers.0.mlp.down_proj.weight"
+"""Rows of 72, a scale a row: at 4 bits all 9 words of a row are full."""
+
+
+Alter = Callable[[Path], object]
+
+
+def altered(name: str, change: Callable[[Tensor], object]) -> Alter:
+    """What changes a tensor of a folder where it lies."""
+
+    def alter(folder: Path) -> None:
+        stored = read_tensor_file(folder / "model.safetensors").tensors[name]
+        content = np.memmap(stored.file, np.uint8, "r+", stored.start, (stored.size,))
+        change(torch.from_numpy(content).view(TORCH_DTYPES[stored.dtype]).view(stored.shape))
+
+    return alter
+
+
+def saved_anew(change: Callable[[dict[str, Tensor]], object]) -> Alter:
+    def alter(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    return alter
+
+
+def config(change: Callable[[Any], object]) -> Alter:
+    """What changes how config.json says that the weights are quantised."""
+
+    def alter(folder: Path) -> None:
+        content = json.loads((folder / "config.json").read_bytes())
+        change(content["quantization_config"])
+        (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+
+    return alter
+
+
+ALTERATIONS: dict[str, tuple[str, Alter]] = {
+    "one level": (f"tensor {FIRST}: is not the weight", altered(f"{FIRST}_packed", lambda it: it[3, 4].add_(1 << 20))),
+    "one scale": (f"tensor {FIRST}: is not the weight", altered(f"{FIRST}_scale", lambda it: it[3].mul_(1.01))),
+    "one sign": (f"tensor {FIRST}: is not the weight", altered(f"{FIRST}_scale", lambda it: it[3].neg_())),
+    "levels of another layout": (
+        f"tensor {FIRST}_packed: is I32 .*, not I32",
+        saved_anew(lambda tensors: tensors.update({f"{FIRST}_packed": tensors[f"{FIRST}_packed"].reshape(9, 32)})),
+    ),
+    "a shape": (f"tensor {FIRST}_shape: ", altered(f"{FIRST}_shape", lambda it: it[0].add_(1))),
+    "a dense tensor": ("tensor model.norm.weight: ", altered("model.norm.weight", lambda it: it[0].add_(1))),
+    "a name": (
+        "tensor a: is not there once",
+        saved_anew(lambda tensors: tensors.update(a=tensors.pop(f"{FIRST}_scale"))),
+    ),
+    "one tensor more": (
+        "tensor a: is not there once",
+        saved_anew(lambda tensors: tensors.update(a=torch.zeros(1))),
+    ),
+    "the bits": (
+        "config.json: ",
+        config(lambda it: it["config_groups"]["group_0"]["weights"].update(num_bits=8)),
+    ),
+    "what is ignored": ("config.json: ", config(lambda it: it["ignore"].append("model.layers.0.mlp.up_proj"))),
+    "no config": ("config.json: is missing", lambda folder: (folder / "config.json").unlink()),
+    "another file": ("modeling.py: is no file of this model", lambda folder: (folder / "modeling.py").touch()),
+    "no folder": (": is missing", lambda folder: folder.rename(folder.with_name("away"))),
+}
+
+
+@pytest.mark.parametrize("alteration", ALTERATIONS)
+def test_a_published_model_that_was_altered_is_refused(tmp_path: Path, alteration: str) -> None:
+    dense, folder = tiny_llama(tmp_path / "dense"), tmp_path / "quantised"
+    weights = DenseWeights.open(dense)
+    write_quantised_model(weights, rounded(weights, 4), 4, folder)
+    said, alter = ALTERATIONS[alteration]
+    alter(folder)
+    with pytest.raises(BadAudit, match=said):
+        check(folder, dense)
+
+
+def test_bits_that_no_weight_has_are_compared_too(tmp_path: Path) -> None:
+    """Rows of 76 levels at 4 bits fill half of their last word: what nobody reads there could say anything."""
+    dense, folder = tiny_model(tmp_path / "dense", family("llama", intermediate_size=76)), tmp_path / "quantised"
+    weights = DenseWeights.open(dense)
+    write_quantised_model(weights, rounded(weights, 4), 4, folder)
+    check(folder, dense)
+    altered(f"{FIRST}_packed", lambda it: it[0, -1].bitwise_or_(1 << 24))(folder)
+    with pytest.raises(BadAudit, match=f"tensor {FIRST}_packed: "):
+        check(folder, dense)
+
+
+def test_experts_in_one_tensor_are_refused(tmp_path: Path) -> None:
+    weights = DenseWeights.open(tiny_model(tmp_path / "dense", family("granitemoe")))
+    name = "model.layers.0.block_sparse_moe.input_linear.weight"
+    assert name in weights.stacks
+    with pytest.raises(ModelError, match=f"{name} holds all experts' matrices"):
+        write_quantised_model(weights, rounded(weights, 4), 4, tmp_path / "quantised")
+    assert [file.name for file in tmp_path.iterdir()] == ["dense"]
 
 
 def test_weights_that_are_stored_input_first_are_refused(tmp_path: Path) -> None:
