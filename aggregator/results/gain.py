@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from crypto.names import Pruner, ReleaseKind
+from crypto.pruning.pruners import PRUNERS
 from silo_agent.model.paired_difference import PairedDifference, Verdict
 
 NEXT_RELEASE: Final = {
@@ -22,6 +23,9 @@ NEXT_PRUNER: Final = {
 """What lost less than the entry in measurements on small models, as a rule: another solver was worth more than another
 release.
 """
+
+MUTE: Final = "Whether federating beat sharing nothing is unknown: this model cannot write the text for that."
+NOTHING_ELSE: Final = "Next to try: nothing. What lost less in measurements needs text that the model writes."
 
 
 @dataclass(frozen=True)
@@ -50,16 +54,19 @@ class Gain:
     """What a report says of it; the fields are those of `report.json`."""
 
     self_calibrated: Compared | None
-    """Beside sharing nothing; None where the pruner reads no text."""
+    """Beside sharing nothing; None where the pruner reads no text, or the model cannot write any."""
     own: Compared | None
     """Beside what each silo pruned alone; None where silos have no model of their own."""
     next_to_try: NextToTry
+    without_self_calibrated: str | None = None
+    """Why that is missing although the pruner reads text."""
 
     @property
     def sentences(self) -> list[str]:
         """What a report says of the gain, a sentence for each part that there is."""
+        missing = [self.without_self_calibrated] if self.without_self_calibrated else []
         parts = (self.self_calibrated, self.own, self.next_to_try)
-        return [part.in_words for part in parts if part is not None]
+        return missing + [part.in_words for part in parts if part is not None]
 
 
 def make_gain(
@@ -67,10 +74,12 @@ def make_gain(
 ) -> Gain:
     """Return what federating was worth, from how the federated model differs from each of the two."""
     is_worth_it = self_calibrated is None or self_calibrated.verdict == "lower"
+    is_mute = self_calibrated is None and PRUNERS[pruner].reads_text
     return Gain(
         self_calibrated=_compared("sharing nothing", self_calibrated),
         own=_compared("each silo's own text alone", own),
-        next_to_try=_next_to_try(release, pruner, is_worth_it),
+        next_to_try=NextToTry(release, pruner, NOTHING_ELSE) if is_mute else _next_to_try(release, pruner, is_worth_it),
+        without_self_calibrated=MUTE if is_mute else None,
     )
 
 

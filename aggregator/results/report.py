@@ -57,7 +57,8 @@ class Perplexity:
     """Over all silos, each with what it pruned alone, on its own text; None where silos prune in parts or block by
     block together."""
     self_calibrated: float | None = None
-    """Of what pruning on text that the model writes comes to: nobody shares anything. None where no text is read."""
+    """Of what pruning on text that the model writes comes to: nobody shares anything. None where no text is read, or
+    the model cannot write any."""
 
 
 @dataclass(frozen=True)

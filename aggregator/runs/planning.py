@@ -1,5 +1,6 @@
 """From the options that were given to the plan that every silo is asked to agree to."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Final
 import torch
 
 from aggregator.runs.public_scales import public_scales
-from crypto.errors import ConfigError, PlanError
+from crypto.errors import ConfigError, ModelError, PlanError
 from crypto.names import PROTOCOL, Allocation, Backend, Schedule, Suite
 from crypto.plan import FEWEST_SILOS, RUN_BYTES, Plan, least_threshold
 from crypto.plan_options import PLAN_OPTIONS, PlanOptions
@@ -22,6 +23,8 @@ from crypto.secagg.session import Entropy
 from silo_agent.model.calibration import usual_length
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.spectral import block_alphas
+from silo_agent.results.quantised_checkpoint import check_quantisable
+from silo_agent.writing.self_text import self_sequences
 from sparsilo.v1 import plan_pb2
 
 CHUNK_WORDS: Final = 1 << 17
@@ -34,6 +37,8 @@ FEDERATED: Final = "federated"
 OWN: Final = "own"
 SELF_CALIBRATED: Final = "self_calibrated"
 """What an evaluation at the end of a pruning calls its candidates."""
+
+_log = logging.getLogger(__name__)
 
 
 def default_threshold(silos: int, colluders: int) -> int:
@@ -54,9 +59,12 @@ class Planner:
         backend: Backend = Backend.DOUBLE_MASKING,
     ) -> None:
         """Raises ConfigError or PlanError where the options do not suit the model or the silos, and ModelError where
-        blocks' ratios are to follow from the model's spectra and these say nothing.
+        blocks' ratios are to follow from the model's spectra and these say nothing, or weights are to become integers
+        and the quantised format does not have them.
         """
-        self._asked = _completed(asked, weights, sorted(roster))
+        self._weights, self._asked = weights, _completed(asked, weights, sorted(roster))
+        if self._asked.quantise:
+            check_quantisable(weights)
         self._roster, self._suite, self._backend, self._entropy = roster, suite, backend, entropy
         self.silos: Final = tuple(roster)
         digests = weights.digest()
@@ -93,8 +101,8 @@ class Planner:
         """Return a plan of the rounds in which keep masks, or pruned weights, are summed.
 
         With `evaluate`, one more round at its end evaluates on so many held-out sequences a silo what became of the
-        model, beside the dense one and what sharing nothing makes of it. Raises PlanError where the options contradict
-        each other.
+        model, beside the dense one and what sharing nothing makes of it, unless the model cannot write the text for
+        that. Raises PlanError where the options contradict each other.
         """
         message = self._message()
         for kind, block in planned_rounds(Plan(message, b""), self._asked.release):
@@ -104,7 +112,7 @@ class Planner:
             candidates = message.rounds.add(evaluation=plan_pb2.Evaluation(sequences=evaluate)).evaluation.candidates
             candidates.add(name=DENSE, dense=True)
             candidates.add(name=FEDERATED, pruned=True)
-            if PRUNERS[self._asked.pruner].reads_text:  # else no text changes what it is
+            if PRUNERS[self._asked.pruner].reads_text and self._writes_text():  # else no text changes what it is
                 candidates.add(name=SELF_CALIBRATED, self_calibrated=True)
             if not self._asked.cohort_floor and self._asked.schedule is Schedule.ONE_SHOT:
                 candidates.add(name=OWN, own=True)  # else a silo has no pruned model of its own
@@ -118,6 +126,15 @@ class Planner:
         for name, digest in keep_masks.items():
             spec.candidates.add(name=name, digest=digest)
         return checked_plan(message)
+
+    def _writes_text(self) -> bool:
+        """Return whether the model can write text, which one token shows; warn where it cannot."""
+        try:
+            self_sequences(self._weights, samples=1, sequence_length=2, device=CPU, progress=lambda *_: None)
+        except ModelError as error:
+            _log.warning("the evaluation goes without %s: %s", SELF_CALIBRATED, error.message)
+            return False
+        return True
 
     def _message(self) -> plan_pb2.Plan:
         """Return all but the rounds."""

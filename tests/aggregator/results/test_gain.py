@@ -48,6 +48,20 @@ def test_both_comparisons_are_told() -> None:
     ]
 
 
+def test_of_a_model_that_cannot_write_text_it_says_that_something_is_missing() -> None:
+    """Pooled statistics need such text too, so they are not what to try next; magnitude misses nothing."""
+    gain = make_gain(ReleaseKind.VOTES, Pruner.WANDA, None, BETTER)
+    assert [sentence.split(":")[0] for sentence in gain.sentences] == [
+        "Whether federating beat sharing nothing is unknown",
+        "Federating beat each silo's own text alone",
+        "Next to try",
+    ]
+    assert (gain.next_to_try.release, gain.next_to_try.pruner) == (ReleaseKind.VOTES, Pruner.WANDA)
+    document = json.loads(json.dumps(report(gain=gain).document))["gain"]
+    assert document["without_self_calibrated"] == gain.sentences[0] and "self_calibrated" not in document
+    assert make_gain(ReleaseKind.VOTES, Pruner.MAGNITUDE, None, None).without_self_calibrated is None
+
+
 def test_what_is_next_to_try() -> None:
     def next_to_try(release: str, pruner: str, difference: PairedDifference | None = BETTER) -> str:
         return make_gain(ReleaseKind(release), Pruner(pruner), difference, None).next_to_try.in_words

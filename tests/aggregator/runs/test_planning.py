@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoConfig
 
 from aggregator.runs.planning import Planner, default_threshold, silo_names
-from crypto.errors import ConfigError, PlanError
+from crypto.errors import ConfigError, ModelError, PlanError
 from crypto.names import Allocation, Backend, ComparisonGroup, Pruner, ReleaseKind, Schedule, Suite
 from crypto.plan_options import PlanOptions
 from crypto.plan_rules import checked_plan
 from crypto.pruning.sparsity import Sparsity, parse_ratio
 from crypto.releases.planned_rounds import pruning_rounds
 from silo_agent.model.dense_weights import DenseWeights
-from support.models import family, tiny_llama, tiny_model
+from support.models import VOCABULARY, family, tiny_llama, tiny_model
 from support.plans import plan_message, signing_keys
 
 
@@ -272,6 +273,26 @@ def test_a_plan_that_ends_with_an_evaluation(
     kinds = {"dense": "dense", "federated": "pruned", "own": "own", "self_calibrated": "self_calibrated"}
     found = {candidate.name: candidate.WhichOneof("keep_mask") for candidate in spec.candidates}
     assert found == {name: kinds[name] for name in candidates}
+
+
+def test_the_evaluation_of_a_model_that_cannot_write_text_goes_without_that(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Mamba keeps no keys and values to go on from."""
+    config = AutoConfig.for_model("mamba", vocab_size=VOCABULARY, hidden_size=32, state_size=8, num_hidden_layers=2)
+    mute = DenseWeights.open(tiny_model(tmp_path / "mamba", config))
+    candidates = planner(mute).pruning(7).message.rounds[-1].evaluation.candidates
+    assert [candidate.name for candidate in candidates] == ["dense", "federated", "own"]
+    [said] = [record.getMessage() for record in caplog.records if record.name.startswith("aggregator")]
+    assert said.startswith("the evaluation goes without self_calibrated: ") and "cannot write text" in said
+
+
+def test_experts_in_one_tensor_are_not_quantised(tmp_path: Path) -> None:
+    weights = DenseWeights.open(tiny_model(tmp_path / "dense", family("granitemoe")))
+    pools = {"release": ReleaseKind.GRAM, "pruner": Pruner.SPARSEGPT, "comparison_group": None}
+    planner(weights, **pools).pruning()
+    with pytest.raises(ModelError, match=r"input_linear\.weight holds all experts' matrices, which the quantised"):
+        planner(weights, **pools, quantise=4)
 
 
 @pytest.mark.parametrize(
