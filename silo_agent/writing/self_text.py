@@ -6,6 +6,8 @@ its text is another, as likely a one.
 """
 
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from crypto.errors import ModelError
 from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.writing.stored_cache import store
 from silo_agent.writing.streamed_model import streamed_model
 
 SEED: Final = 0
@@ -35,10 +38,11 @@ def self_sequences(
 
     A record begins with the tokenizer's begin token, or with a random token where it has none. It ends with the
     end-of-text token, which is left out, or at L tokens. Records are joined and cut as those of a file are.
-    Every token needs the whole model (`streamed_model`). Beside it are the keys and values of TOKENS_AT_ONCE.
+    Every token needs the whole model (`streamed_model`). Beside it are the keys and values of TOKENS_AT_ONCE; on the
+    CPU they lie in files, where temporary files are.
     `progress` is called with (tokens written, tokens).
     Raises ModelError: no usable tokenizer, NaN or infinity in the logits, or a kind of model that keeps no keys and
-    values to go on from.
+    values to go on from; OutputError where there is no room for these.
     """
     model = streamed_model(weights, device)
     generator = torch.Generator().manual_seed(seed)
@@ -51,14 +55,20 @@ def self_sequences(
         def written(fresh: int, before: int = len(text)) -> None:
             progress(min(before + fresh, wanted), wanted)
 
-        for record in _write_records(weights, model, draws, device, written):
-            text += record
+        with TemporaryDirectory(prefix="keys-and-values-") as folder:
+            for record in _write_records(weights, model, draws, device, Path(folder), written):
+                text += record
     return torch.tensor(text[:wanted]).view(samples, sequence_length)
 
 
 @torch.no_grad()
 def _write_records(
-    weights: DenseWeights, model: Any, draws: Tensor, device: torch.device, progress: Callable[[int], None]
+    weights: DenseWeights,
+    model: Any,
+    draws: Tensor,
+    device: torch.device,
+    folder: Path,
+    progress: Callable[[int], None],
 ) -> list[list[int]]:
     """Return a record for each row of `draws`, float64 [records, L] in [0, 1): one draw decides one token."""
     starts, end = _start_tokens(weights), weights.tokenizer.eos_token_id
@@ -73,6 +83,8 @@ def _write_records(
                 f"{weights.folder}: this kind of model cannot write text here: it keeps no keys and values",
                 hint="give a file with --calibration",
             )
+        if step == 1 and device.type == "cpu":
+            store(seen, folder)
         logits = output.logits[:, -1].double().cpu()  # so that one generator draws, whatever the device
         if not logits.isfinite().all():
             raise ModelError(

@@ -1,0 +1,54 @@
+"""Keys and values of the tokens so far in files: in memory are one block's, while it computes."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer
+
+from crypto.errors import OutputError
+
+
+def store(cache: Any, folder: Path) -> None:
+    """Let a cache of float32 keep in `folder` what grows with every token, what it has by now too.
+
+    What looks back over a window stays in memory. A token more raises OutputError where the disk has no room.
+    """
+    for index, layer in enumerate(getattr(cache, "layers", ())):
+        if type(layer) is DynamicLayer and layer.is_initialized:
+            _store(layer, folder, index)
+
+
+def _store(layer: Any, folder: Path, index: int) -> None:
+    files = [_GrowingFile(folder / f"{index}.{kind}") for kind in ("keys", "values")]
+
+    def update(*states: Any, **_: Any) -> tuple[Tensor, ...]:
+        """Add keys and values of further tokens; return those of all, [records, heads, tokens, size] each."""
+        return tuple(file.with_more(more) for file, more in zip(files, states, strict=False))
+
+    update(layer.keys, layer.values)
+    layer.lazy_initialization(layer.keys, layer.values)  # forgets them
+    layer.update, layer.get_seq_length = update, lambda: files[0].tokens
+
+
+class _GrowingFile:
+    """Keys, or values, as float32 [tokens, records, heads, size]: a further token lies at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self.tokens = path, 0
+
+    def with_more(self, states: Tensor) -> Tensor:
+        """Write further tokens; return all, mapped: [records, heads, tokens, size] both. Raises OutputError."""
+        more = states.permute(2, 0, 1, 3)
+        try:
+            with self._path.open("ab") as file:
+                file.write(more.contiguous().numpy().data)
+        except OSError as error:
+            raise OutputError(
+                f"{self._path.parent}: no room for keys and values of the text that the model writes: {error.strerror}",
+                hint="set TMPDIR to a folder on a larger disk",
+            ) from error
+        self.tokens += len(more)
+        size = self.tokens * more[0].numel()
+        return torch.from_file(str(self._path), size=size).view(self.tokens, *more.shape[1:]).permute(1, 2, 0, 3)
