@@ -37,6 +37,7 @@ class ReleaseKind(StrEnum):
     EVALUATION = "evaluation"
     ENERGIES = "energies"
     GRAM = "gram"
+    DENSE_TARGET = "dense_target"
 
 
 class Backend(StrEnum):

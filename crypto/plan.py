@@ -125,9 +125,16 @@ class Plan:
         return spec.block if spec.HasField("block") else None
 
     def tensors(self, round_index: int) -> Iterator[plan_pb2.Tensor]:
-        """Return the prunable tensors that the round is about, in the plan's order."""
-        block = self.block(round_index)
-        return (tensor for tensor in self.prunable if block is None or tensor.block == block)
+        """Return the prunable tensors that the round is about, in the plan's order.
+
+        Those with `output_exponents` have rounds of their own, after the others of their block.
+        """
+        block, kind = self.block(round_index), self.release_kind(round_index)
+        for tensor in self.prunable:
+            is_last = bool(tensor.output_exponents)
+            apart = {ReleaseKind.GRAM: is_last, ReleaseKind.DENSE_TARGET: not is_last}.get(kind, False)
+            if block in (None, tensor.block) and not apart:
+                yield tensor
 
     def round_digest(self, round_index: int, input_digest: bytes, cohort: Sequence[str] = ()) -> bytes:
         """Return what signatures, seals and keys of a round are bound to: plan, index, what it starts from, and who."""

@@ -123,7 +123,8 @@ class PlanOptions:
             "",
             _told_elsewhere,
             "What is summed: keep masks (votes), also the weights that the pruner changed (weights), or what pruners "
-            "read of the text, by which everybody prunes alike (energies, gram).",
+            "read of the text, by which everybody prunes alike (energies, gram); or that and what the last layer of a "
+            "block should write to make up for pruning (dense_target).",
             choices=tuple(kind for kind in ReleaseKind if release_spec(kind).prunes),
         ),
     ] = ReleaseKind.VOTES

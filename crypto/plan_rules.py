@@ -229,11 +229,18 @@ def _check_rounds(plan: Plan) -> None:
 
 
 def _check_inputs(plan: Plan, release: ReleaseKind) -> None:
-    """Only statistics of inputs need to know which tensors share one, and how large it is."""
+    """Only statistics of inputs need to know which tensors share one, and how large it is; and only a target, which
+    tensor of each block has it.
+    """
     for tensor in plan.message.model:
-        described = tensor.shares_input_of or tensor.scale_exponents
+        described = tensor.shares_input_of or tensor.scale_exponents or tensor.output_exponents
         pools = tensor.prunable and release_spec(release).pools
         _require(pools or not described, f"model {tensor.name}", "has an input that no round is about")
+    blocks = len(plan.block_weights) if release is ReleaseKind.DENSE_TARGET else 0
+    last = [tensor.block for tensor in plan.prunable if tensor.output_exponents]
+    _require(sorted(last) == [*range(blocks)], "output_exponents", f"are not those of one tensor in {blocks} blocks")
+    others = {tensor.block for tensor in plan.prunable if not tensor.output_exponents}
+    _require(len(others) >= blocks, "output_exponents", "are those of a block's only prunable tensor")
 
 
 def _check_key(suite: Suite, member: plan_pb2.Member) -> None:

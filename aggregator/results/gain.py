@@ -11,6 +11,7 @@ NEXT_RELEASE: Final = {
     ReleaseKind.VOTES: ReleaseKind.ENERGIES,
     ReleaseKind.WEIGHTS: ReleaseKind.ENERGIES,
     ReleaseKind.ENERGIES: ReleaseKind.GRAM,
+    ReleaseKind.GRAM: ReleaseKind.DENSE_TARGET,
 }
 NEXT_PRUNER: Final = {
     Pruner.MAGNITUDE: Pruner.WANDA,

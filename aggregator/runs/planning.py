@@ -96,6 +96,7 @@ class Planner:
             if tensor.prunable:
                 tensor.shares_input_of = inputs[tensor.name].shares_input_of
                 tensor.scale_exponents = inputs[tensor.name].scale_exponents
+                tensor.output_exponents = inputs[tensor.name].output_exponents
 
     def pruning(self, evaluate: int = 0) -> Plan:
         """Return a plan of the rounds in which keep masks, or pruned weights, are summed.

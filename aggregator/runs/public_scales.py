@@ -5,15 +5,17 @@ only near: lanes have room above them, and silos say how much did not fit.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from crypto.errors import ModelError
 from crypto.names import ReleaseKind
 from silo_agent.model.activations import BlockWalk
+from silo_agent.model.blocks import Block
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.writing.self_text import self_sequences
 
@@ -39,24 +41,45 @@ class Input:
     """The first prunable of the block with the same input; empty where that is this one."""
     scale_exponents: bytes
     """Signed bytes; none where it shares another's."""
+    output_exponents: bytes = b""
+    """Signed bytes, one an output, of a prunable whose target is summed."""
 
 
 def public_scales(weights: DenseWeights, release: ReleaseKind, tokens: int, device: torch.device) -> dict[str, Input]:
-    """Return by prunable what a plan of `release` says of its input, where each silo has so many `tokens` of text."""
+    """Return by prunable what a plan of `release` says of its input, where each silo has so many `tokens` of text.
+
+    Raises ModelError where a target is to be summed, and no prunable of a block has one.
+    """
     length = min(MOST_TOKENS, getattr(weights.config, "max_position_embeddings", None) or MOST_TOKENS)
     text = self_sequences(weights, samples=RECORDS, sequence_length=length, device=device, progress=lambda *_: None)
     inputs: dict[str, Input] = {}
     walk = BlockWalk(weights, text, device=device)
+    aims = release is ReleaseKind.DENSE_TARGET
     for block in walk:
         energies = walk.energies()
-        usual = {name: energy * (tokens / text.numel()) for name, energy in energies.items()}
+        last = _last(walk, block, weights) if aims else ""
         for name in block.prunable:
             first = _first_with_input(name, energies, walk.tokens, text.numel())
-            exponents = b"" if first else _exponents(usual[name], release)
+            exponents = b"" if first else _exponents(energies[name] * (tokens / text.numel()), release)
             inputs[name] = Input(first, exponents)
-        if block is not weights.blocks[-1]:
+        if aims or block is not weights.blocks[-1]:
             walk.advance({})
+        if aims:
+            outputs = _exponents(walk.outputs() * (tokens / text.numel()), release)
+            inputs[last] = replace(inputs[last], output_exponents=outputs)
     return inputs
+
+
+def _last(walk: BlockWalk, block: Block, weights: DenseWeights) -> str:
+    """Return the last prunable that writes to the residual stream with nothing after it."""
+    writers = [name for name in block.prunable if walk.writes_last(name)]
+    if not writers or len(block.prunable) == 1:
+        raise ModelError(
+            f"{weights.folder}: {block.prefix}: has no weight matrix that writes to the residual stream last, after "
+            "others",
+            hint="--release gram does without a target",
+        )
+    return writers[-1]
 
 
 def _first_with_input(name: str, energies: Mapping[str, Tensor], reached: Mapping[str, int], tokens: int) -> str:

@@ -52,16 +52,15 @@ class EnergiesSpec(ReleaseSpec):
     what: ClassVar[str] = "the sum of squares of each input feature of the weight matrices"
 
     def sections(self, plan: Plan, index: int, silos: int) -> Iterator[Section]:
-        """Yield the counts of what was clipped, an input each, then the statistics of each input."""
-        inputs = own_inputs(plan, index)
-        lanes = [self.lanes(oriented(tensor)[1]) for tensor in inputs]
-        yield Section(CLIPPED_SECTION, len(inputs), lane_width(silos * max(lanes)))
-        for tensor, count in zip(inputs, lanes, strict=True):
-            yield self.section(tensor.name, count)
+        """Yield the counts of what was clipped, a section each, then the sections that have the statistics."""
+        statistics = [section for tensor in own_inputs(plan, index) for section in self.statistics(tensor)]
+        most = max((section.lanes for section in statistics), default=1)
+        yield Section(CLIPPED_SECTION, len(statistics), lane_width(silos * most))
+        yield from statistics
 
-    def section(self, tensor: str, lanes: int) -> Section:
-        """Return the section of one input."""
-        return Section(energies_section(tensor), lanes, ENERGY_WIDTH)
+    def statistics(self, tensor: plan_pb2.Tensor) -> Iterator[Section]:
+        """Yield the sections of what is said of one input."""
+        yield Section(energies_section(tensor.name), self.lanes(oriented(tensor)[1]), ENERGY_WIDTH)
 
     def lanes(self, features: int) -> int:
         """Return how many numbers a statistic of so many input features has."""

@@ -3,14 +3,16 @@
 It is what SparseGPT, ADMM and ALPS read of a text: by the sum of all silos they prune as with all text in one place.
 """
 
-from typing import Final
+from collections.abc import Iterator
+from typing import ClassVar, Final
 
 from crypto.encoding.layout import Section
 from crypto.errors import PlanError
 from crypto.names import ReleaseKind
-from crypto.plan import Plan
+from crypto.plan import Plan, oriented
 from crypto.pruning.pruners import PRUNERS
 from crypto.releases.energies import EnergiesSpec
+from sparsilo.v1 import plan_pb2
 
 GRAM_WIDTH: Final = 32
 
@@ -30,7 +32,7 @@ class GramSpec(EnergiesSpec):
 
     kind = ReleaseKind.GRAM
     opens = "for every two input features of a weight matrix the sum of their products over all silos' text"
-    not_protected = (
+    not_protected: ClassVar[tuple[str, ...]] = (
         "From the products of the first block's inputs it can be computed how often each word occurs in all silos' "
         "text together. A word that one silo alone has shows there, though not whose it is.",
         "Where the silos' text has fewer tokens than a matrix has inputs, the sums say in which directions it lies.",
@@ -38,9 +40,9 @@ class GramSpec(EnergiesSpec):
     seen = "the products of every two input features, summed over all their text"
     what = "the sum of products of every two input features of the weight matrices"
 
-    def section(self, tensor: str, lanes: int) -> Section:
-        """Return the section of one input."""
-        return Section(gram_section(tensor), lanes, GRAM_WIDTH)
+    def statistics(self, tensor: plan_pb2.Tensor) -> Iterator[Section]:
+        """Yield the section of the upper triangle."""
+        yield Section(gram_section(tensor.name), self.lanes(oriented(tensor)[1]), GRAM_WIDTH)
 
     def lanes(self, features: int) -> int:
         """Return how many numbers an upper triangle has, its diagonal included."""
@@ -55,7 +57,9 @@ class GramSpec(EnergiesSpec):
         super().check(plan, index)
         pruner = plan.pruning.pruner
         if not PRUNERS[pruner].updates_weights:
-            raise PlanError(f"plan: rounds[{index}]: pools gram, and {pruner} reads energies alone: release energies")
+            raise PlanError(
+                f"plan: rounds[{index}]: pools {self.kind}, and {pruner} reads energies alone: release energies"
+            )
 
 
 SPEC = GramSpec()

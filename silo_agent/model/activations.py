@@ -44,7 +44,8 @@ class BlockWalk:
 
     Iterating yields the blocks in order, each loaded while it is the current one: `energies` and `grams` look at what
     its weights see, `advance`, once a block, makes the next block's inputs. Compute dtype: float32 on the CPU, the
-    stored dtype elsewhere. Sequences of one length share batches; nothing is padded. Hidden states stay on the GPUs
+    stored dtype elsewhere. Sequences of one length share batches; nothing is padded. With `beside_dense` the sequences
+    go through the dense model too, block by block at the same time: see `dense_target`. Hidden states stay on the GPUs
     while they take at most a quarter of the free memory, else in memory up to `IN_MEMORY`, else in a file that is gone
     when the walk is. `cuda` means all GPUs, `cuda:1` one. Raises ConfigError
     where sequences are longer than the model's positions, ModelError where blocks see more of the text than hidden
@@ -54,7 +55,14 @@ class BlockWalk:
     tokens: dict[str, int]
     """How many tokens reached each prunable of the current block, once `energies` or `grams` has looked."""
 
-    def __init__(self, weights: DenseWeights, sequences: Tensor | Sequence[Tensor], *, device: torch.device) -> None:
+    def __init__(
+        self,
+        weights: DenseWeights,
+        sequences: Tensor | Sequence[Tensor],
+        *,
+        device: torch.device,
+        beside_dense: bool = False,
+    ) -> None:
         length, limit = max(map(len, sequences)), positions(weights.config)
         if limit is not None and length > limit:
             raise ConfigError(
@@ -74,6 +82,11 @@ class BlockWalk:
         self._calls: list[list[tuple[Any, ...]]] = []  # by batch, by block; the same object where it is equal
         self._known_calls: dict[torch.Size, list[tuple[Any, ...]]] = {}  # of the first batch of a shape
         self._enter(sequences)
+        beside = self._hidden if beside_dense else []
+        self._dense = list(room([hidden.shape for hidden in beside], self._dtype, self._devices))
+        """The dense model's hidden states, by batch: before the first block, then after the current one."""
+        for dense, hidden in zip(self._dense, beside, strict=True):
+            dense.copy_(hidden)
 
     @torch.no_grad()
     def _enter(self, sequences: Tensor | Sequence[Tensor]) -> None:
@@ -133,6 +146,7 @@ class BlockWalk:
             self._copies = [original, *(copy.deepcopy(original) for _ in self._devices[1:])]
             for module, device in zip(self._copies, self._devices, strict=True):
                 self._weights.load(module, block.prefix, device, self._dtype)
+            self._go_on(self._dense)
             yield block
             self._copies.clear()
             self._weights.release(original)
@@ -204,9 +218,9 @@ class BlockWalk:
         shows = [self._products(copied, see) for copied in range(len(self._copies))]
         for index in range(len(self._batches)):
             with shows[index % len(shows)]:
-                output = self._run(index)
+                output = self._run(index, self._hidden[index])
             if onward:
-                self._go_on(index, output)
+                self._hidden[index].copy_(_hidden_states(output))
         if share and (apart or any(calls[name] != calls[first] for name, first in shares.items())):
             return self._sum_up(zeros, add, share=False)  # they had the same input, but not always
         summed: dict[str, Tensor] = {}
@@ -256,6 +270,10 @@ class BlockWalk:
         `changed` is by name, in the stored shape: a bool tensor is a keep mask, a floating one the new weight. Names
         without stay dense.
         """
+        self._change(changed)
+        self._go_on(self._hidden)
+
+    def _change(self, changed: Mapping[str, Tensor]) -> None:
         for name in self._block.prunable:
             if name in changed:
                 change = changed[name]
@@ -265,12 +283,83 @@ class BlockWalk:
                         weight.masked_fill_(~change.to(weight.device), 0)
                     else:
                         weight.copy_(change)
-        for index in range(len(self._hidden)):
-            self._go_on(index, self._run(index))
 
-    def _go_on(self, index: int, output: Any) -> None:
-        """Make what the current block returned for a batch the next block's input."""
-        self._hidden[index].copy_(output if isinstance(output, Tensor) else output[0])
+    @torch.no_grad()
+    def _go_on(self, hidden: Sequence[Tensor]) -> None:
+        """Put what the current block makes of each batch's hidden states in their place."""
+        for index, states in enumerate(hidden):
+            states.copy_(_hidden_states(self._run(index, states)))
+
+    def outputs(self) -> Tensor:
+        """Return each component's sum of squares over the hidden states after what was run last: float32 [width]."""
+        sums = [hidden.flatten(0, -2).double().square().sum(0).to(self._devices[0]) for hidden in self._hidden]
+        return torch.stack(sums).sum(0).float()
+
+    @torch.no_grad()
+    def writes_last(self, name: str) -> bool:
+        """Return whether a prunable of the current block writes to the residual stream, and nothing comes after it.
+
+        Then the block's output is that without it, and what it makes of its inputs. It is tried with random hidden
+        states and a random weight; no text has a part in it.
+        """
+        place, width = self._weights.place(name), self._hidden[0].shape[-1]
+        weight = self._weights.loaded(self._copies[0], self._block.prefix, name)
+        if place.expert is not None or weight.shape[1 if place.input_first else 0] != width:
+            return False
+        numbers = torch.Generator().manual_seed(0)
+        states = torch.randn(self._hidden[0].shape, generator=numbers).to(self._dtype)
+        kept = weight.clone()
+        weight.zero_()
+        without, rows = self._run_seeing(0, name, states)
+        if len(rows) != len(without):
+            weight.copy_(kept)
+            return False
+        length = rows.float().square().sum(1).mean().sqrt()  # of an input: what is written is to be as large as states
+        weight.copy_(torch.randn(weight.shape, generator=numbers).to(weight) / length)
+        whole, rows = self._run_seeing(0, name, states)
+        written = rows.float() @ (weight if place.input_first else weight.T).float()
+        weight.copy_(kept)
+        error = (whole.float() - without.float() - written).norm()
+        return bool(error <= torch.finfo(self._dtype).eps ** 0.5 * written.norm())
+
+    @torch.no_grad()
+    def dense_target(self, name: str, changed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return X^T X and (D - S)^T X of the inputs X [tokens, d_in] of a prunable that `writes_last`.
+
+        D are the dense model's hidden states after the current block. S are those here where the block's other
+        prunables are `changed`, as `advance` takes them, and this one writes nothing; so the block's weights are left.
+        float32 [d_in, d_in] and [d_out, d_in]. Only of a walk `beside_dense`.
+        """
+        self._change(changed)
+        for module in self._copies:
+            self._weights.loaded(module, self._block.prefix, name).zero_()
+        d_in = self._weights.shape(name)[0 if self._weights.input_first(name) else 1]
+        width = self._hidden[0].shape[-1]
+        sums = [[torch.zeros(size, d_in, device=device) for size in (d_in, width)] for device in self._devices]
+        for index, dense in enumerate(self._dense):
+            states, inputs = (rows.float() for rows in self._run_seeing(index, name, self._hidden[index]))
+            missing = dense.flatten(0, -2).to(states) - states
+            for total, rows in zip(sums[index % len(sums)], (inputs, missing), strict=True):
+                total.addmm_(rows.T, inputs)
+        gram, target = sums[0]
+        for more in sums[1:]:
+            gram += more[0].to(gram)
+            target += more[1].to(target)
+        return self._finite(name, gram), self._finite(name, target)
+
+    def _run_seeing(self, index: int, name: str, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the current block makes of a batch's hidden states, [tokens, width], and the rows [some, d_in]
+        that reach a prunable of it.
+        """
+        seen = [self._hidden[index].new_empty(0)]
+
+        def see(names: Sequence[str], _: int, rows: Tensor) -> None:
+            if name in names:
+                seen.append(rows.flatten(0, -2))
+
+        with self._products(index % len(self._copies), see):
+            states = _hidden_states(self._run(index, hidden))
+        return states.flatten(0, -2), torch.cat(seen[1:] or seen)
 
     @torch.no_grad()
     def logits(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -285,14 +374,19 @@ class BlockWalk:
                 there = ids.to(self._devices[0])
                 yield there, self._model(input_ids=there, use_cache=False).logits
 
-    def _run(self, index: int) -> Any:
-        """Run the current block on a batch; the batches take turns with the block's copies."""
+    def _run(self, index: int, hidden: Tensor) -> Any:
+        """Run the current block on a batch's hidden states; the batches take turns with the block's copies."""
         copied = index % len(self._copies)
         device = self._devices[copied]
         call = self._calls[index][self._block.index]
         args, kwargs = trees.tree_map_only(Tensor, lambda tensor: tensor.to(device), call)
         with self._block_by_block():
-            return self._copies[copied](self._hidden[index].to(device), *args, **kwargs)
+            return self._copies[copied](hidden.to(device), *args, **kwargs)
+
+
+def _hidden_states(output: Any) -> Tensor:
+    """Return the hidden states of what a block returned: all of it, or the first of several."""
+    return cast("Tensor", output if isinstance(output, Tensor) else output[0])
 
 
 def _return_freed_memory() -> None:

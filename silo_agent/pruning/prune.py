@@ -47,19 +47,26 @@ class Pruned:
 
 
 def prune_weight(
-    weights: DenseWeights, name: str, statistic: Tensor | None, pruner: Pruner, sparsity: Sparsity, device: torch.device
+    weights: DenseWeights,
+    name: str,
+    statistic: Tensor | None,
+    pruner: Pruner,
+    sparsity: Sparsity,
+    device: torch.device,
+    aim: Tensor | None = None,
 ) -> Pruned:
     """Prune one stored weight by the `statistic` of its inputs that the pruner's `STATISTIC` says.
 
-    A kept weight whose new value does not fit the stored dtype stays dense. Raises ModelError where the weight has NaN
-    or infinity, PlanError where a pattern does not divide d_in; nothing that depends on the statistic.
+    With `aim`, float32 [d_out, d_in] on `device`, the pruner gets that in place of the dense weight. A kept weight
+    whose new value does not fit the stored dtype stays dense. Raises ModelError where the weight has NaN or infinity,
+    PlanError where a pattern does not divide d_in; nothing that depends on the statistic.
     """
     stored = weights.tensor(name).to(device)
     weight = stored.T if weights.input_first(name) else stored
     if not stored.isfinite().all():
         raise ModelError(f"{weights.folder}: {name}: weights are not finite", hint="copy the model again")
     try:
-        keep, new = method(pruner).prune(weight, statistic, sparsity)
+        keep, new = method(pruner).prune(weight if aim is None else aim, statistic, sparsity)
     except PlanError as error:
         raise PlanError(f"{weights.folder}: {name}: {error.message}", hint="choose a pattern that fits") from None
     if weights.input_first(name):

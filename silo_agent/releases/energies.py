@@ -25,6 +25,7 @@ from crypto.releases.energies import (
     most_a_silo,
     own_inputs,
 )
+from crypto.releases.release_spec import layout_of
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.expansion import ExpandedTensor
 from silo_agent.pruning.prune import as_integers, prune_weight
@@ -97,12 +98,12 @@ def check_shared(plan: Plan, index: int, statistics: Mapping[str, Tensor]) -> No
 
 
 def warn_of_clipped(plan: Plan, index: int, chunks: Iterator[OpenedChunk]) -> None:
-    """Read the section that comes first, and warn of each input of which the silos cut values to the plan's scale."""
-    inputs = own_inputs(plan, index)
-    clipped: NDArray[np.uint64] = next_section(chunks, CLIPPED_SECTION, [len(inputs)], np.uint64, NO_LIMIT)
-    for tensor, count in zip(inputs, clipped.tolist(), strict=True):
+    """Read the section that comes first, and warn of each later one of which silos cut values to the plan's scale."""
+    _, *statistics = layout_of(plan, index).sections
+    clipped: NDArray[np.uint64] = next_section(chunks, CLIPPED_SECTION, [len(statistics)], np.uint64, NO_LIMIT)
+    for section, count in zip(statistics, clipped.tolist(), strict=True):
         if count:
-            _log.warning("%s: %d of the silos' statistics were cut to the plan's scale", tensor.name, count)
+            _log.warning("%s: %d of the silos' statistics were cut to the plan's scale", section.name, count)
 
 
 def pooled_energy(tensor: plan_pb2.Tensor, chunks: Iterator[OpenedChunk]) -> Tensor:
@@ -112,19 +113,26 @@ def pooled_energy(tensor: plan_pb2.Tensor, chunks: Iterator[OpenedChunk]) -> Ten
 
 
 def pruned_alike(
-    earlier: Earlier, index: int, owner: plan_pb2.Tensor, statistic: Tensor, gram: Tensor, weights: DenseWeights
+    earlier: Earlier,
+    index: int,
+    owner: plan_pb2.Tensor,
+    statistic: Tensor,
+    gram: Tensor,
+    weights: DenseWeights,
+    aim: Tensor | None = None,
 ) -> Iterator[ExpandedTensor]:
     """Yield the tensors that share the input of `owner`, pruned by the pooled `statistic` of it.
 
-    Where the plan quantises, they are then quantised by its Gram matrix `gram`; else nobody looks at that.
+    Where the plan quantises, they are then quantised by its Gram matrix `gram`; else nobody looks at that. With an
+    `aim`, as `prune_weight` has it, they are to come near that.
     """
     work, sparsity = earlier.plan.pruning, earlier.sparsity(owner.block)
     for tensor in earlier.plan.tensors(index):
         if owner.name in (tensor.name, tensor.shares_input_of):
-            pruned = prune_weight(weights, tensor.name, statistic, work.pruner, sparsity, statistic.device)
+            pruned = prune_weight(weights, tensor.name, statistic, work.pruner, sparsity, statistic.device, aim)
             if work.quantise_bits is not None:
                 pruned = as_integers(pruned, weights, gram, work.quantise_bits)
             expanded_tensor = ExpandedTensor(pruned.name, pruned.keep, pruned.weight, pruned.quantised)
             if pruned.weight is not None:
-                expanded_tensor = earlier.solving.settled(expanded_tensor, gram, sparsity)
+                expanded_tensor = earlier.solving.settled(expanded_tensor, gram, sparsity, aim)
             yield expanded_tensor

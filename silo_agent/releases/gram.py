@@ -3,7 +3,7 @@
 The lanes lie in a file: of a large model they are larger than its weights.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from crypto.encoding.layout import Chunk, OpenedChunk
 from crypto.plan import Plan, oriented
 from crypto.releases.energies import CLIPPED_SECTION, own_inputs
 from crypto.releases.gram import SPEC, gram_section, product_bits
+from crypto.releases.release_spec import layout_of
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.expansion import ExpandedTensor
 from silo_agent.releases.energies import check_shared, exponents_of, pruned_alike, warn_of_clipped
@@ -56,24 +57,27 @@ class GramRelease:
         self._file = file
         self._file.write_bytes(b"")
         self._starts: dict[str, int] = {}
-        self._clipped = np.zeros(len(self._inputs), np.uint64)
+        _, *statistics = layout_of(plan, index).sections
+        self._places = {section.name: place for place, section in enumerate(statistics)}
+        self._clipped = np.zeros(len(statistics), np.uint64)
 
     def add(self, grams: Mapping[str, Tensor]) -> None:
         """Encode the matrices of a block's inputs, by the tensor that the plan says has them."""
-        with self._file.open("ab") as lanes:
-            for place, tensor in enumerate(self._inputs):
-                if tensor.name in grams:
-                    self._starts[gram_section(tensor.name)] = lanes.tell()
-                    for row in self._encoded(place, tensor, grams[tensor.name].cpu()):
-                        lanes.write(row.data)
+        for tensor in self._inputs:
+            if tensor.name in grams:
+                exponents = exponents_of(tensor)
+                rows = enumerate(grams[tensor.name].cpu().numpy())
+                upper = ((row[at:], exponents[at:] + exponents[at]) for at, row in rows)
+                self.write(gram_section(tensor.name), upper)
 
-    def _encoded(self, place: int, tensor: plan_pb2.Tensor, gram: Tensor) -> Iterator[NDArray[np.uint32]]:
-        """Yield each row from its diagonal on."""
-        exponents = exponents_of(tensor)
-        for at, row in enumerate(gram.numpy()):
-            relative = np.ldexp(row[at:].astype(np.float64), -(exponents[at:] + exponents[at]))
-            self._clipped[place] += np.uint64(np.count_nonzero(np.abs(relative) > 1))
-            yield encode_signed(relative, -self._bits, self._bits).astype(np.uint32)
+    def write(self, section: str, rows: Iterable[tuple[NDArray[np.float32], NDArray[np.int64]]]) -> None:
+        """Encode a section, row by row; each comes with the exponents of two that its values are relative to."""
+        with self._file.open("ab") as lanes:
+            self._starts[section] = lanes.tell()
+            for row, exponents in rows:
+                relative = np.ldexp(row.astype(np.float64), -exponents)
+                self._clipped[self._places[section]] += np.uint64(np.count_nonzero(np.abs(relative) > 1))
+                lanes.write(encode_signed(relative, -self._bits, self._bits).astype(np.uint32).data)
 
     def lanes(self, chunk: Chunk) -> NDArray[Any]:
         """Return the values of one chunk's lanes."""

@@ -63,8 +63,13 @@ class Solving(Protocol):
     def public_grams(self, block: int) -> Mapping[str, Tensor]:
         """Return X^T X of a block's inputs on text that the model writes, by prunable: float32 [d_in, d_in]."""
 
-    def settled(self, solved: ExpandedTensor, gram: Tensor, sparsity: Sparsity) -> ExpandedTensor:
-        """Return what becomes of a tensor that was solved for with `gram`, float32 [d_in, d_in]."""
+    def settled(
+        self, solved: ExpandedTensor, gram: Tensor, sparsity: Sparsity, aim: Tensor | None = None
+    ) -> ExpandedTensor:
+        """Return what becomes of a tensor that was solved for with `gram`, float32 [d_in, d_in].
+
+        It was to come near `aim`, float32 [d_out, d_in], or else the dense weight.
+        """
 
 
 class Earlier(Protocol):
@@ -102,6 +107,8 @@ class SiloWork:
     """Prunes the whole model on text that it writes itself, where that was not done yet."""
     statistics: Callable[[Statistic], Iterator[Mapping[str, Tensor]]]
     """Sums up the inputs of the round's prunables over the calibration sequences, block by block, by name."""
+    dense_target: Callable[[str], tuple[Tensor, Tensor]]
+    """From the last layer of the round's block to what `BlockWalk.dense_target` has of it, the others as pruned."""
     folder: Path
     """Where files of the round may lie while it lasts."""
     together: Callable[[], Mapping[str, Tensor]]

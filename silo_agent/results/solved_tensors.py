@@ -22,7 +22,7 @@ from silo_agent.pruning.expansion import ExpandedTensor
 from silo_agent.pruning.keep_mask import in_groups
 from silo_agent.rounds.together import Together
 
-MOST_ERROR: Final = {ReleaseKind.GRAM: 1.01, ReleaseKind.ENERGIES: 1.25}
+MOST_ERROR: Final = {ReleaseKind.GRAM: 1.01, ReleaseKind.DENSE_TARGET: 1.01, ReleaseKind.ENERGIES: 1.25}
 """How many times the error of one's own solution a published one may leave.
 
 A pooled Gram matrix is the same everywhere. Text that the model writes is not, where a machine rounds a probability
@@ -39,7 +39,9 @@ class PublishedTogether(Together):
         super().__init__(plan, weights, folder, device)
         self._published = published
 
-    def settled(self, solved: ExpandedTensor, gram: Tensor, sparsity: Sparsity) -> ExpandedTensor:
+    def settled(
+        self, solved: ExpandedTensor, gram: Tensor, sparsity: Sparsity, aim: Tensor | None = None
+    ) -> ExpandedTensor:
         """Return the published tensor. Raises BadAudit where it has too few zeros in a group, or solves badly."""
         name = solved.name
         published, dense = self._published(name), self._weights.tensor(name)
@@ -51,10 +53,9 @@ class PublishedTogether(Together):
         if int(zeros.min()) < least:
             raise BadAudit(f"tensor {name}: a group has {int(zeros.min())} zeros, not {least}", party=AGGREGATOR)
         most = MOST_ERROR[release_of(self.plan)]
-        own, theirs = (
-            _error((weight.T if turned else weight), (dense.T if turned else dense), gram)
-            for weight in (solved.changed, published)
-        )
+        if aim is None:
+            aim = dense.T if turned else dense
+        own, theirs = (_error(weight.T if turned else weight, aim, gram) for weight in (solved.changed, published))
         if not theirs <= most * own:
             raise BadAudit(
                 f"tensor {name}: leaves an error of {theirs:.3g}, above {most} times the {own:.3g} of one's own",
@@ -63,7 +64,7 @@ class PublishedTogether(Together):
         return replace(solved, keep=published != 0, weight=published)
 
 
-def _error(weight: Tensor, dense: Tensor, gram: Tensor) -> float:
-    """tr((W - D) G (W - D)^T), of weights [d_out, d_in]: the squared error in a layer's output on the text of G."""
-    change = weight.to(gram.device, torch.float64) - dense.to(gram.device, torch.float64)
+def _error(weight: Tensor, aim: Tensor, gram: Tensor) -> float:
+    """tr((W - A) G (W - A)^T), of weights [d_out, d_in]: the squared error in a layer's output on the text of G."""
+    change = weight.to(gram.device, torch.float64) - aim.to(gram.device, torch.float64)
     return float((change @ gram.double() * change).sum())

@@ -116,6 +116,7 @@ class RunOfPlan:
             pruned=lambda: self._pruning.files(start),
             self_calibrated=self._pruning.self_calibrated,
             statistics=lambda statistic: self._pruning.statistics(start, statistic),
+            dense_target=lambda name: self._pruning.dense_target(start, name),
             folder=self.files.work,
             together=lambda: self._pruning.together(start),
             candidate=lambda digest: PrunedFile(self.files.candidate(digest)),

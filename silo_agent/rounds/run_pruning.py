@@ -8,10 +8,12 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from crypto.names import Allocation, Schedule
+from crypto.errors import PlanError
+from crypto.names import Allocation, ReleaseKind, Schedule
 from crypto.plan import Plan
 from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Sparsity
+from crypto.releases.planned_rounds import release_of
 from silo_agent.model.activations import BlockWalk
 from silo_agent.model.blocks import Block
 from silo_agent.model.dense_weights import DenseWeights
@@ -50,7 +52,8 @@ class RunPruning:
         self.plan = plan
         self._silo, self._weights, self._sequences = silo, weights, sequences
         self._folder, self._device, self._progress = folder, device, progress
-        self._walk = WalkTogether(weights, sequences, device)
+        aims = release_of(plan) is ReleaseKind.DENSE_TARGET
+        self._walk = WalkTogether(weights, sequences, device, beside_dense=aims)
         self._together = Together(plan, weights, folder / TOGETHER, device)
 
     def files(self, start: Start) -> PrunedFiles:
@@ -102,6 +105,19 @@ class RunPruning:
                 if current is not self._weights.blocks[-1]:
                     walk.advance({})
             self._progress(current.index + 1, blocks)
+
+    def dense_target(self, start: Start, name: str) -> tuple[Tensor, Tensor]:
+        """Return what `BlockWalk.dense_target` has of `name`, the last layer of the block that a round is about.
+
+        Raises PlanError where that is not what it is; no text has a part in that.
+        """
+        block = self._weights.blocks[self.plan.block(start.index) or 0]
+        walk = self._reach(start, block.index)
+        if not walk.writes_last(name):
+            raise PlanError(f"the plan says that {name} writes to the residual stream last, and here it does not")
+        summed = walk.dense_target(name, self._together.changed(block.index))
+        self._progress(block.index + 1, len(self._weights.blocks))
+        return summed
 
     def together(self, start: Start) -> Mapping[str, Tensor]:
         """Return by name what the opened sums so far made of the model (14.3.1)."""

@@ -62,9 +62,11 @@ class Together:
         iterative = self.plan.pruning.schedule is Schedule.ITERATIVE
         return self._walk.at(block, self.changed if iterative else lambda _: {}).grams()
 
-    def settled(self, solved: ExpandedTensor, gram: Tensor, sparsity: Sparsity) -> ExpandedTensor:
+    def settled(
+        self, solved: ExpandedTensor, gram: Tensor, sparsity: Sparsity, aim: Tensor | None = None
+    ) -> ExpandedTensor:
         """Return what becomes of a tensor that was solved for with `gram`: the solution."""
-        del gram, sparsity
+        del gram, sparsity, aim
         return solved
 
     @cached_property

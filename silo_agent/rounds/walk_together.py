@@ -12,10 +12,21 @@ from silo_agent.model.dense_weights import DenseWeights
 
 
 class WalkTogether:
-    """Waits at a block until a later one is asked for. `sequences` is called once, when the walk begins."""
+    """Waits at a block until a later one is asked for. `sequences` is called once, when the walk begins.
 
-    def __init__(self, weights: DenseWeights, sequences: Callable[[], Tensor], device: torch.device) -> None:
+    With `beside_dense` they go through the dense model too, as `BlockWalk` has it.
+    """
+
+    def __init__(
+        self,
+        weights: DenseWeights,
+        sequences: Callable[[], Tensor],
+        device: torch.device,
+        *,
+        beside_dense: bool = False,
+    ) -> None:
         self._weights, self._sequences, self._device = weights, sequences, device
+        self._beside_dense = beside_dense
         self._current: Block | None = None
 
     def at(self, index: int, changed: Callable[[int], Mapping[str, Tensor]]) -> BlockWalk:
@@ -29,7 +40,7 @@ class WalkTogether:
 
     @cached_property
     def _walk(self) -> BlockWalk:
-        return BlockWalk(self._weights, self._sequences(), device=self._device)
+        return BlockWalk(self._weights, self._sequences(), device=self._device, beside_dense=self._beside_dense)
 
     @cached_property
     def _blocks(self) -> Iterator[Block]:

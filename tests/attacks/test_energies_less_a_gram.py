@@ -19,7 +19,12 @@ ENERGIES = Release(b"e" * 32, ReleaseKind.ENERGIES, b"text", SILOS, 3, block=2, 
 GRAM = Release(b"g" * 32, ReleaseKind.GRAM, b"text", SILOS[:4], 3, block=2)
 
 
-@pytest.mark.parametrize(("first", "second"), [(ENERGIES, GRAM), (GRAM, ENERGIES)])
+TARGET = replace(GRAM, round=b"t" * 32, kind=ReleaseKind.DENSE_TARGET)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(ENERGIES, GRAM), (GRAM, ENERGIES), (ENERGIES, TARGET), (TARGET, replace(GRAM, silos=SILOS))]
+)
 def test_both_say_the_same_of_a_text(first: Release, second: Release) -> None:
     """Whichever came first, the other is over the same silos or not at all."""
     opened = replace(first, sent=True, confirmed=first.silos)
@@ -39,6 +44,22 @@ def test_statistics_of_all_blocks_overlap_those_of_each() -> None:
     with pytest.raises(ReleaseRefused):
         check_release(GRAM, [everything])
     check_release(replace(GRAM, block=1), [ENERGIES])
+
+
+@pytest.mark.clause("2.4.14")
+def test_the_two_rounds_of_a_block_in_one_plan_are_about_different_weights() -> None:
+    """A silo that is lost between them stops nothing. Those of another plan may be about the same."""
+    target = replace(TARGET, plan=b"p" * 32)
+    gram = replace(GRAM, silos=SILOS, sent=True, confirmed=SILOS)
+    check_release(target, [replace(gram, plan=target.plan)])
+    check_survivors(target, SILOS[:4], [replace(gram, plan=target.plan)])
+    for other in (b"q" * 32, b""):
+        with pytest.raises(ReleaseRefused):
+            check_release(target, [replace(gram, plan=other)])
+    with pytest.raises(ReleaseRefused):
+        check_release(replace(TARGET, plan=b""), [replace(gram, plan=b"")])
+    with pytest.raises(ReleaseRefused):
+        check_release(target, [replace(gram, kind=ReleaseKind.DENSE_TARGET, plan=target.plan)])
 
 
 def test_keep_masks_say_something_else() -> None:

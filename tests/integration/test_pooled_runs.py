@@ -18,6 +18,7 @@ KINDS: dict[str, tuple[object, ...]] = {
     "one-shot": ("--release", "energies", "--pruner", "ria", "--schedule", "one-shot", "--allocation", "owl"),
     "public correlations": ("--release", "energies", "--pruner", "sparsegpt"),
     "gram": ("--release", "gram", "--pruner", "admm"),
+    "dense target": ("--release", "dense_target", "--pruner", "admm"),
 }
 
 
@@ -41,7 +42,7 @@ def test_secure_and_in_the_clear_make_the_same_model(
     assert runs["double_masking"].data["keep_counts"] == {}
 
 
-@pytest.mark.parametrize("kind", ["public correlations", "gram"])
+@pytest.mark.parametrize("kind", ["public correlations", "gram", "dense target"])
 def test_a_solution_is_judged_by_its_error_and_its_zeros(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from decimal import Decimal
 from fractions import Fraction
 from math import floor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from silo_agent.model.pruned_file import PrunedFile
 from silo_agent.pruning.gptq import group_size, round_to_nearest
 from silo_agent.pruning.prune import prune_blocks
 from silo_agent.pruning.spectral import block_alphas
+from silo_agent.releases import dense_target
 from silo_agent.releases.energies import EnergiesRelease
 from silo_agent.releases.gram import GramRelease
 from silo_agent.releases.scales import ScalesRelease
@@ -41,7 +43,7 @@ from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.opened_sum import OpenedRound
 from silo_agent.rounds.run_pruning import RunPruning
 from silo_agent.rounds.together import Together
-from support.models import BLOCKS, family, tiny_model, tokenizer, words
+from support.models import BLOCKS, family, in_memory, tiny_model, tokenizer, words
 from support.plans import signing_keys
 
 SILOS = 3
@@ -74,6 +76,15 @@ def release(kind: ReleaseKind, start: Start, pruning: RunPruning, weights: Dense
             for of_block in pruning.statistics(start, "grams"):
                 pooled.add(of_block)
             return pooled
+        case ReleaseKind.DENSE_TARGET:
+            return dense_target.prepare(
+                SimpleNamespace(  # type: ignore[arg-type]
+                    plan=plan,
+                    index=start.index,
+                    folder=files_of,
+                    dense_target=lambda name: pruning.dense_target(start, name),
+                )
+            )
         case _:
             return VotesRelease(plan, start.index, pruning.files(start).keep_masks)
 
@@ -195,6 +206,25 @@ def test_blocks_lose_what_the_plans_exponents_say(tmp_path: Path) -> None:
     for block, ratio in zip(weights.blocks, ratios, strict=True):
         for name in block.prunable:
             assert int((model.tensor(name) == 0).sum()) == floor(Fraction(ratio) * weights.shape(name).numel())
+
+
+@pytest.mark.clause("2.4.15")
+@pytest.mark.parametrize("name", ["llama", "gpt2", "falcon"])
+def test_a_dense_target_brings_the_model_nearer_to_the_dense_one(name: str, tmp_path: Path) -> None:
+    """Also where the matrix is stored input first (gpt2), and where two write to the stream at once (falcon)."""
+    weights = DenseWeights.open(tiny_model(tmp_path / "dense", family(name), seed=3))
+    text = torch.cat([sequences(silo) for silo in range(SILOS)])
+    logits, asked = {}, {"pruner": Pruner.ADMM, "sparsity_ratio": Decimal("0.6")}
+    for kind in (ReleaseKind.GRAM, ReleaseKind.DENSE_TARGET):
+        options = PlanOptions(release=kind, samples=6, sequence_length=LENGTH, **asked)  # type: ignore[arg-type]
+        logits[kind] = in_memory(federated(weights, options, tmp_path / kind))(text).logits
+        model = DenseWeights.open(tmp_path / kind / "model")
+        for tensor in weights.prunable:
+            size = weights.shape(tensor).numel()
+            assert int((model.tensor(tensor) == 0).sum()) == floor(Fraction("0.6") * size)
+    dense = in_memory(weights.folder)(text).logits
+    without, with_target = (float((found - dense).norm()) for found in logits.values())
+    assert with_target < 0.95 * without
 
 
 QUANTISING = {

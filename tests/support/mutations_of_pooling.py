@@ -1,9 +1,10 @@
 """Mistakes in what a plan may say of inputs, in statistics as lanes, and in how a published solution is judged."""
 
-from support.mutation import CHECK, Mutation
+from support.mutation import CHECK, INDEX, ORDER, SIGN, Mutation
 
 RULES = "tests/crypto/releases/test_pooled_statistics.py"
 LANES = "tests/silo_agent/releases/test_pooled_lanes.py"
+TARGET = "tests/silo_agent/model/test_dense_target.py"
 FAMILIES = "tests/scenarios/test_model_families.py"
 
 MUTATIONS = (
@@ -66,8 +67,8 @@ MUTATIONS = (
     Mutation(
         CHECK,
         "silo_agent/releases/gram.py",
-        "np.ldexp(row[at:].astype(np.float64), -(exponents[at:] + exponents[at]))",
-        "np.ldexp(row[at:].astype(np.float64), -2 * exponents[at:])",
+        "(row[at:], exponents[at:] + exponents[at])",
+        "(row[at:], 2 * exponents[at:])",
         f"{LANES}::test_gram_matrices_are_upper_triangles_relative_to_the_plans_scales",
     ),
     Mutation(
@@ -76,6 +77,48 @@ MUTATIONS = (
         "        gram[at:, at] = gram[at, at:]\n",
         "",
         f"{LANES}::test_gram_matrices_are_upper_triangles_relative_to_the_plans_scales",
+    ),
+    Mutation(
+        INDEX,
+        "silo_agent/releases/dense_target.py",
+        "scales = exponents_of(tensor) + output_exponents(tensor)[:, None]",
+        "scales = exponents_of(tensor) + output_exponents(tensor)[::-1, None]",
+        f"{LANES}::test_targets_are_relative_to_the_scales_of_outputs_and_inputs",
+    ),
+    Mutation(
+        SIGN,
+        "silo_agent/model/activations.py",
+        "missing = dense.flatten(0, -2).to(states) - states",
+        "missing = states - dense.flatten(0, -2).to(states)",
+        f"{TARGET}::test_a_target_is_what_is_missing_to_dense_hidden_states",
+    ),
+    Mutation(
+        ORDER,
+        "silo_agent/model/activations.py",
+        "            self._go_on(self._dense)\n            yield block\n",
+        "            yield block\n            self._go_on(self._dense)\n",
+        f"{TARGET}::test_a_target_is_what_is_missing_to_dense_hidden_states",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/model/activations.py",
+        "            self._weights.loaded(module, self._block.prefix, name).zero_()\n        d_in",
+        "            pass\n        d_in",
+        f"{TARGET}::test_a_target_is_what_is_missing_to_dense_hidden_states",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/rounds/run_pruning.py",
+        "        if not walk.writes_last(name):\n",
+        "        if False:\n",
+        "tests/silo_agent/rounds/test_run_pruning.py::test_a_plan_that_names_another_tensor_is_refused",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/consent/ledger.py",
+        "apart = one_plan and self.kind != other.kind",
+        "apart = self.kind != other.kind",
+        "tests/attacks/test_energies_less_a_gram.py::test_both_say_the_same_of_a_text",
     ),
     Mutation(
         CHECK,

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16sparsilo/v1/plan.proto\x12\x0bsparsilo.v1\"\xcb\x03\n\x04Plan\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x0b\n\x03run\x18\x02 \x01(\x0c\x12\r\n\x05suite\x18\x03 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x04 \x01(\t\x12#\n\x06roster\x18\x05 \x03(\x0b\x32\x13.sparsilo.v1.Member\x12\x11\n\tthreshold\x18\x06 \x01(\r\x12\x17\n\x0fleast_survivors\x18\x07 \x01(\r\x12\x11\n\tcolluders\x18\x08 \x01(\r\x12\"\n\x05model\x18\t \x03(\x0b\x32\x13.sparsilo.v1.Tensor\x12\'\n\x07pruning\x18\n \x01(\x0b\x32\x14.sparsilo.v1.PruningH\x00\x12\"\n\x06rounds\x18\x0b \x03(\x0b\x32\x12.sparsilo.v1.Round\x12\x13\n\x0b\x63hunk_words\x18\x0c \x01(\r\x12\x15\n\rphase_seconds\x18\r \x01(\r\x12\x1b\n\x13preparation_seconds\x18\x0e \x01(\r\x12\x1c\n\x14two_honest_survivors\x18\x0f \x01(\x08\x12 \n\x05\x66iles\x18\x10 \x03(\x0b\x32\x11.sparsilo.v1.File\x12\x1e\n\x16least_bytes_per_second\x18\x11 \x01(\rB\x06\n\x04work\"U\n\x06Member\x12\x0c\n\x04silo\x18\x01 \x01(\t\x12\x13\n\x0bsigning_key\x18\x02 \x01(\x0c\x12\x16\n\x0esparsity_ratio\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\r\"\x9d\x01\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\r\n\x05shape\x18\x03 \x03(\x04\x12\x10\n\x08prunable\x18\x04 \x01(\x08\x12\r\n\x05\x62lock\x18\x05 \x01(\r\x12\x13\n\x0binput_first\x18\x06 \x01(\x08\x12\x17\n\x0fshares_input_of\x18\x07 \x01(\t\x12\x17\n\x0fscale_exponents\x18\x08 \x01(\x0c\"$\n\x04\x46ile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"\xa7\x02\n\x07Pruning\x12\x0e\n\x06pruner\x18\x01 \x01(\t\x12\x16\n\x0esparsity_ratio\x18\x02 \x01(\t\x12\x18\n\x10\x63omparison_group\x18\x03 \x01(\t\x12\x0f\n\x07samples\x18\x04 \x01(\r\x12\x17\n\x0fsequence_length\x18\x05 \x01(\r\x12\x0f\n\x07pattern\x18\x06 \x01(\t\x12\x12\n\nallocation\x18\x07 \x01(\t\x12\x10\n\x08schedule\x18\x08 \x01(\t\x12\x16\n\x0eweight_scaling\x18\t \x01(\x08\x12\x1e\n\x16\x66orce_comparison_group\x18\n \x01(\x08\x12\x14\n\x0c\x63ohort_floor\x18\x0b \x01(\r\x12\x14\n\x0c\x62lock_alphas\x18\x0c \x03(\t\x12\x15\n\rquantise_bits\x18\r \x01(\r\"\xf4\x02\n\x05Round\x12#\n\x05votes\x18\x01 \x01(\x0b\x32\x12.sparsilo.v1.VotesH\x00\x12-\n\nevaluation\x18\x02 \x01(\x0b\x32\x17.sparsilo.v1.EvaluationH\x00\x12\'\n\x07weights\x18\x03 \x01(\x0b\x32\x14.sparsilo.v1.WeightsH\x00\x12%\n\x06scales\x18\x04 \x01(\x0b\x32\x13.sparsilo.v1.ScalesH\x00\x12)\n\x08outliers\x18\x05 \x01(\x0b\x32\x15.sparsilo.v1.OutliersH\x00\x12)\n\x08sampling\x18\x06 \x01(\x0b\x32\x15.sparsilo.v1.SamplingH\x00\x12)\n\x08\x65nergies\x18\x08 \x01(\x0b\x32\x15.sparsilo.v1.EnergiesH\x00\x12!\n\x04gram\x18\t \x01(\x0b\x32\x11.sparsilo.v1.GramH\x00\x12\x0f\n\x05\x62lock\x18\x07 \x01(\rH\x01\x42\t\n\x07releaseB\x07\n\x05scope\"\x07\n\x05Votes\"\t\n\x07Weights\"\x08\n\x06Scales\"\n\n\x08Outliers\"\n\n\x08Sampling\"\n\n\x08\x45nergies\"\x06\n\x04Gram\"K\n\nEvaluation\x12\x11\n\tsequences\x18\x01 \x01(\r\x12*\n\ncandidates\x18\x02 \x03(\x0b\x32\x16.sparsilo.v1.Candidate\"\x85\x01\n\tCandidate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x05\x64\x65nse\x18\x02 \x01(\x08H\x00\x12\x10\n\x06\x64igest\x18\x03 \x01(\x0cH\x00\x12\x10\n\x06pruned\x18\x04 \x01(\x08H\x00\x12\r\n\x03own\x18\x05 \x01(\x08H\x00\x12\x19\n\x0fself_calibrated\x18\x06 \x01(\x08H\x00\x42\x0b\n\tkeep_maskb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16sparsilo/v1/plan.proto\x12\x0bsparsilo.v1\"\xcb\x03\n\x04Plan\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x0b\n\x03run\x18\x02 \x01(\x0c\x12\r\n\x05suite\x18\x03 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x04 \x01(\t\x12#\n\x06roster\x18\x05 \x03(\x0b\x32\x13.sparsilo.v1.Member\x12\x11\n\tthreshold\x18\x06 \x01(\r\x12\x17\n\x0fleast_survivors\x18\x07 \x01(\r\x12\x11\n\tcolluders\x18\x08 \x01(\r\x12\"\n\x05model\x18\t \x03(\x0b\x32\x13.sparsilo.v1.Tensor\x12\'\n\x07pruning\x18\n \x01(\x0b\x32\x14.sparsilo.v1.PruningH\x00\x12\"\n\x06rounds\x18\x0b \x03(\x0b\x32\x12.sparsilo.v1.Round\x12\x13\n\x0b\x63hunk_words\x18\x0c \x01(\r\x12\x15\n\rphase_seconds\x18\r \x01(\r\x12\x1b\n\x13preparation_seconds\x18\x0e \x01(\r\x12\x1c\n\x14two_honest_survivors\x18\x0f \x01(\x08\x12 \n\x05\x66iles\x18\x10 \x03(\x0b\x32\x11.sparsilo.v1.File\x12\x1e\n\x16least_bytes_per_second\x18\x11 \x01(\rB\x06\n\x04work\"U\n\x06Member\x12\x0c\n\x04silo\x18\x01 \x01(\t\x12\x13\n\x0bsigning_key\x18\x02 \x01(\x0c\x12\x16\n\x0esparsity_ratio\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\r\"\xb7\x01\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\r\n\x05shape\x18\x03 \x03(\x04\x12\x10\n\x08prunable\x18\x04 \x01(\x08\x12\r\n\x05\x62lock\x18\x05 \x01(\r\x12\x13\n\x0binput_first\x18\x06 \x01(\x08\x12\x17\n\x0fshares_input_of\x18\x07 \x01(\t\x12\x17\n\x0fscale_exponents\x18\x08 \x01(\x0c\x12\x18\n\x10output_exponents\x18\t \x01(\x0c\"$\n\x04\x46ile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"\xa7\x02\n\x07Pruning\x12\x0e\n\x06pruner\x18\x01 \x01(\t\x12\x16\n\x0esparsity_ratio\x18\x02 \x01(\t\x12\x18\n\x10\x63omparison_group\x18\x03 \x01(\t\x12\x0f\n\x07samples\x18\x04 \x01(\r\x12\x17\n\x0fsequence_length\x18\x05 \x01(\r\x12\x0f\n\x07pattern\x18\x06 \x01(\t\x12\x12\n\nallocation\x18\x07 \x01(\t\x12\x10\n\x08schedule\x18\x08 \x01(\t\x12\x16\n\x0eweight_scaling\x18\t \x01(\x08\x12\x1e\n\x16\x66orce_comparison_group\x18\n \x01(\x08\x12\x14\n\x0c\x63ohort_floor\x18\x0b \x01(\r\x12\x14\n\x0c\x62lock_alphas\x18\x0c \x03(\t\x12\x15\n\rquantise_bits\x18\r \x01(\r\"\xa6\x03\n\x05Round\x12#\n\x05votes\x18\x01 \x01(\x0b\x32\x12.sparsilo.v1.VotesH\x00\x12-\n\nevaluation\x18\x02 \x01(\x0b\x32\x17.sparsilo.v1.EvaluationH\x00\x12\'\n\x07weights\x18\x03 \x01(\x0b\x32\x14.sparsilo.v1.WeightsH\x00\x12%\n\x06scales\x18\x04 \x01(\x0b\x32\x13.sparsilo.v1.ScalesH\x00\x12)\n\x08outliers\x18\x05 \x01(\x0b\x32\x15.sparsilo.v1.OutliersH\x00\x12)\n\x08sampling\x18\x06 \x01(\x0b\x32\x15.sparsilo.v1.SamplingH\x00\x12)\n\x08\x65nergies\x18\x08 \x01(\x0b\x32\x15.sparsilo.v1.EnergiesH\x00\x12!\n\x04gram\x18\t \x01(\x0b\x32\x11.sparsilo.v1.GramH\x00\x12\x30\n\x0c\x64\x65nse_target\x18\n \x01(\x0b\x32\x18.sparsilo.v1.DenseTargetH\x00\x12\x0f\n\x05\x62lock\x18\x07 \x01(\rH\x01\x42\t\n\x07releaseB\x07\n\x05scope\"\x07\n\x05Votes\"\t\n\x07Weights\"\x08\n\x06Scales\"\n\n\x08Outliers\"\n\n\x08Sampling\"\n\n\x08\x45nergies\"\x06\n\x04Gram\"\r\n\x0b\x44\x65nseTarget\"K\n\nEvaluation\x12\x11\n\tsequences\x18\x01 \x01(\r\x12*\n\ncandidates\x18\x02 \x03(\x0b\x32\x16.sparsilo.v1.Candidate\"\x85\x01\n\tCandidate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x05\x64\x65nse\x18\x02 \x01(\x08H\x00\x12\x10\n\x06\x64igest\x18\x03 \x01(\x0cH\x00\x12\x10\n\x06pruned\x18\x04 \x01(\x08H\x00\x12\r\n\x03own\x18\x05 \x01(\x08H\x00\x12\x19\n\x0fself_calibrated\x18\x06 \x01(\x08H\x00\x42\x0b\n\tkeep_maskb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,29 +36,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MEMBER']._serialized_start=501
   _globals['_MEMBER']._serialized_end=586
   _globals['_TENSOR']._serialized_start=589
-  _globals['_TENSOR']._serialized_end=746
-  _globals['_FILE']._serialized_start=748
-  _globals['_FILE']._serialized_end=784
-  _globals['_PRUNING']._serialized_start=787
-  _globals['_PRUNING']._serialized_end=1082
-  _globals['_ROUND']._serialized_start=1085
-  _globals['_ROUND']._serialized_end=1457
-  _globals['_VOTES']._serialized_start=1459
-  _globals['_VOTES']._serialized_end=1466
-  _globals['_WEIGHTS']._serialized_start=1468
-  _globals['_WEIGHTS']._serialized_end=1477
-  _globals['_SCALES']._serialized_start=1479
-  _globals['_SCALES']._serialized_end=1487
-  _globals['_OUTLIERS']._serialized_start=1489
-  _globals['_OUTLIERS']._serialized_end=1499
-  _globals['_SAMPLING']._serialized_start=1501
-  _globals['_SAMPLING']._serialized_end=1511
-  _globals['_ENERGIES']._serialized_start=1513
-  _globals['_ENERGIES']._serialized_end=1523
-  _globals['_GRAM']._serialized_start=1525
-  _globals['_GRAM']._serialized_end=1531
-  _globals['_EVALUATION']._serialized_start=1533
-  _globals['_EVALUATION']._serialized_end=1608
-  _globals['_CANDIDATE']._serialized_start=1611
-  _globals['_CANDIDATE']._serialized_end=1744
+  _globals['_TENSOR']._serialized_end=772
+  _globals['_FILE']._serialized_start=774
+  _globals['_FILE']._serialized_end=810
+  _globals['_PRUNING']._serialized_start=813
+  _globals['_PRUNING']._serialized_end=1108
+  _globals['_ROUND']._serialized_start=1111
+  _globals['_ROUND']._serialized_end=1533
+  _globals['_VOTES']._serialized_start=1535
+  _globals['_VOTES']._serialized_end=1542
+  _globals['_WEIGHTS']._serialized_start=1544
+  _globals['_WEIGHTS']._serialized_end=1553
+  _globals['_SCALES']._serialized_start=1555
+  _globals['_SCALES']._serialized_end=1563
+  _globals['_OUTLIERS']._serialized_start=1565
+  _globals['_OUTLIERS']._serialized_end=1575
+  _globals['_SAMPLING']._serialized_start=1577
+  _globals['_SAMPLING']._serialized_end=1587
+  _globals['_ENERGIES']._serialized_start=1589
+  _globals['_ENERGIES']._serialized_end=1599
+  _globals['_GRAM']._serialized_start=1601
+  _globals['_GRAM']._serialized_end=1607
+  _globals['_DENSETARGET']._serialized_start=1609
+  _globals['_DENSETARGET']._serialized_end=1622
+  _globals['_EVALUATION']._serialized_start=1624
+  _globals['_EVALUATION']._serialized_end=1699
+  _globals['_CANDIDATE']._serialized_start=1702
+  _globals['_CANDIDATE']._serialized_end=1835
 # @@protoc_insertion_point(module_scope)

@@ -57,7 +57,7 @@ class Member(_message.Message):
     def __init__(self, silo: _Optional[str] = ..., signing_key: _Optional[bytes] = ..., sparsity_ratio: _Optional[str] = ..., capacity: _Optional[int] = ...) -> None: ...
 
 class Tensor(_message.Message):
-    __slots__ = ("name", "digest", "shape", "prunable", "block", "input_first", "shares_input_of", "scale_exponents")
+    __slots__ = ("name", "digest", "shape", "prunable", "block", "input_first", "shares_input_of", "scale_exponents", "output_exponents")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +66,7 @@ class Tensor(_message.Message):
     INPUT_FIRST_FIELD_NUMBER: _ClassVar[int]
     SHARES_INPUT_OF_FIELD_NUMBER: _ClassVar[int]
     SCALE_EXPONENTS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_EXPONENTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     digest: bytes
     shape: _containers.RepeatedScalarFieldContainer[int]
@@ -74,7 +75,8 @@ class Tensor(_message.Message):
     input_first: bool
     shares_input_of: str
     scale_exponents: bytes
-    def __init__(self, name: _Optional[str] = ..., digest: _Optional[bytes] = ..., shape: _Optional[_Iterable[int]] = ..., prunable: _Optional[bool] = ..., block: _Optional[int] = ..., input_first: _Optional[bool] = ..., shares_input_of: _Optional[str] = ..., scale_exponents: _Optional[bytes] = ...) -> None: ...
+    output_exponents: bytes
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[bytes] = ..., shape: _Optional[_Iterable[int]] = ..., prunable: _Optional[bool] = ..., block: _Optional[int] = ..., input_first: _Optional[bool] = ..., shares_input_of: _Optional[str] = ..., scale_exponents: _Optional[bytes] = ..., output_exponents: _Optional[bytes] = ...) -> None: ...
 
 class File(_message.Message):
     __slots__ = ("name", "digest")
@@ -115,7 +117,7 @@ class Pruning(_message.Message):
     def __init__(self, pruner: _Optional[str] = ..., sparsity_ratio: _Optional[str] = ..., comparison_group: _Optional[str] = ..., samples: _Optional[int] = ..., sequence_length: _Optional[int] = ..., pattern: _Optional[str] = ..., allocation: _Optional[str] = ..., schedule: _Optional[str] = ..., weight_scaling: _Optional[bool] = ..., force_comparison_group: _Optional[bool] = ..., cohort_floor: _Optional[int] = ..., block_alphas: _Optional[_Iterable[str]] = ..., quantise_bits: _Optional[int] = ...) -> None: ...
 
 class Round(_message.Message):
-    __slots__ = ("votes", "evaluation", "weights", "scales", "outliers", "sampling", "energies", "gram", "block")
+    __slots__ = ("votes", "evaluation", "weights", "scales", "outliers", "sampling", "energies", "gram", "dense_target", "block")
     VOTES_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
@@ -124,6 +126,7 @@ class Round(_message.Message):
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     ENERGIES_FIELD_NUMBER: _ClassVar[int]
     GRAM_FIELD_NUMBER: _ClassVar[int]
+    DENSE_TARGET_FIELD_NUMBER: _ClassVar[int]
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     votes: Votes
     evaluation: Evaluation
@@ -133,8 +136,9 @@ class Round(_message.Message):
     sampling: Sampling
     energies: Energies
     gram: Gram
+    dense_target: DenseTarget
     block: int
-    def __init__(self, votes: _Optional[_Union[Votes, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., weights: _Optional[_Union[Weights, _Mapping]] = ..., scales: _Optional[_Union[Scales, _Mapping]] = ..., outliers: _Optional[_Union[Outliers, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., energies: _Optional[_Union[Energies, _Mapping]] = ..., gram: _Optional[_Union[Gram, _Mapping]] = ..., block: _Optional[int] = ...) -> None: ...
+    def __init__(self, votes: _Optional[_Union[Votes, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., weights: _Optional[_Union[Weights, _Mapping]] = ..., scales: _Optional[_Union[Scales, _Mapping]] = ..., outliers: _Optional[_Union[Outliers, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., energies: _Optional[_Union[Energies, _Mapping]] = ..., gram: _Optional[_Union[Gram, _Mapping]] = ..., dense_target: _Optional[_Union[DenseTarget, _Mapping]] = ..., block: _Optional[int] = ...) -> None: ...
 
 class Votes(_message.Message):
     __slots__ = ()
@@ -161,6 +165,10 @@ class Energies(_message.Message):
     def __init__(self) -> None: ...
 
 class Gram(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DenseTarget(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 

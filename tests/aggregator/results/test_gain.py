@@ -71,7 +71,8 @@ def test_what_is_next_to_try() -> None:
         "Next to try: gram with alps. A Gram matrix takes far more bytes than energies."
     )
     assert next_to_try("votes", "magnitude", None) == "Next to try: energies with wanda."
-    assert next_to_try("gram", "alps") == "Nothing that was measured lost less than gram with alps."
+    assert next_to_try("gram", "alps") == "Next to try: dense_target with alps."
+    assert next_to_try("dense_target", "alps") == "Nothing that was measured lost less than dense_target with alps."
     for difference in (WORSE, UNCLEAR):
         assert next_to_try("votes", "sparsegpt", difference).startswith(
             "Next to try: admm on text that the model writes, which takes no release; energies with admm where"
@@ -89,7 +90,7 @@ def test_every_run_comes_to_the_last_step_and_each_on_the_way_can_be_planned() -
                 step, steps = following, steps + 1
                 assert PRUNERS[step[1]].reads_text  # what energies and gram ask for
                 assert step[0] is not ReleaseKind.GRAM or PRUNERS[step[1]].updates_weights
-            assert step == (ReleaseKind.GRAM, Pruner.ALPS)
+            assert step == (ReleaseKind.DENSE_TARGET, Pruner.ALPS)
             assert steps <= 4
 
 

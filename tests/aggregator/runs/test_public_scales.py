@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from aggregator.runs.public_scales import public_scales
+from crypto.errors import ModelError
 from crypto.names import ReleaseKind
 from silo_agent.model.activations import BlockWalk
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.writing.self_text import self_sequences
-from support.models import family, tiny_llama, tiny_model
+from support.models import family, in_memory, tiny_llama, tiny_model
 
 CPU = torch.device("cpu")
 TOKENS = 4096
@@ -63,3 +64,29 @@ def test_an_experts_input_is_its_own(tmp_path: Path) -> None:
     experts = [said for name, said in inputs.items() if "experts" in name]
     assert experts
     assert not any(said.shares_input_of for said in experts)
+
+
+def test_scales_of_outputs_are_near_dense_hidden_states(tmp_path: Path) -> None:
+    weights = DenseWeights.open(tiny_llama(tmp_path / "dense"))
+    inputs = public_scales(weights, ReleaseKind.DENSE_TARGET, TOKENS, CPU)
+    gram = public_scales(weights, ReleaseKind.GRAM, TOKENS, CPU)
+    text = self_sequences(weights, samples=64, sequence_length=64, device=CPU, progress=lambda *_: None, seed=9)
+    hidden = in_memory(weights.folder).model(input_ids=text, output_hidden_states=True).hidden_states
+    for block in weights.blocks:
+        *others, last = block.prunable
+        assert not any(inputs[name].output_exponents for name in others)
+        assert all(inputs[name].scale_exponents == gram[name].scale_exponents for name in block.prunable)
+        exponents = np.frombuffer(inputs[last].output_exponents, np.int8).astype(float)
+        if block.index == 0:  # what is after the last block was normed
+            values = hidden[1].detach().double().flatten(0, -2).square().sum(0).numpy() * (TOKENS / text.numel())
+            assert (values / 4**exponents < 2.0**-5).all(), "there is room above"
+            assert np.median(values / 4**exponents) > 2.0**-16, "and not too much of it"
+
+
+@pytest.mark.parametrize("name", ["gemma3_text", "mixtral"])
+def test_a_model_in_which_nothing_writes_last_has_no_target(name: str, tmp_path: Path) -> None:
+    weights = DenseWeights.open(tiny_model(tmp_path / "dense", family(name)))
+    with pytest.raises(
+        ModelError, match=r"model.layers.0: has no weight matrix that writes to the residual stream last"
+    ):
+        public_scales(weights, ReleaseKind.DENSE_TARGET, TOKENS, CPU)

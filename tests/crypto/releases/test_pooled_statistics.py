@@ -18,6 +18,7 @@ from sparsilo.v1 import plan_pb2
 from support.plans import plan_message
 
 PRUNERS = {ReleaseKind.ENERGIES: "wanda", ReleaseKind.GRAM: "sparsegpt"}
+TARGET = ReleaseKind.DENSE_TARGET
 
 
 def pooled(
@@ -38,7 +39,9 @@ def pooled(
             name=name, digest=bytes(32), shape=shape, prunable=True, block=block,
             shares_input_of=shared, scale_exponents=exponents,
         )  # fmt: skip
-    message.pruning.pruner, message.pruning.schedule = PRUNERS[kind], schedule
+        if kind is TARGET and name.endswith("w"):
+            message.model[-1].output_exponents = bytes(shape[0])
+    message.pruning.pruner, message.pruning.schedule = PRUNERS.get(kind, "sparsegpt"), schedule
     for field, value in pruning.items():
         setattr(message.pruning, field, value)
     for release, block in planned_rounds(Plan(message, b""), kind):
@@ -218,6 +221,91 @@ def test_votes_say_nothing_of_inputs() -> None:
         checked_plan(message)
 
 
+def aiming(**options: Any) -> plan_pb2.Plan:
+    """Two blocks, of each of which `w` writes last."""
+    tensors = [
+        *(("b0.k", 0, (3, 10), ""), ("b0.q", 0, (6, 10), "b0.k"), ("b0.w", 0, (10, 6), "")),
+        *(("b1.k", 1, (3, 10), ""), ("b1.w", 1, (10, 4), "")),
+    ]
+    return pooled(TARGET, tensors, **options)
+
+
+@pytest.mark.clause("2.4.14")
+def test_the_tensor_that_writes_last_has_a_round_of_its_own() -> None:
+    plan = checked_plan(aiming())
+    rounds = [(plan.release_kind(index), plan.block(index)) for index in range(4)]
+    assert rounds == [(ReleaseKind.GRAM, 0), (TARGET, 0), (ReleaseKind.GRAM, 1), (TARGET, 1)]
+    about = [[tensor.name for tensor in plan.tensors(index)] for index in range(4)]
+    assert about == [["b0.k", "b0.q"], ["b0.w"], ["b1.k"], ["b1.w"]]
+    sections = [(section.name, section.lanes, section.width) for section in layout_of(plan, 1).sections]
+    assert sections == [("clipped", 2, (4 * 60).bit_length()), ("gram b0.w", 21, 32), ("target b0.w", 60, 32)]
+    assert [section.name for section in layout_of(plan, 0).sections] == ["clipped", "gram b0.k"]
+
+
+def one_shot(message: plan_pb2.Plan) -> None:
+    message.pruning.schedule = ""
+    for _ in range(2):
+        message.rounds.pop()
+    for round_ in message.rounds:
+        round_.ClearField("block")
+
+
+def reads_energies(message: plan_pb2.Plan) -> None:
+    message.pruning.pruner = "wanda"
+
+
+def one_exponent_too_few(message: plan_pb2.Plan) -> None:
+    message.model[2].output_exponents = bytes(9)
+
+
+def none_in_a_block(message: plan_pb2.Plan) -> None:
+    message.model[4].output_exponents = b""
+
+
+def two_in_a_block(message: plan_pb2.Plan) -> None:
+    message.model[0].output_exponents = bytes(3)
+
+
+def shares_with_an_earlier_one(message: plan_pb2.Plan) -> None:
+    message.model[4].shares_input_of, message.model[4].scale_exponents, message.model[4].shape[1] = "b1.k", b"", 10
+
+
+def nothing_else_in_the_block(message: plan_pb2.Plan) -> None:
+    del message.model[3]
+
+
+def is_not_prunable(message: plan_pb2.Plan) -> None:
+    message.model.add(name="z", digest=bytes(32), shape=[3], output_exponents=bytes(3))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (one_shot, "the schedule is iterative"),
+        (reads_energies, "wanda reads energies alone"),
+        (one_exponent_too_few, "model b0.w: output_exponents: are not 10"),
+        (none_in_a_block, "output_exponents: are not those of one tensor in 2 blocks"),
+        (two_in_a_block, "output_exponents: are not those of one tensor in 2 blocks"),
+        (shares_with_an_earlier_one, "shares_input_of: 'b1.k' has no such input"),
+        (nothing_else_in_the_block, "output_exponents: are those of a block's only prunable tensor"),
+        (is_not_prunable, "model z: has an input that no round is about"),
+    ],
+)
+def test_a_plan_that_aims_at_nothing(change: Callable[[plan_pb2.Plan], None], problem: str) -> None:
+    message = aiming()
+    checked_plan(message)
+    change(message)
+    with pytest.raises(PlanError, match=problem):
+        checked_plan(message)
+
+
+def test_gram_alone_aims_at_nothing() -> None:
+    message = small(ReleaseKind.GRAM)
+    message.model[2].output_exponents = bytes(8)
+    with pytest.raises(PlanError, match="output_exponents: are not those of one tensor in 0 blocks"):
+        checked_plan(message)
+
+
 def uploaded(message: plan_pb2.Plan) -> int:
     """Bytes of a silo's words in all rounds."""
     plan = checked_plan(message)
@@ -233,6 +321,8 @@ def test_upload_of_large_models() -> None:
     )
     assert 5_963_776 < energies < 6_000_000  # 745 472 sums of 8 bytes
     assert 10.9e9 < gram < 11.1e9
+    target = uploaded(pooled(TARGET, llama_2_7b, chunk_words=chunk_words))
+    assert 5.7e9 < target - gram < 5.8e9  # ADR 42: 32 matrices of 4096 x 11008 numbers of 4 bytes
     plan = checked_plan(pooled(ReleaseKind.ENERGIES, llama_2_7b, chunk_words=chunk_words))
     assert bytes_up(plan, "silo-000") + bytes_down(plan, "silo-000") < 30e6, "AUDIT and earlier sums included"
     assert 2.5e9 < uploaded(pooled(ReleaseKind.GRAM, llama_3_1b, chunk_words=chunk_words)) < 2.7e9

@@ -38,6 +38,7 @@ def test_every_field_of_a_plan_is_in_the_table_once() -> None:
     messages = (plan_pb2.Plan, plan_pb2.File, plan_pb2.Member, plan_pb2.Tensor, plan_pb2.Pruning, plan_pb2.Round)
     messages += (plan_pb2.Evaluation, plan_pb2.Candidate, plan_pb2.Votes, plan_pb2.Weights, plan_pb2.Scales)
     messages += (plan_pb2.Outliers, plan_pb2.Sampling, plan_pb2.Energies, plan_pb2.Gram)
+    messages += (plan_pb2.DenseTarget,)
     assert {message.DESCRIPTOR.name for message in messages} == set(plan_pb2.DESCRIPTOR.message_types_by_name)
     assert sorted(listed) == sorted(
         f"{m.DESCRIPTOR.name}.{field.name}" for m in messages for field in m.DESCRIPTOR.fields

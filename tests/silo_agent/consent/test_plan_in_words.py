@@ -297,7 +297,9 @@ def test_the_threat_model_still_says_what_these_words_are_taken_from() -> None:
         "the keep counts and nonzero counts summed over the survivors",
         "with `weights` also the summed differences of kept weights, and how many silos' largest difference lies in "
         "which power of two; with `owl` the summed outliers a block; with `energies` or `gram`, instead of counts, the "
-        "pooled sums of squares, or of products, of the inputs of each weight matrix; in an evaluation the summed "
+        "pooled sums of squares, or of products, of the inputs of each weight matrix; with `dense_target` also those "
+        "of the products of a block's last layer's inputs and what is missing there to the dense model's hidden "
+        "states; in an evaluation the summed "
         "negative log-likelihoods and token counts, and over all held-out sequences the summed squares of how far what "
         "silos get by themselves is from what they made together; who took part, when, and how much was sent",
         "as an auditor, the sums of the chunks it was drawn for, about a / k of them with k signers",

@@ -17,8 +17,11 @@ from crypto.names import ReleaseKind
 from crypto.plan import Plan
 from crypto.plan_rules import checked_plan
 from crypto.releases.gram import product_bits
+from crypto.secagg.round import Round
+from silo_agent.releases.dense_target import DenseTargetRelease, pooled_target
 from silo_agent.releases.energies import EnergiesRelease, check_shared, pooled_energy
 from silo_agent.releases.gram import GramRelease, pooled_gram
+from silo_agent.releases.silo_side import next_section
 from silo_agent.rounds.opened_rounds import Start
 from support.opened import opened, released
 from support.plans import plan_message
@@ -35,6 +38,19 @@ def plan_of(kind: ReleaseKind, exponents: bytes, chunk_words: int = 3) -> Plan:
     first, second = message.model
     first.scale_exponents, second.shares_input_of = exponents, first.name
     message.pruning.pruner = "wanda" if kind is ENERGIES else "sparsegpt"
+    return checked_plan(message)
+
+
+def target_plan(exponents: bytes, outputs: bytes, chunk_words: int) -> Plan:
+    """One block of two weights, of which the second writes last."""
+    message = plan_message(SILOS, tensors=2, shape=(4, FEATURES), group="row", chunk_words=chunk_words)
+    del message.rounds[:]
+    message.pruning.pruner, message.pruning.schedule = "sparsegpt", "iterative"
+    message.rounds.add(block=0).gram.SetInParent()
+    message.rounds.add(block=0).dense_target.SetInParent()
+    for tensor in message.model:
+        tensor.block, tensor.scale_exponents = 0, exponents
+    message.model[1].output_exponents = outputs
     return checked_plan(message)
 
 
@@ -136,6 +152,46 @@ def test_products_that_do_not_fit_are_cut_and_counted(tmp_path: Path) -> None:
     one, row = 2**bits, lanes["gram blocks.0.weight"]
     assert row[:5] == [2 * one, 0, 2 * one, 0, one]
     assert row[FEATURES] == one, "NaN counts as nothing"
+
+
+@pytest.mark.clause("2.4.14")
+@pytest.mark.parametrize("chunk_words", [1, 3, 1000])
+def test_targets_are_relative_to_the_scales_of_outputs_and_inputs(chunk_words: int, tmp_path: Path) -> None:
+    grams = [statistic_of(silo) for silo in range(SILOS)]
+    outputs = [torch.randn(4, FEATURES, generator=torch.Generator().manual_seed(silo)) for silo in range(SILOS)]
+    features, heights = fitting(grams), np.array([-3, 0, 2, 4])
+    scale = torch.from_numpy(2.0 ** (features + heights[:, None]))
+    targets = [(values / 8 * scale).float() for values in outputs]
+    targets[0][1, 2], targets[0][3, 0] = 3 * scale[1, 2], math.nan
+    plan = target_plan(signed(*features), signed(*heights), chunk_words)
+    tensor, bits, lanes = plan.message.model[1], product_bits(SILOS), []
+    for silo, (gram, target) in enumerate(zip(grams, targets, strict=True)):
+        release = DenseTargetRelease(plan, 1, tmp_path / f"{silo}.lanes")
+        release.add({tensor.name: gram})
+        release.add_target(tensor, target)
+        lanes.append(released(release, plan, 1))
+        relative = [
+            [Fraction(float(target[i, j])) / Fraction(2) ** int(heights[i] + features[j]) for j in range(FEATURES)]
+            for i in range(4)
+            if target.isfinite().all()
+        ]
+        expected = [round(min(max(value, -1), 1) * 2**bits) + 2**bits for row in relative for value in row]
+        assert not relative or lanes[-1][f"target {tensor.name}"] == expected
+        assert list(lanes[-1]) == ["clipped", f"gram {tensor.name}", f"target {tensor.name}"]
+        assert lanes[-1]["clipped"] == [0, 1 if silo == 0 else 0]
+    assert lanes[0][f"target {tensor.name}"][FEATURES + 2] == 2 * 2**bits, "what is too large is cut"
+    assert lanes[0][f"target {tensor.name}"][3 * FEATURES] == 2**bits, "NaN counts as nothing"
+    round_ = opened(Round(plan, 1, b""), summed(lanes), SILOS, tmp_path)
+    chunks = round_.chunks()
+    next_section(chunks, "clipped", [2], np.uint64, 9)
+    torch.testing.assert_close(
+        pooled_gram(tensor, chunks, SILOS, SILOS), torch.stack(grams).sum(0), rtol=1e-5, atol=1e-2
+    )
+    targets[0][1, 2], targets[0][3, 0] = scale[1, 2], 0
+    truth = torch.stack(targets).double().sum(0)
+    pooled = pooled_target(tensor, chunks, SILOS, SILOS)
+    assert pooled.dtype == torch.float32
+    assert ((pooled - truth).abs() <= SILOS * 2.0 ** (-bits - 1) * scale + truth.abs() * 2.0**-23).all()
 
 
 @pytest.mark.clause("2.4.13")

@@ -25,10 +25,15 @@ GRAM = INPUTS.T @ INPUTS
 
 
 def settled(
-    published: Tensor, *, turned: bool = False, kind: ReleaseKind = ReleaseKind.GRAM, gram: Tensor = GRAM
+    published: Tensor,
+    *,
+    turned: bool = False,
+    kind: ReleaseKind = ReleaseKind.GRAM,
+    gram: Tensor = GRAM,
+    aim: Tensor | None = None,
 ) -> ExpandedTensor:
     """What becomes of a tensor that is published so, where one's own solution is SparseGPT's."""
-    keep, own = sparsegpt.prune(DENSE, GRAM, ROWS)
+    keep, own = sparsegpt.prune(DENSE if aim is None else aim, GRAM, ROWS)
     stored: Any = (lambda tensor: tensor.T.contiguous()) if turned else (lambda tensor: tensor)
     together: Any = PublishedTogether.__new__(PublishedTogether)
     together._published = lambda _: stored(published)
@@ -36,7 +41,7 @@ def settled(
     rounds = [SimpleNamespace(WhichOneof=lambda _: str(kind))]
     together.plan = SimpleNamespace(message=SimpleNamespace(rounds=rounds), release_kind=lambda _: kind)
     together.plan.block = lambda _: None
-    return together.settled(ExpandedTensor(NAME, stored(keep), stored(own)), gram, ROWS)
+    return together.settled(ExpandedTensor(NAME, stored(keep), stored(own)), gram, ROWS, aim)
 
 
 def error(weight: Tensor) -> float:
@@ -59,6 +64,15 @@ def test_a_solution_is_judged_by_the_error_that_it_leaves(kind: ReleaseKind, tur
             with pytest.raises(BadAudit, match=f"tensor {NAME}: leaves an error of .*, above"):
                 settled(other, turned=turned, kind=kind)
     assert error(torch.where(own == 0, 0, DENSE)) > 1.3 * error(own), "the last one is refused"
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_solution_that_aims_elsewhere_is_judged_by_that(turned: bool) -> None:
+    aim = DENSE + torch.randn(DENSE.shape, generator=torch.Generator().manual_seed(4))
+    (_, towards_dense), (_, towards_aim) = (sparsegpt.prune(weight, GRAM, ROWS) for weight in (DENSE, aim))
+    settled(towards_aim, turned=turned, aim=aim)
+    with pytest.raises(BadAudit, match=f"tensor {NAME}: leaves an error of .*, above 1.01 times"):
+        settled(towards_dense, turned=turned, aim=aim)
 
 
 @pytest.mark.parametrize("turned", [False, True])

@@ -10,11 +10,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from crypto.errors import PlanError
 from crypto.names import Pruner, ReleaseKind
 from crypto.plan import Plan
 from crypto.pruning.owl import owl_ratios
 from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Sparsity
+from crypto.releases.gram import product_bits
 from silo_agent.model.calibration import read_sequences
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.allocation import outlier_counts
@@ -352,3 +354,29 @@ def test_iterative_weights_go_on_from_the_averaged_weights(
     assert torch.allclose(found_weight, weight, rtol=1e-3, atol=1e-5)
     for other in ({}, masked(weights, {name: keep[name] for name in new})):  # dense, and only masked
         assert not torch.equal(found_mask, pruned_after(other)[0])
+
+
+@pytest.mark.clause("2.4.16")
+def test_a_plan_that_names_another_tensor_is_refused(weights: DenseWeights, sequences: Tensor, tmp_path: Path) -> None:
+    """In words that tell nothing of a text; on the tensor that is last, it says what is missing."""
+    tensors = llama_tensors(weights)
+    for tensor in tensors:
+        if tensor.prunable:
+            d_out, d_in = tensor.shape
+            tensor.scale_exponents = bytes(d_in)
+            tensor.output_exponents = bytes(d_out) if "o_proj" in tensor.name else b""
+    plan = planned(tensors, ReleaseKind.DENSE_TARGET, pruner="admm", schedule="iterative", chunk_words=1000)
+    first = Start(plan).round
+    nothing = SURVIVORS << product_bits(len(plan.silos))
+    sums = {
+        section.name: [0 if section.name == "clipped" else nothing] * section.lanes for section in first.layout.sections
+    }
+    start = Start(plan, [opened(first, sums, SURVIVORS, tmp_path)])
+    pruning = Run(plan, weights, sequences, tmp_path / "run").pruning
+    prefix = "model.layers.0"
+    with pytest.raises(
+        PlanError, match=f"{prefix}.self_attn.o_proj.weight writes to the residual stream last, and here"
+    ):
+        pruning.dense_target(start, f"{prefix}.self_attn.o_proj.weight")
+    gram, target = pruning.dense_target(start, f"{prefix}.mlp.down_proj.weight")
+    assert (gram.shape, target.shape) == ((72, 72), (32, 72))
