@@ -35,13 +35,16 @@ def decode(total: int, fraction_bits: int) -> float:
     return total / (1 << fraction_bits)
 
 
-def encode_clipped(values: NDArray[np.float64], exponent: int, most: int) -> tuple[NDArray[np.uint64], int]:
+def encode_clipped(
+    values: NDArray[np.float64], exponent: int | NDArray[np.int64], most: int
+) -> tuple[NDArray[np.uint64], int]:
     """Return each value as a multiple of 2^exponent, half to even, and how many of them were above `most` multiples.
 
+    `exponent` is one for all values, or an array of one each.
     `most` is a power of two, at most 2^62. What is above counts as `most`, NaN and what is below 0 as 0: no value is
     refused, so that none shows by a refusal. Error of a sum of n that fit: at most n * 2^(exponent - 1).
     """
-    limit = math.ldexp(most, int(exponent))
+    limit = np.ldexp(float(most), exponent)
     multiples = np.rint(np.ldexp(np.nan_to_num(values).clip(0, limit), -exponent))
     return multiples.astype(np.uint64), int((values > limit).sum())
 

@@ -10,9 +10,10 @@ from typing import ClassVar, Final
 from crypto.encoding.lanes import lane_width
 from crypto.encoding.layout import Section
 from crypto.errors import PlanError
-from crypto.names import ReleaseKind, Schedule
+from crypto.names import Allocation, ReleaseKind
 from crypto.plan import Plan, oriented
 from crypto.pruning.pruners import PRUNERS
+from crypto.releases.planned_rounds import release_of
 from crypto.releases.release_spec import ReleaseSpec, calibration_in_words
 from sparsilo.v1 import plan_pb2
 
@@ -33,6 +34,12 @@ def most_a_silo(width: int, silos: int) -> int:
 def own_inputs(plan: Plan, index: int) -> list[plan_pb2.Tensor]:
     """Return the tensors of a round whose inputs have sections; every other tensor shares the input of one of them."""
     return [tensor for tensor in plan.tensors(index) if not tensor.shares_input_of]
+
+
+def has_products(plan: Plan, tensor: plan_pb2.Tensor) -> bool:
+    """Tell whether the plan's pruning sums products of a tensor's input features: each has an exponent of its own."""
+    del tensor
+    return release_of(plan) is ReleaseKind.GRAM
 
 
 class EnergiesSpec(ReleaseSpec):
@@ -66,11 +73,6 @@ class EnergiesSpec(ReleaseSpec):
         """Return how many numbers a statistic of so many input features has."""
         return features
 
-    def exponents(self, features: int) -> int:
-        """Return how many exponents of two the plan has of an input of so many features: one for all of them."""
-        del features
-        return 1
-
     def check(self, plan: Plan, index: int) -> None:
         """Refuse options that say how a silo prunes by itself, and inputs that the plan does not describe."""
         work, members = plan.pruning, plan.message.roster
@@ -92,14 +94,16 @@ class EnergiesSpec(ReleaseSpec):
                     raise PlanError(f"{field}: shares_input_of: {tensor.shares_input_of!r} has no such input")
                 if tensor.scale_exponents:
                     raise PlanError(f"{field}: scale_exponents: are those of {tensor.shares_input_of}")
-            elif len(tensor.scale_exponents) != self.exponents(features):
-                raise PlanError(f"{field}: scale_exponents: are not {self.exponents(features)}")
+            elif len(tensor.scale_exponents) != (due := features if has_products(plan, tensor) else 1):
+                raise PlanError(f"{field}: scale_exponents: are not {due}")
 
     def computes(self, plan: Plan, index: int, silo: str) -> Iterator[str]:
         """Yield what is summed on how much text."""
-        del index, silo
-        yield f"{self.what} on {calibration_in_words(plan)}"
-        if plan.pruning.schedule is Schedule.ITERATIVE:
+        del silo
+        spreads = plan.block(index) is None and plan.pruning.allocation is Allocation.OWL
+        of, so = (" of the dense model", ": a block with many outliers loses less") if spreads else ("", "")
+        yield f"{self.what}{of} on {calibration_in_words(plan)}{so}"
+        if plan.block(index) is not None:
             yield "block after block, each from what all silos together made of those before it"
 
     def leaves(self, plan: Plan, rounds: Sequence[int]) -> str:

@@ -48,10 +48,6 @@ class GramSpec(EnergiesSpec):
         """Return how many numbers an upper triangle has, its diagonal included."""
         return features * (features + 1) // 2
 
-    def exponents(self, features: int) -> int:
-        """Return how many exponents of two the plan has of an input of so many features: one each."""
-        return features
-
     def check(self, plan: Plan, index: int) -> None:
         """Refuse also a pruner that makes nothing of products."""
         super().check(plan, index)

@@ -5,6 +5,7 @@ What a silo counts are integers, one a block, so the counts of silos add up to t
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 from typing import Final
 
@@ -16,12 +17,22 @@ from crypto.pruning.alpha_pruning import alpha_ratios
 from crypto.pruning.owl import owl_ratios
 from crypto.pruning.sparsity import Sparsity
 from silo_agent.model.activations import BlockWalk
+from silo_agent.model.blocks import Block
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.pruners import wanda
 from silo_agent.pruning.spectral import block_alphas
 
 OUTLIER_FACTOR: Final = 5
 """The paper's M: an outlier's score is above M times the mean."""
+
+BITS: Final = 24
+"""Of a float32's significand."""
+
+EXPONENTS: Final = range(-148, 129)
+"""Of float32 values in [2^(e - 1), 2^e), subnormal ones included."""
+
+SLICE: Final = 1 << 22
+"""Scores that are added up at a time."""
 
 
 def outlier_counts(weights: DenseWeights, sequences: Tensor | Sequence[Tensor], *, device: torch.device) -> list[int]:
@@ -31,13 +42,32 @@ def outlier_counts(weights: DenseWeights, sequences: Tensor | Sequence[Tensor], 
     of the dense model: nothing is pruned in between. `sequences` is int64 [samples, L] or a list of int64 [L_i].
     """
     walk = BlockWalk(weights, sequences, device=device)
-    counts = []
-    for block in walk:
-        score = partial(_score, weights, walk.energies(onward=True), device)  # computed twice rather than kept
-        size = sum(weights.shape(name).numel() for name in block.prunable)
-        bound = OUTLIER_FACTOR * sum(float(score(name).sum(dtype=torch.float64)) for name in block.prunable) / size
-        counts.append(sum(int((score(name) > bound).sum()) for name in block.prunable))
-    return counts
+    return [outlier_count(weights, block, energies=walk.energies(onward=True), device=device) for block in walk]
+
+
+def outlier_count(weights: DenseWeights, block: Block, *, energies: Mapping[str, Tensor], device: torch.device) -> int:
+    """Return how many prunable weights of a block have a score above `OUTLIER_FACTOR` times its mean score (2.8.1).
+
+    `energies` are those of the weights' inputs by name, float32 [d_in]: the same have the same count on every machine.
+    """
+    score = partial(_score, weights, energies, device)  # computed twice rather than kept
+    size = sum(weights.shape(name).numel() for name in block.prunable)
+    bound = float(OUTLIER_FACTOR * sum(exact_sum(score(name)) for name in block.prunable) / size)
+    return sum(int((score(name) > bound).sum()) for name in block.prunable)
+
+
+def exact_sum(values: Tensor) -> Fraction:
+    """Return the sum of float32 values, which are finite, without rounding: no order of addition changes it.
+
+    Values of one exponent are whole numbers of the same unit, below 2^24, and up to 2^39 of them are added up exactly.
+    """
+    units = torch.zeros(len(EXPONENTS), dtype=torch.int64, device=values.device)
+    for some in torch.split(values.flatten(), SLICE):
+        significands, exponents = torch.frexp(some)
+        units.index_add_(0, exponents.long() - EXPONENTS.start, (significands * (1 << BITS)).long())
+    return sum(
+        (Fraction(2) ** (e - BITS) * count for e, count in zip(EXPONENTS, units.tolist(), strict=True)), Fraction(0)
+    )
 
 
 def spread_sparsities(
@@ -66,4 +96,5 @@ def spread_sparsities(
 
 def _score(weights: DenseWeights, energies: Mapping[str, Tensor], device: torch.device, name: str) -> Tensor:
     stored = weights.tensor(name).to(device)
-    return wanda.score(stored.T if weights.input_first(name) else stored, energies[name])
+    score = wanda.score(stored.T if weights.input_first(name) else stored, energies[name].to(device))
+    return score.nan_to_num_()  # beyond float32 is the largest float32: no text decides that a count fails (14.2.1)

@@ -22,6 +22,7 @@ from crypto.releases.energies import (
     CLIPPED_SECTION,
     ENERGY_WIDTH,
     energies_section,
+    has_products,
     most_a_silo,
     own_inputs,
 )
@@ -49,9 +50,7 @@ def prepare(work: SiloWork) -> "EnergiesRelease":
 
 def expanded(earlier: Earlier, opened: OpenedSum, weights: DenseWeights) -> Iterator[ExpandedTensor]:
     """Yield each tensor as the planned pruner prunes it by the pooled energies."""
-    plan, index, chunks = earlier.plan, opened.round.index, opened.chunks()
-    warn_of_clipped(plan, index, chunks)
-    energies = {tensor.name: pooled_energy(tensor, chunks) for tensor in own_inputs(plan, index)}
+    plan, index, energies = earlier.plan, opened.round.index, pooled_energies(opened)
     updates = PRUNERS[plan.pruning.pruner].updates_weights
     needs_products = updates or plan.pruning.quantise_bits is not None
     for block, inputs in groupby(own_inputs(plan, index), lambda tensor: tensor.block):
@@ -60,6 +59,13 @@ def expanded(earlier: Earlier, opened: OpenedSum, weights: DenseWeights) -> Iter
             energy = energies[owner.name].to(earlier.solving.device)
             gram = with_public_correlations(energy, public[owner.name]) if needs_products else energy
             yield from pruned_alike(earlier, index, owner, gram if updates else energy, gram, weights)
+
+
+def pooled_energies(opened: OpenedSum) -> dict[str, Tensor]:
+    """Return the pooled energies of a round's inputs by the tensor that has a section: float32 [d_in]."""
+    plan, index, chunks = opened.round.plan, opened.round.index, opened.chunks()
+    warn_of_clipped(plan, index, chunks)
+    return {tensor.name: pooled_energy(plan, tensor, chunks) for tensor in own_inputs(plan, index)}
 
 
 class EnergiesRelease:
@@ -71,7 +77,7 @@ class EnergiesRelease:
         most = most_a_silo(ENERGY_WIDTH, len(plan.silos))
         for tensor in own_inputs(plan, index):
             values = energies[tensor.name].double().cpu().numpy()
-            lanes, too_large = encode_clipped(values, exponents_of(tensor)[0], most)
+            lanes, too_large = encode_clipped(values, unit_exponents(plan, tensor), most)
             self._lanes[energies_section(tensor.name)] = lanes
             clipped.append(too_large)
         self._lanes[CLIPPED_SECTION] = np.array(clipped, np.uint64)
@@ -84,6 +90,17 @@ class EnergiesRelease:
 def exponents_of(tensor: plan_pb2.Tensor) -> NDArray[np.int64]:
     """Return the exponents of two that the plan has of a tensor's input, one for all its features or one each."""
     return np.frombuffer(tensor.scale_exponents, np.int8).astype(np.int64)
+
+
+def unit_exponents(plan: Plan, tensor: plan_pb2.Tensor) -> NDArray[np.int64]:
+    """Return e, one or one a feature, where energies of a tensor's input are whole numbers of 2^e (2.4.11).
+
+    Where the plan has scales of products, a feature's energy is at most the square of its scale, and fills its lane.
+    """
+    exponents = exponents_of(tensor)
+    if has_products(plan, tensor):
+        return 2 * exponents - (most_a_silo(ENERGY_WIDTH, len(plan.silos)).bit_length() - 1)
+    return exponents
 
 
 def check_shared(plan: Plan, index: int, statistics: Mapping[str, Tensor]) -> None:
@@ -106,10 +123,10 @@ def warn_of_clipped(plan: Plan, index: int, chunks: Iterator[OpenedChunk]) -> No
             _log.warning("%s: %d of the silos' statistics were cut to the plan's scale", section.name, count)
 
 
-def pooled_energy(tensor: plan_pb2.Tensor, chunks: Iterator[OpenedChunk]) -> Tensor:
+def pooled_energy(plan: Plan, tensor: plan_pb2.Tensor, chunks: Iterator[OpenedChunk]) -> Tensor:
     """Return the energies that come next, summed over the survivors: float32 [d_in]."""
     sums = next_section(chunks, energies_section(tensor.name), [oriented(tensor)[1]], np.uint64, NO_LIMIT)
-    return torch.from_numpy(np.ldexp(sums.astype(np.float64), exponents_of(tensor)[0])).float()
+    return torch.from_numpy(np.ldexp(sums.astype(np.float64), unit_exponents(plan, tensor))).float()
 
 
 def pruned_alike(

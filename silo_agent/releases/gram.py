@@ -46,6 +46,16 @@ def expanded(earlier: Earlier, opened: OpenedSum, weights: DenseWeights) -> Iter
         yield from pruned_alike(earlier, index, owner, gram, gram, weights)
 
 
+def pooled_energies(opened: OpenedSum) -> dict[str, Tensor]:
+    """Return the pooled energies of a round's inputs by the tensor that has a section: float32 [d_in]."""
+    plan, index, chunks = opened.round.plan, opened.round.index, opened.chunks()
+    warn_of_clipped(plan, index, chunks)
+    survivors, silos = opened.survivors, len(opened.round.silos)
+    return {
+        owner.name: pooled_gram(owner, chunks, survivors, silos).diagonal().clone() for owner in own_inputs(plan, index)
+    }
+
+
 class GramRelease:
     """The lanes of one round, in `file`: `add` takes the float32 [d_in, d_in] Gram matrices of its blocks in order.
 

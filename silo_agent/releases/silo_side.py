@@ -19,7 +19,8 @@ from crypto.errors import CorruptSum
 from crypto.names import ReleaseKind
 from crypto.plan import Plan
 from crypto.pruning.sparsity import Sparsity
-from crypto.releases.release_spec import release_spec
+from crypto.releases.planned_rounds import only_allocates
+from crypto.releases.release_spec import spec_of
 from crypto.secagg.round import Round
 from crypto.secagg.session import Entropy
 from silo_agent.model.dense_weights import DenseWeights
@@ -62,6 +63,9 @@ class Solving(Protocol):
 
     def public_grams(self, block: int) -> Mapping[str, Tensor]:
         """Return X^T X of a block's inputs on text that the model writes, by prunable: float32 [d_in, d_in]."""
+
+    def outliers(self, dense: "OpenedSum") -> Sequence[int]:
+        """Return by block how many weights stand out by the pooled statistics `dense`, of the dense model (2.8.1)."""
 
     def settled(
         self, solved: ExpandedTensor, gram: Tensor, sparsity: Sparsity, aim: Tensor | None = None
@@ -138,6 +142,13 @@ class PruningSide(SiloSide, Protocol):
         """Yield what an opened round made of each of its tensors. Raises CorruptSum where sums cannot be true."""
 
 
+class PoolingSide(PruningSide, Protocol):
+    """What a kind that pools statistics has besides."""
+
+    def pooled_energies(self, opened: OpenedSum) -> Mapping[str, Tensor]:
+        """Return the pooled energies of a round's inputs by the tensor that has a section: float32 [d_in]."""
+
+
 def silo_side(kind: ReleaseKind) -> SiloSide:
     """Return a kind's module."""
     module: Any = import_module(f"silo_agent.releases.{kind}")
@@ -146,12 +157,19 @@ def silo_side(kind: ReleaseKind) -> SiloSide:
 
 
 def expanded_tensors(earlier: Earlier, opened: OpenedSum, weights: DenseWeights) -> Iterator[ExpandedTensor]:
-    """Yield what an opened round made of the model's tensors: nothing, where its kind does not prune."""
-    kind = opened.round.plan.release_kind(opened.round.index)
-    if release_spec(kind).prunes:
-        side: Any = silo_side(kind)
+    """Yield what an opened round made of the model's tensors: nothing, where it does not prune."""
+    plan, index = opened.round.plan, opened.round.index
+    if spec_of(plan, index).prunes and not only_allocates(plan, index):
+        side: Any = silo_side(plan.release_kind(index))
         pruning: PruningSide = side
         yield from pruning.expanded(earlier, opened, weights)
+
+
+def pooled_energies(opened: OpenedSum) -> Mapping[str, Tensor]:
+    """Return the pooled energies of a round of a kind that pools, by the tensor that has a section: float32 [d_in]."""
+    side: Any = silo_side(opened.round.plan.release_kind(opened.round.index))
+    pooling: PoolingSide = side
+    return pooling.pooled_energies(opened)
 
 
 def next_section(

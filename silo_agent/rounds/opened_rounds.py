@@ -13,7 +13,7 @@ from crypto.plan import Plan
 from crypto.pruning.layer_sampling import draw
 from crypto.pruning.owl import owl_ratios
 from crypto.pruning.sparsity import Pattern, Sparsity
-from crypto.releases.release_spec import has_input
+from crypto.releases.release_spec import has_input, spec_of
 from crypto.secagg.round import Round
 from silo_agent.releases import outliers, sampling, scales
 from silo_agent.releases.silo_side import Solving
@@ -84,7 +84,9 @@ class Start:
         return draw(coin, work.capacities, len(self.plan.block_weights), work.cohort_floor)
 
     @cached_property
-    def _outliers(self) -> list[int]:
+    def _outliers(self) -> Sequence[int]:
+        if spec_of(self.plan, 0).pools:  # with OWL of the dense model, whatever the schedule
+            return self.solving.outliers(self.opened[0])
         return outliers.counts_of(self._of(ReleaseKind.OUTLIERS, None))
 
     def _allocated(self, sparsity: Sparsity, block: int) -> Sparsity:

@@ -82,7 +82,7 @@ class RunOfPlan:
             except SparsiloError:
                 words.unlink(missing_ok=True)  # else the next download would go on behind it
                 raise
-        return Start(self.plan, self._opened[:index])
+        return Start(self.plan, self._opened[:index], self._pruning.solving)
 
     def fetch(self, index: int) -> None:
         """Fetch the keep masks from outside that a round runs, and check that they are nothing else (14.3.2).

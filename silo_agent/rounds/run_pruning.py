@@ -21,6 +21,7 @@ from silo_agent.pruning.allocation import spread_sparsities
 from silo_agent.pruning.prune import Pruned, prune_block, prune_blocks, write_pruned
 from silo_agent.pruning.pruned_files import PrunedFiles, pruned_files
 from silo_agent.pruning.pruners import Statistic, method
+from silo_agent.releases.silo_side import Solving
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.together import Together
 from silo_agent.rounds.walk_together import WalkTogether
@@ -55,6 +56,8 @@ class RunPruning:
         aims = release_of(plan) is ReleaseKind.DENSE_TARGET
         self._walk = WalkTogether(weights, sequences, device, beside_dense=aims)
         self._together = Together(plan, weights, folder / TOGETHER, device)
+        self.solving: Final[Solving] = self._together
+        """What weights are pruned by opened sums with."""
 
     def files(self, start: Start) -> PrunedFiles:
         """Return what the silo made of the scope of the round that `start` is followed by."""

@@ -5,7 +5,7 @@ that the model writes (docs/adr/0040, 0041).
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Final
 
@@ -17,9 +17,10 @@ from crypto.plan import Plan
 from crypto.pruning.sparsity import Sparsity
 from crypto.releases.planned_rounds import pruning_rounds
 from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.pruning.allocation import outlier_count
 from silo_agent.pruning.expansion import ExpandedTensor
 from silo_agent.pruning.pruned_tensors import PrunedTensors
-from silo_agent.releases.silo_side import expanded_tensors
+from silo_agent.releases.silo_side import OpenedSum, expanded_tensors, pooled_energies
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.opened_sum import OpenedRound
 from silo_agent.rounds.walk_together import WalkTogether
@@ -37,6 +38,7 @@ class Together:
         self.tensors: Final = PrunedTensors(plan, weights, folder, keep_counts=keep_counts)
         self._weights = weights
         self._taken = 0
+        self._outliers: list[int] = []
         self._walk = WalkTogether(weights, lambda: self.self_text, device)
 
     def take(self, opened: Sequence[OpenedRound]) -> None:
@@ -45,7 +47,7 @@ class Together:
         Raises CorruptSum where their sums cannot be true.
         """
         for index in range(self._taken, min(len(opened), pruning_rounds(self.plan))):
-            start = Start(self.plan, opened[:index], solving=self)
+            start = Start(self.plan, opened[: index + 1], solving=self)
             self.tensors.add(expanded_tensors(start, opened[index], self._weights), opened[index].survivors)
             self._taken = index + 1
 
@@ -61,6 +63,18 @@ class Together:
         """
         iterative = self.plan.pruning.schedule is Schedule.ITERATIVE
         return self._walk.at(block, self.changed if iterative else lambda _: {}).grams()
+
+    def outliers(self, dense: OpenedSum) -> Sequence[int]:
+        """Return by block how many weights stand out by the pooled statistics `dense`, of the dense model (2.8.1).
+
+        It reads every weight, and so is computed once: a plan has one such round.
+        """
+        if not self._outliers:
+            energies = pooled_energies(dense)
+            by_name = {tensor.name: energies[tensor.shares_input_of or tensor.name] for tensor in self.plan.prunable}
+            of_block = partial(outlier_count, self._weights, energies=by_name, device=self.device)
+            self._outliers = [of_block(block) for block in self._weights.blocks]
+        return self._outliers
 
     def settled(
         self, solved: ExpandedTensor, gram: Tensor, sparsity: Sparsity, aim: Tensor | None = None

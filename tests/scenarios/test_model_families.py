@@ -19,10 +19,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from aggregator.runs.planning import Planner
-from crypto.names import Allocation, ComparisonGroup, Pruner, ReleaseKind, Suite
+from crypto.names import Allocation, ComparisonGroup, Pruner, ReleaseKind, Schedule, Suite
+from crypto.plan import oriented
 from crypto.plan_options import PlanOptions
 from crypto.pruning.alpha_pruning import alpha_ratios
-from crypto.pruning.sparsity import Sparsity
+from crypto.pruning.owl import owl_ratios
+from crypto.pruning.pruners import PRUNERS
+from crypto.pruning.sparsity import Sparsity, group_shape
 from scenarios.world import World
 from silo_agent.model.activations import BlockWalk
 from silo_agent.model.calibration import usual_length
@@ -44,6 +47,7 @@ from silo_agent.rounds.opened_sum import OpenedRound
 from silo_agent.rounds.run_pruning import RunPruning
 from silo_agent.rounds.together import Together
 from support.models import BLOCKS, family, in_memory, tiny_model, tokenizer, words
+from support.outliers import dense_counts
 from support.plans import signing_keys
 
 SILOS = 3
@@ -89,8 +93,8 @@ def release(kind: ReleaseKind, start: Start, pruning: RunPruning, weights: Dense
             return VotesRelease(plan, start.index, pruning.files(start).keep_masks)
 
 
-def federated(weights: DenseWeights, asked: PlanOptions, folder: Path) -> Path:
-    """The model that three silos prune together; its folder."""
+def together(weights: DenseWeights, asked: PlanOptions, folder: Path) -> tuple[Together, list[OpenedRound]]:
+    """What three silos make of the model together, and the sums that it follows from."""
     keys = signing_keys(SILOS)
     roster = {silo: key.public_bytes for silo, key in keys.items()}
     plan = Planner(weights, asked, roster, Suite.DEFAULT, secrets.token_bytes).pruning()
@@ -122,11 +126,18 @@ def federated(weights: DenseWeights, asked: PlanOptions, folder: Path) -> Path:
         file = folder / f"sum-{index}"
         file.write_bytes(b"".join(world.opened))
         opened.append(OpenedRound(start.round, SILOS, world.aggregator.sum_root, file))
-    together = Together(plan, weights, folder / "pruned", torch.device("cpu"))
-    together.take(opened)
-    write_sparse_model(SparseModel(weights, together.tensors.get, {}, lambda _: ""), folder / "model")
+    made = Together(plan, weights, folder / "pruned", torch.device("cpu"))
+    made.take(opened)
+    return made, opened
+
+
+def federated(weights: DenseWeights, asked: PlanOptions, folder: Path) -> Path:
+    """The model that three silos prune together; its folder."""
+    made, _ = together(weights, asked, folder)
+    write_sparse_model(SparseModel(weights, made.tensors.get, {}, lambda _: ""), folder / "model")
+    plan = made.plan
     if plan.pruning.quantise_bits is not None:
-        quantised = together.tensors.quantised.__getitem__
+        quantised = made.tensors.quantised.__getitem__
         write_quantised_model(weights, quantised, plan.pruning.quantise_bits, folder / "model-quantised")
     return folder / "model"
 
@@ -153,6 +164,35 @@ def test_wanda_and_pooled_energies(name: str, tmp_path: Path) -> None:
     }
     assert differing
     assert not any(differing.values()), differing
+
+
+@pytest.mark.clause("2.8.1", "2.8.2")
+@pytest.mark.parametrize("schedule", Schedule)
+@pytest.mark.parametrize(("kind", "pruner"), [(ReleaseKind.ENERGIES, Pruner.WANDA), (ReleaseKind.GRAM, Pruner.ADMM)])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_owl_by_pooled_statistics(
+    name: str, kind: ReleaseKind, pruner: Pruner, schedule: Schedule, tmp_path: Path
+) -> None:
+    """Blocks' ratios are those of OWL with all silos' text in one place, and nobody counts outliers of its own."""
+    asked = PlanOptions(
+        *(kind, pruner, Decimal("0.6")), schedule=schedule, allocation=Allocation.OWL, samples=6, sequence_length=LENGTH
+    )
+    weights = DenseWeights.open(tiny_model(tmp_path / "dense", family(name, num_hidden_layers=3), seed=4))
+    made, opened = together(weights, asked, tmp_path / "run")
+    plan = made.plan
+    kinds = [plan.release_kind(index) for index in range(len(opened))]
+    assert kinds == ([kind] if schedule is Schedule.ONE_SHOT else [ReleaseKind.ENERGIES, *[kind] * 3])
+    counts = dense_counts(weights.folder, BLOCKS[name], torch.cat([sequences(silo) for silo in range(SILOS)]))
+    ratios = owl_ratios(counts, plan.block_weights, Decimal("0.6"))
+    assert len({*ratios}) == 3
+    start = Start(plan, opened, made)
+    assert [start.sparsity(block).target for block in range(3)] == ratios
+    assert [start.silo_sparsity(plan.silos[0], block).target for block in range(3)] == ratios
+    own_group = PRUNERS[pruner].own_group
+    for tensor in plan.prunable:
+        zeros = int((made.tensors[tensor.name] == 0).sum())
+        groups, of_group = group_shape(oriented(tensor), own_group)
+        assert zeros == groups * floor(Fraction(ratios[tensor.block]) * of_group), tensor.name
 
 
 @pytest.mark.parametrize("name", BLOCKS)

@@ -18,7 +18,7 @@ MUTATIONS = (
     Mutation(
         CHECK,
         "crypto/releases/energies.py",
-        "            elif len(tensor.scale_exponents) != self.exponents(features):",
+        "            elif len(tensor.scale_exponents) != (due := features if has_products(plan, tensor) else 1):",
         "            elif not tensor.scale_exponents:",
         f"{RULES}::test_a_plan_that_contradicts_itself",
     ),
@@ -140,5 +140,26 @@ MUTATIONS = (
         "if int(zeros.min()) < least:",
         "if int(zeros.max()) < least:",
         "tests/silo_agent/results/test_solved_tensors.py::test_every_group_has_its_zeros",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/rounds/opened_rounds.py",
+        "return self.solving.outliers(self.opened[0])",
+        "return self.solving.outliers(self.opened[-1])",
+        f"{FAMILIES}::test_owl_by_pooled_statistics",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/releases/silo_side.py",
+        "if spec_of(plan, index).prunes and not only_allocates(plan, index):",
+        "if spec_of(plan, index).prunes:",
+        f"{FAMILIES}::test_owl_by_pooled_statistics",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/pruning/allocation.py",
+        "exponents.long() - EXPONENTS.start",
+        "exponents.long() - EXPONENTS.start - 1",
+        "tests/silo_agent/pruning/test_allocation.py",
     ),
 )

@@ -144,6 +144,9 @@ VOTES, WEIGHTS, SCALES = ReleaseKind.VOTES, ReleaseKind.WEIGHTS, ReleaseKind.SCA
 SAMPLED: dict[str, Any] = {"cohort_floor": 3, "capacities": {"silo-001": 1}}
 ITERATIVE = {"schedule": Schedule.ITERATIVE}
 OWL = {"allocation": Allocation.OWL}
+ENERGIES = ReleaseKind.ENERGIES
+POOLED: dict[str, Any] = {"release": ENERGIES}
+OF_GRAM: dict[str, Any] = {"release": ReleaseKind.GRAM, "pruner": Pruner.ADMM}
 OF_WEIGHTS: dict[str, Any] = {"release": WEIGHTS, "pruner": Pruner.SPARSEGPT, "comparison_group": ComparisonGroup.LAYER}
 
 
@@ -157,6 +160,9 @@ OF_WEIGHTS: dict[str, Any] = {"release": WEIGHTS, "pruner": Pruner.SPARSEGPT, "c
         (SAMPLED, [(ReleaseKind.SAMPLING, None), (VOTES, 0), (VOTES, 1)]),
         (OF_WEIGHTS, [(SCALES, None), (WEIGHTS, None)]),
         (OF_WEIGHTS | ITERATIVE, [(SCALES, 0), (WEIGHTS, 0), (SCALES, 1), (WEIGHTS, 1)]),
+        (OWL | POOLED, [(ENERGIES, None), (ENERGIES, 0), (ENERGIES, 1)]),
+        (OWL | POOLED | {"schedule": Schedule.ONE_SHOT}, [(ENERGIES, None)]),
+        (OWL | OF_GRAM, [(ENERGIES, None), (ReleaseKind.GRAM, 0), (ReleaseKind.GRAM, 1)]),
         (SAMPLED | OWL, [(ReleaseKind.SAMPLING, None), (ReleaseKind.OUTLIERS, None), (VOTES, 0), (VOTES, 1)]),
     ],
 )

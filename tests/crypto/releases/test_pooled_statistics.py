@@ -13,7 +13,10 @@ from crypto.releases.energies import most_a_silo
 from crypto.releases.gram import product_bits
 from crypto.releases.planned_rounds import planned_rounds
 from crypto.releases.release_spec import layout_of
+from crypto.secagg.round import Round
 from silo_agent.consent.expected_traffic import bytes_down, bytes_up
+from silo_agent.consent.ledger import Release
+from silo_agent.consent.plan_in_words import plan_in_words
 from sparsilo.v1 import plan_pb2
 from support.plans import plan_message
 
@@ -93,6 +96,37 @@ def test_one_round_about_all_blocks(kind: ReleaseKind) -> None:
     plan = checked_plan(small(kind, schedule=""))
     assert len(plan.message.rounds) == 1
     assert len(layout_of(plan, 0).sections) == 1 + 3
+
+
+@pytest.mark.parametrize("kind", PRUNERS)
+def test_owl_costs_a_round_of_energies_or_none(kind: ReleaseKind) -> None:
+    """Whoever approves is told; and rounds of blocks overlap the first, which says the same of them (2.5.7, 2.8.3)."""
+    plan = checked_plan(small(kind, allocation="owl"))
+    first, *of_blocks = (Release.of(Round(plan, index, bytes(32)), bytes(32)) for index in range(3))
+    assert [section.name for section in layout_of(plan, 0).sections] == [
+        "clipped",
+        *(f"energies blocks.{name}" for name in ("0.k", "0.up", "1.k")),
+    ]
+    assert all(first.overlaps(later) for later in of_blocks)
+    assert not of_blocks[0].overlaps(of_blocks[1])
+    words = plan_in_words(plan, "silo-000")
+    assert words.computed_here[0] == (
+        "the sum of squares of each input feature of the weight matrices of the dense model on 4 sequences of 16 "
+        "tokens of this silo's text: a block with many outliers loses less"
+    )
+    assert any("block after block" in sentence for sentence in words.computed_here)
+    numbers = {"energies": (26 + 26, 0), "gram": (26, 55 + 21 + 55)}[kind]
+    told = {leaving.release: (leaving.rounds, leaving.what) for leaving in words.leaves}
+    assert set(told) == {"energies", kind}
+    assert f", {numbers[0]} numbers" in told["energies"][1]
+    if kind is ReleaseKind.GRAM:
+        assert (told["energies"][0], told["gram"][0]) == (1, 2)
+        assert f", {numbers[1]} numbers" in told["gram"][1]
+
+    one_shot = checked_plan(small(kind, allocation="owl", schedule=""))
+    assert len(one_shot.message.rounds) == 1
+    assert "of the dense model" in plan_in_words(one_shot, "silo-000").computed_here[0]
+    assert "of the dense model" not in plan_in_words(checked_plan(small(kind)), "silo-000").computed_here[0]
 
 
 @pytest.mark.parametrize("silos", [3, 4, 7, 8, 127, 128, 200])

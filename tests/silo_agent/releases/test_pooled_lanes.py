@@ -17,9 +17,10 @@ from crypto.names import ReleaseKind
 from crypto.plan import Plan
 from crypto.plan_rules import checked_plan
 from crypto.releases.gram import product_bits
+from crypto.releases.planned_rounds import planned_rounds
 from crypto.secagg.round import Round
 from silo_agent.releases.dense_target import DenseTargetRelease, pooled_target
-from silo_agent.releases.energies import EnergiesRelease, check_shared, pooled_energy
+from silo_agent.releases.energies import EnergiesRelease, check_shared, pooled_energies, pooled_energy
 from silo_agent.releases.gram import GramRelease, pooled_gram
 from silo_agent.releases.silo_side import next_section
 from silo_agent.rounds.opened_rounds import Start
@@ -83,11 +84,35 @@ def test_energies_are_multiples_of_the_plans_scale(exponent: int, tmp_path: Path
     round_ = opened(Start(plan).round, sums, SILOS, tmp_path)
     chunks = round_.chunks()
     next(chunks)
-    pooled = pooled_energy(plan.message.model[0], chunks)
+    pooled = pooled_energy(plan, plan.message.model[0], chunks)
     exact = [Fraction(lane) * Fraction(2) ** exponent for lane in sums["energies blocks.0.weight"]]
     assert pooled.tolist() == [float(np.float32(float(value))) for value in exact]
     truth = torch.stack(energies).double().sum(0)
     assert ((pooled - truth).abs() <= SILOS * 2.0 ** (exponent - 1) + truth * 2.0**-22).all()
+
+
+@pytest.mark.clause("2.4.11")
+def test_energies_in_a_plan_with_scales_of_products_are_relative_to_their_squares(tmp_path: Path) -> None:
+    """With OWL before the rounds of blocks: an energy as large as its feature's scale squared fills the lane."""
+    exponents, most = [-70, -2, 0, 1, 2, 3, 60], 2**61
+    message = plan_of(GRAM, signed(*exponents)).message
+    message.pruning.schedule, message.pruning.allocation = "iterative", "owl"
+    del message.rounds[:]
+    for kind, block in planned_rounds(Plan(message, b""), GRAM):
+        getattr(message.rounds.add(block=block), kind).SetInParent()
+    plan = checked_plan(message)
+    assert plan.release_kind(0) is ENERGIES
+    energy = torch.tensor([2.0**-141, 2.0**-4, 0.7, 3.99, 16.5, 0.0, 1.0])
+    lanes = released(EnergiesRelease(plan, 0, {"blocks.0.weight": energy}), plan)
+    expected = [
+        min(most, round(Fraction(value) / Fraction(4) ** exponent * most))
+        for value, exponent in zip(energy.tolist(), exponents, strict=True)
+    ]
+    assert lanes == {"clipped": [1], "energies blocks.0.weight": expected}
+    assert expected[:2] == [most // 2, most]
+    round_ = opened(Start(plan).round, summed([lanes] * SILOS), SILOS, tmp_path)
+    exact = [SILOS * Fraction(lane) * Fraction(4) ** e / most for lane, e in zip(expected, exponents, strict=True)]
+    assert pooled_energies(round_)["blocks.0.weight"].tolist() == [float(np.float32(float(value))) for value in exact]
 
 
 def test_energies_that_do_not_fit_are_cut_and_counted() -> None:
