@@ -146,7 +146,7 @@ class Federation:
         self._signing_keys = {silo: SigningKey.generate(settings.suite) for silo in self._calibration}
         roster = {silo: key.public_bytes for silo, key in self._signing_keys.items()}
         suite, backend = settings.suite, settings.backend
-        self._planner = Planner(weights, settings.asked, roster, suite, secrets.token_bytes, backend)
+        self._planner = Planner(weights, settings.asked, roster, suite, secrets.token_bytes, backend, watch=watch)
         self._plan = self._planner.pruning(settings.evaluate)  # found wrong here, before a process is started
 
     async def run(self) -> Report:

@@ -151,7 +151,7 @@ class Work:
         try:
             asked, plan = PlanFile.read(folder.path / PLAN_YAML), folder.plan()
             roster = {member.silo: member.signing_key for member in plan.message.roster}
-            planner = Planner(weights, asked, roster, self._config.suite, secrets.token_bytes)
+            planner = Planner(weights, asked, roster, self._config.suite, secrets.token_bytes, watch=self._watch)
             if (planner.model, planner.files) != (list(plan.message.model), list(plan.message.files)):
                 raise ModelError(f"{self._config.model}: is not the model that the run was planned for")
             pruning = PruningRun(planner, plan, weights, self.driver, folder.path, asked.wanted(), self._watch)

@@ -232,7 +232,8 @@ def _planned(plan_yaml: Path, config: Path, settings: tuple[str, ...]) -> "tuple
     given, asked = AggregatorConfig.read(config, os.environ, settings), PlanFile.read(plan_yaml)
     roster = Enrolments(given.state).roster()
     weights = DenseWeights.open(model_folder(given.model))
-    planner = Planner(weights, asked, roster, given.suite, secrets.token_bytes)
+    with ProgressBars() as progress:
+        planner = Planner(weights, asked, roster, given.suite, secrets.token_bytes, watch=progress)
     return planner.pruning(asked.evaluate), roster
 
 

@@ -9,6 +9,7 @@ from typing import Final
 
 import torch
 
+from aggregator.rounds.round_driver import Watch
 from aggregator.runs.public_scales import public_scales
 from crypto.errors import ConfigError, ModelError, PlanError
 from crypto.names import PROTOCOL, Allocation, Backend, Schedule, Suite
@@ -57,8 +58,12 @@ class Planner:
         suite: Suite,
         entropy: Entropy,
         backend: Backend = Backend.DOUBLE_MASKING,
+        *,
+        watch: Watch,
     ) -> None:
-        """Raises ConfigError or PlanError where the options do not suit the model or the silos, and ModelError where
+        """`watch` is told how far it is where text has to be written for the plan.
+
+        Raises ConfigError or PlanError where the options do not suit the model or the silos, and ModelError where
         blocks' ratios are to follow from the model's spectra and these say nothing, or weights are to become integers
         and the quantised format does not have them.
         """
@@ -81,17 +86,17 @@ class Planner:
             for name in sorted(digests)
         ]
         if release_spec(self._asked.release).pools:
-            self._describe_inputs(weights)
+            self._describe_inputs(weights, watch)
         by_spectra = self._asked.allocation is Allocation.ALPHA
         self._alphas = [str(alpha) for alpha in block_alphas(weights, device=CPU)] if by_spectra else []
         self.files: Final = [
             plan_pb2.File(name=name, digest=digest) for name, digest in sorted(weights.file_digests.items())
         ]
 
-    def _describe_inputs(self, weights: DenseWeights) -> None:
+    def _describe_inputs(self, weights: DenseWeights, watch: Watch) -> None:
         asked = self._asked
         tokens = asked.samples * usual_length(weights.config, asked.sequence_length)
-        inputs = public_scales(weights, asked.release, tokens, CPU)
+        inputs = public_scales(weights, asked.release, tokens, CPU, watch)
         for tensor in self.model:
             if tensor.prunable:
                 tensor.shares_input_of = inputs[tensor.name].shares_input_of

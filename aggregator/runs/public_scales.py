@@ -4,8 +4,9 @@ The scales of fixed point have to be known before anybody's text is summed, and 
 only near: lanes have room above them, and silos say how much did not fit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -17,7 +18,10 @@ from crypto.names import ReleaseKind
 from silo_agent.model.activations import BlockWalk
 from silo_agent.model.blocks import Block
 from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.writing.self_text import self_sequences
+from silo_agent.writing.self_text import WRITING, self_sequences
+
+SCALING: Final = "scaling inputs of blocks"
+"""What is being done once that text is written."""
 
 RECORDS: Final = 16
 MOST_TOKENS: Final = 64
@@ -45,13 +49,22 @@ class Input:
     """Signed bytes, one an output, of a prunable whose target is summed."""
 
 
-def public_scales(weights: DenseWeights, release: ReleaseKind, tokens: int, device: torch.device) -> dict[str, Input]:
+def public_scales(
+    weights: DenseWeights,
+    release: ReleaseKind,
+    tokens: int,
+    device: torch.device,
+    progress: Callable[[str, int, int], None],
+) -> dict[str, Input]:
     """Return by prunable what a plan of `release` says of its input, where each silo has so many `tokens` of text.
 
+    `progress` is told what is being done, how much of it is done, and how much there is.
     Raises ModelError where a target is to be summed, and no prunable of a block has one.
     """
     length = min(MOST_TOKENS, getattr(weights.config, "max_position_embeddings", None) or MOST_TOKENS)
-    text = self_sequences(weights, samples=RECORDS, sequence_length=length, device=device, progress=lambda *_: None)
+    text = self_sequences(
+        weights, samples=RECORDS, sequence_length=length, device=device, progress=partial(progress, WRITING)
+    )
     inputs: dict[str, Input] = {}
     walk = BlockWalk(weights, text, device=device)
     aims = release is ReleaseKind.DENSE_TARGET
@@ -62,6 +75,7 @@ def public_scales(weights: DenseWeights, release: ReleaseKind, tokens: int, devi
             first = _first_with_input(name, energies, walk.tokens, text.numel())
             exponents = b"" if first else _exponents(energies[name] * (tokens / text.numel()), release)
             inputs[name] = Input(first, exponents)
+        progress(SCALING, block.index + 1, len(weights.blocks))
         if aims or block is not weights.blocks[-1]:
             walk.advance({})
         if aims:

@@ -78,7 +78,7 @@ class PruningRun:
         """What the run came to, once its result is published."""
         self._folder.remove_halves()
         cpu, folder = torch.device("cpu"), self._subfolder(PRUNED_FOLDER)
-        self._together = Together(plan, weights, folder, cpu, keep_counts=True)
+        self._together = Together(plan, weights, folder, cpu, watch, keep_counts=True)
 
     async def take_up(self) -> None:
         """Take up the rounds that an earlier process closed: no silo need be there, and none may speak before that.

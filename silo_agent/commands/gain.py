@@ -1,5 +1,6 @@
 """`silo-agent gain`: what own text is worth for pruning, found out without any network and before any release."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,7 +98,7 @@ def _found(
     from silo_agent.model.device import named_device
     from silo_agent.model.model_folder import model_folder
     from silo_agent.pruning.own_text_gain import own_text_gain
-    from silo_agent.writing.self_text import self_sequences
+    from silo_agent.writing.self_text import WRITING, self_sequences
 
     where, weights = named_device(device), DenseWeights.open(model_folder(model))
     length = usual_length(weights.config, sequence_length)
@@ -110,7 +111,7 @@ def _found(
             samples=samples,
             sequence_length=length,
             device=where,
-            progress=lambda done, total: progress("writing calibration text", done, total),
+            progress=partial(progress, WRITING),
         )
         return own_text_gain(
             *(weights, written, own, held), pruner=pruner, sparsity=sparsity, device=where, progress=progress

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
@@ -186,7 +187,7 @@ def _sequences(
 ) -> "torch.Tensor | Sequence[torch.Tensor]":
     """Return calibration sequences of a file, or of text that the model writes. Raises ConfigError without either."""
     from silo_agent.model.calibration import read_sequences, usual_length
-    from silo_agent.writing.self_text import self_sequences
+    from silo_agent.writing.self_text import WRITING, self_sequences
 
     length = usual_length(weights.config, sequence_length)
     if calibration is None:
@@ -199,6 +200,6 @@ def _sequences(
             samples=samples,
             sequence_length=length,
             device=device,
-            progress=lambda done, total: progress("writing calibration text", done, total),
+            progress=partial(progress, WRITING),
         )
     return read_sequences(Path(calibration), weights.tokenizer, samples=samples, sequence_length=length)[0]

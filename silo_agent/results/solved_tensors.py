@@ -34,9 +34,15 @@ class PublishedTogether(Together):
     """Takes the tensors of a published model, each checked against one's own solution, in place of that solution."""
 
     def __init__(
-        self, plan: Plan, weights: DenseWeights, folder: Path, device: torch.device, published: Callable[[str], Tensor]
+        self,
+        plan: Plan,
+        weights: DenseWeights,
+        folder: Path,
+        device: torch.device,
+        progress: Callable[[str, int, int], None],
+        published: Callable[[str], Tensor],
     ) -> None:
-        super().__init__(plan, weights, folder, device)
+        super().__init__(plan, weights, folder, device, progress)
         self._published = published
 
     def settled(

@@ -51,7 +51,7 @@ def verify_model(
     with step("13, dense model"):
         check_model(plan, weights, weights.digest())
     with step("14, model"), TemporaryDirectory(dir=scratch) as folder:
-        together = _made(plan, weights, Path(folder), model)
+        together = _made(plan, weights, Path(folder), model, progress)
         for done in range(len(start.opened)):
             progress("expanding sums", done, len(start.opened))
             together.take(start.opened[: done + 1])
@@ -76,13 +76,13 @@ def verify_model(
     }
 
 
-def _made(plan: Plan, weights: DenseWeights, folder: Path, model: Path) -> Together:
+def _made(plan: Plan, weights: DenseWeights, folder: Path, model: Path, progress: Progress) -> Together:
     """Return what makes the model of opened sums: their one result, or where it was solved for what was published."""
     work, cpu = plan.pruning, torch.device("cpu")
     solves = PRUNERS[work.pruner].updates_weights or work.quantise_bits is not None
     if solves and release_spec(release_of(plan)).pools:
-        return PublishedTogether(plan, weights, folder, cpu, DenseWeights.open(model).tensor)
-    return Together(plan, weights, folder, cpu)
+        return PublishedTogether(plan, weights, folder, cpu, progress, DenseWeights.open(model).tensor)
+    return Together(plan, weights, folder, cpu, progress)
 
 
 def _opened(transcripts: Sequence[Path], roster: Mapping[str, bytes]) -> Start:

@@ -1,4 +1,5 @@
 """How far this silo's pruning is, told three ways with the same numbers: in metrics, in the log, on a terminal's bar.
+The log also says how far text is that the model writes.
 
 How long a block takes may depend on the silo's text. All three are seen by the silo's own people only.
 """
@@ -7,7 +8,8 @@ import logging
 from time import monotonic
 
 from silo_agent.host.metrics import SiloMetrics
-from silo_agent.rounds.run_of_plan import PRUNING, Progress
+from silo_agent.rounds.run_pruning import PRUNING, Progress
+from silo_agent.writing.self_text import WRITING
 
 _log = logging.getLogger(__name__)
 
@@ -22,6 +24,8 @@ class BlockProgress:
     def __call__(self, task: str, done: int, total: int) -> None:
         """Tell that `task` stands at `done` of `total`."""
         self._bars(task, done, total)
+        if task == WRITING:
+            _log.info("%s: %d of %d tokens", task, done, total)
         if task != PRUNING:
             return
         self._metrics.blocks.set(total)

@@ -51,7 +51,8 @@ from silo_agent.rounds.offer_checks import check_start
 from silo_agent.rounds.one_round import one_round
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.run_files import drop_work, prune_runs
-from silo_agent.rounds.run_of_plan import Progress, RunOfPlan
+from silo_agent.rounds.run_of_plan import RunOfPlan
+from silo_agent.rounds.run_pruning import Progress
 from silo_agent.rounds.withdrawals import Withdrawals
 from sparsilo.v1 import round_pb2
 

@@ -1,7 +1,7 @@
 """One plan as an agent goes through it: what its earlier rounds opened, and what this silo computed for it."""
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import prod
 from typing import Final
 
@@ -21,17 +21,12 @@ from silo_agent.releases.silo_side import SiloRelease, SiloWork, silo_side
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.opened_sum import OpenedRound
 from silo_agent.rounds.run_files import RunFiles
-from silo_agent.rounds.run_pruning import RunPruning
+from silo_agent.rounds.run_pruning import Progress, RunPruning
 from silo_agent.rounds.verify import verify_opened
 from sparsilo.v1 import words_pb2
 
 MOST_HEADER_BYTES: Final = 1 << 26
 """More than the header of any candidate has."""
-
-PRUNING: Final = "pruning blocks"
-"""What is being done while a silo prunes."""
-Progress = Callable[[str, int, int], None]
-"""Is told what is being done, how much of it is done, and how much there is."""
 
 
 class RunOfPlan:
@@ -60,7 +55,7 @@ class RunOfPlan:
             lambda: self._sequences(0)[0],
             self.files.work,
             device,
-            lambda done, total: progress(PRUNING, done, total),
+            progress,
         )
 
     def start(self, index: int, roster: Mapping[str, bytes]) -> Start:

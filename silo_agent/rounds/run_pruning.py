@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,12 @@ from silo_agent.rounds.walk_together import WalkTogether
 TOGETHER: Final = "together"
 """The folder, in a run's, of what all silos made of the model."""
 
+PRUNING: Final = "pruning blocks"
+"""What is being done while a silo prunes."""
+
+Progress = Callable[[str, int, int], None]
+"""Is told what is being done, how much of it is done, and how much there is."""
+
 SELF_CALIBRATED: Final = "self-calibrated"
 """The folder, in a run's, of what this silo makes of the model on text that the model writes."""
 
@@ -48,14 +55,14 @@ class RunPruning:
         sequences: Callable[[], Tensor],
         folder: Path,
         device: torch.device,
-        progress: Callable[[int, int], None],
+        progress: Progress,
     ) -> None:
         self.plan = plan
         self._silo, self._weights, self._sequences = silo, weights, sequences
-        self._folder, self._device, self._progress = folder, device, progress
+        self._folder, self._device, self._progress = folder, device, partial(progress, PRUNING)
         aims = release_of(plan) is ReleaseKind.DENSE_TARGET
         self._walk = WalkTogether(weights, sequences, device, beside_dense=aims)
-        self._together = Together(plan, weights, folder / TOGETHER, device)
+        self._together = Together(plan, weights, folder / TOGETHER, device, progress)
         self.solving: Final[Solving] = self._together
         """What weights are pruned by opened sums with."""
 

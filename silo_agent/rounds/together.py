@@ -4,7 +4,7 @@ Both roles derive it, from the same sums and, where a pruner needs products of f
 that the model writes (docs/adr/0040, 0041).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Final
@@ -24,19 +24,29 @@ from silo_agent.releases.silo_side import OpenedSum, expanded_tensors, pooled_en
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.opened_sum import OpenedRound
 from silo_agent.rounds.walk_together import WalkTogether
-from silo_agent.writing.self_text import self_sequences
+from silo_agent.writing.self_text import WRITING, self_sequences
 
 
 class Together:
     """Takes a plan's rounds up in order. `device` is where weights are solved for and the model's own text is run."""
 
     def __init__(
-        self, plan: Plan, weights: DenseWeights, folder: Path, device: torch.device, *, keep_counts: bool = False
+        self,
+        plan: Plan,
+        weights: DenseWeights,
+        folder: Path,
+        device: torch.device,
+        progress: Callable[[str, int, int], None],
+        *,
+        keep_counts: bool = False,
     ) -> None:
-        """`keep_counts`: whether the folder also gets how many silos kept each weight."""
+        """`progress` is told of text that the model writes: what is being done, how much is done, how much there is.
+
+        `keep_counts`: whether the folder also gets how many silos kept each weight.
+        """
         self.plan, self.device = plan, device
         self.tensors: Final = PrunedTensors(plan, weights, folder, keep_counts=keep_counts)
-        self._weights = weights
+        self._weights, self._progress = weights, progress
         self._taken = 0
         self._outliers: list[int] = []
         self._walk = WalkTogether(weights, lambda: self.self_text, device)
@@ -92,5 +102,5 @@ class Together:
             samples=pruning.samples,
             sequence_length=pruning.sequence_length,
             device=self.device,
-            progress=lambda *_: None,
+            progress=partial(self._progress, WRITING),
         )

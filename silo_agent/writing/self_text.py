@@ -21,6 +21,9 @@ from silo_agent.writing.streamed_model import streamed_model
 SEED: Final = 0
 """The seed of `--calibration self`."""
 
+WRITING: Final = "writing calibration text"
+"""What is being done, as whoever waits is told."""
+
 TOKENS_AT_ONCE: Final = 1 << 14
 """Tokens whose keys and values are kept: half a MB each in Llama 2 7B, an eighth in Llama 3 8B."""
 
@@ -40,7 +43,7 @@ def self_sequences(
     end-of-text token, which is left out, or at L tokens. Records are joined and cut as those of a file are.
     Every token needs the whole model (`streamed_model`). Beside it are the keys and values of TOKENS_AT_ONCE; on the
     CPU they lie in files, where temporary files are.
-    `progress` is called with (tokens written, tokens).
+    `progress` is called with (tokens written, tokens) each time a further hundredth is written.
     Raises ModelError: no usable tokenizer, NaN or infinity in the logits, or a kind of model that keeps no keys and
     values to go on from; OutputError where there is no room for these.
     """
@@ -49,11 +52,16 @@ def self_sequences(
     at_once = min(samples, max(1, TOKENS_AT_ONCE // sequence_length))
     text: list[int] = []
     wanted = samples * sequence_length
+    told = -1
     while len(text) < wanted:
         draws = torch.rand(at_once, sequence_length, generator=generator, dtype=torch.float64)
 
         def written(fresh: int, before: int = len(text)) -> None:
-            progress(min(before + fresh, wanted), wanted)
+            nonlocal told
+            done = min(before + fresh, wanted)
+            if 100 * done // wanted > told:
+                told = 100 * done // wanted
+                progress(done, wanted)
 
         with TemporaryDirectory(prefix="keys-and-values-") as folder:
             for record in _write_records(weights, model, draws, device, Path(folder), written):

@@ -97,7 +97,7 @@ def together(weights: DenseWeights, asked: PlanOptions, folder: Path) -> tuple[T
     """What three silos make of the model together, and the sums that it follows from."""
     keys = signing_keys(SILOS)
     roster = {silo: key.public_bytes for silo, key in keys.items()}
-    plan = Planner(weights, asked, roster, Suite.DEFAULT, secrets.token_bytes).pruning()
+    plan = Planner(weights, asked, roster, Suite.DEFAULT, secrets.token_bytes, watch=lambda *_: None).pruning()
     silos = {
         silo: RunPruning(
             *(plan, silo, weights, lambda index=index: sequences(index)),  # type: ignore[misc]
@@ -126,7 +126,7 @@ def together(weights: DenseWeights, asked: PlanOptions, folder: Path) -> tuple[T
         file = folder / f"sum-{index}"
         file.write_bytes(b"".join(world.opened))
         opened.append(OpenedRound(start.round, SILOS, world.aggregator.sum_root, file))
-    made = Together(plan, weights, folder / "pruned", torch.device("cpu"))
+    made = Together(plan, weights, folder / "pruned", torch.device("cpu"), lambda *_: None)
     made.take(opened)
     return made, opened
 

@@ -42,7 +42,14 @@ class Served:
         (self.folder / "plan.yaml").write_bytes(asked)
         roster = {silo: key.public_bytes for silo, key in signing_keys(4).items()}
         weights = DenseWeights.open(self.folder / "dense")
-        planner = Planner(weights, PlanFile.read(self.folder / "plan.yaml"), roster, Suite.DEFAULT, random.randbytes)
+        planner = Planner(
+            weights,
+            PlanFile.read(self.folder / "plan.yaml"),
+            roster,
+            Suite.DEFAULT,
+            random.randbytes,
+            watch=lambda *_: None,
+        )
         plan = planner.pruning(0)
         self.runs.submit(plan, asked, datetime.now(UTC))
         return plan

@@ -57,7 +57,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     asked.write_text("sparsity_ratio: 0.5\nsamples: 4\nsequence_length: 32\n")
     roster = {silo: key.public_bytes for silo, key in signing_keys(3).items()}
     options = PlanFile.read(asked)
-    plan = Planner(DenseWeights.open(model), options, roster, Suite.DEFAULT, token_bytes).pruning()
+    plan = Planner(
+        DenseWeights.open(model), options, roster, Suite.DEFAULT, token_bytes, watch=lambda *_: None
+    ).pruning()
     runs = Runs(folder / "state")
     run = runs.submit(plan, asked.read_bytes(), datetime.now(UTC))
     runs.begin(run)

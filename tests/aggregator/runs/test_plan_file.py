@@ -69,7 +69,7 @@ def test_what_a_planner_gets(tmp_path: Path) -> None:
         save_transcript=False,
     )
     assert plan.wanted() == Wanted(True, False)
-    message = Planner(weights, plan, roster, Suite.FIPS, bytes).pruning().message
+    message = Planner(weights, plan, roster, Suite.FIPS, bytes, watch=lambda *_: None).pruning().message
     assert [spec.WhichOneof("release") for spec in message.rounds[-2:]] == ["scales", "weights"]
     assert (message.threshold, message.colluders) == (4, 1)
     assert (message.phase_seconds, message.preparation_seconds) == (5, 50)
@@ -86,7 +86,11 @@ def test_what_a_planner_gets_by_default(tmp_path: Path) -> None:
     roster = {silo: key.public_bytes for silo, key in signing_keys(4).items()}
 
     def message(**fields: object) -> plan_pb2.Plan:
-        return Planner(weights, read(tmp_path, **fields), roster, Suite.DEFAULT, bytes).pruning().message
+        return (
+            Planner(weights, read(tmp_path, **fields), roster, Suite.DEFAULT, bytes, watch=lambda *_: None)
+            .pruning()
+            .message
+        )
 
     by_default = message()
     pruning = by_default.pruning

@@ -94,7 +94,7 @@ def planner(
     if "pattern" not in options:
         usual["comparison_group"] = ComparisonGroup.ROW
     asked = PlanOptions(**usual | options)
-    return Planner(weights, asked, roster, suite, lambda count: bytes(range(count)), backend)
+    return Planner(weights, asked, roster, suite, lambda count: bytes(range(count)), backend, watch=lambda *_: None)
 
 
 def test_a_votes_plan(weights: DenseWeights) -> None:

@@ -22,7 +22,7 @@ TOKENS = 4096
 def test_scales_are_near_what_the_models_own_text_comes_to(kind: ReleaseKind, tmp_path: Path) -> None:
     """Of other text than the scales are taken from: usual energies have some 32 bits, products 10 bits of room."""
     weights = DenseWeights.open(tiny_llama(tmp_path / "dense"))
-    inputs = public_scales(weights, kind, TOKENS, CPU)
+    inputs = public_scales(weights, kind, TOKENS, CPU, lambda *_: None)
     text = self_sequences(weights, samples=64, sequence_length=64, device=CPU, progress=lambda *_: None, seed=9)
     walk = BlockWalk(weights, text, device=CPU)
     for _ in walk:
@@ -43,7 +43,11 @@ def test_scales_are_near_what_the_models_own_text_comes_to(kind: ReleaseKind, tm
 
 def test_who_shares_an_input(tmp_path: Path) -> None:
     weights = DenseWeights.open(tiny_llama(tmp_path / "dense"))
-    inputs = public_scales(weights, ReleaseKind.ENERGIES, TOKENS, CPU)
+    told: list[tuple[str, int, int]] = []
+    inputs = public_scales(weights, ReleaseKind.ENERGIES, TOKENS, CPU, lambda *step: told.append(step))
+    tasks = dict.fromkeys(task for task, _, _ in told)
+    assert list(tasks) == ["writing calibration text", "scaling inputs of blocks"]
+    assert told[-1] == ("scaling inputs of blocks", 2, 2)
     first = "model.layers.0."
     shared = {name.removeprefix(first): said.shares_input_of for name, said in inputs.items() if name.startswith(first)}
     attention, mlp = f"{first}self_attn.k_proj.weight", f"{first}mlp.gate_proj.weight"
@@ -60,7 +64,7 @@ def test_who_shares_an_input(tmp_path: Path) -> None:
 def test_an_experts_input_is_its_own(tmp_path: Path) -> None:
     """Which tokens reach it is for the text to say, so no plan may count on it."""
     weights = DenseWeights.open(tiny_model(tmp_path, family("mixtral")))
-    inputs = public_scales(weights, ReleaseKind.ENERGIES, TOKENS, CPU)
+    inputs = public_scales(weights, ReleaseKind.ENERGIES, TOKENS, CPU, lambda *_: None)
     experts = [said for name, said in inputs.items() if "experts" in name]
     assert experts
     assert not any(said.shares_input_of for said in experts)

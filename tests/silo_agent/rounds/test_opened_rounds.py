@@ -654,7 +654,7 @@ def test_a_globally_pruned_block_is_what_its_own_round_made(release: ReleaseKind
     dense, differences = few_magnitudes(MIXED), random_differences(5, SURVIVORS, MIXED)
     scales, sums = weight_sums(plan, differences)
     found: list[OpenedRound] = []
-    together = Together(plan, dense_of(dense), tmp_path / "together", torch.device("cpu"))
+    together = Together(plan, dense_of(dense), tmp_path / "together", torch.device("cpu"), lambda *_: None)
     for block in range(2):
         if release is WEIGHTS:
             found.append(opened(Start(plan, found).round, scales, SURVIVORS, tmp_path))

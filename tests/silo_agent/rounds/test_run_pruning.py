@@ -25,7 +25,7 @@ from silo_agent.pruning.pruned_files import pruned_files
 from silo_agent.pruning.pruners import sparsegpt
 from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.opened_sum import OpenedRound
-from silo_agent.rounds.run_pruning import RunPruning
+from silo_agent.rounds.run_pruning import PRUNING, RunPruning
 from silo_agent.writing.self_text import self_sequences
 from support.models import in_memory, tiny_llama, tokenizer, write_text
 from support.opened import opened, planned
@@ -54,13 +54,19 @@ class Run:
     def __init__(self, plan: Plan, weights: DenseWeights, sequences: Tensor, state: Path) -> None:
         self.read = 0
         self.done: list[tuple[int, int]] = []
+        self.told: list[str] = []
         state.mkdir(exist_ok=True)
 
         def read() -> Tensor:
             self.read += 1
             return sequences
 
-        self.pruning = RunPruning(plan, ME, weights, read, state, CPU, lambda *step: self.done.append(step))
+        def progress(task: str, *step: int) -> None:
+            self.told.append(task)
+            if task == PRUNING:
+                self.done.append(step)  # type: ignore[arg-type]
+
+        self.pruning = RunPruning(plan, ME, weights, read, state, CPU, progress)
 
     def keep_masks(self, start: Start) -> dict[str, Tensor]:
         return load_file(self.pruning.files(start).keep_masks)
@@ -192,6 +198,7 @@ def test_self_calibrated_is_a_pruning_of_all_blocks_that_reads_no_text(
         new = {name: each.weight for name, each in expected.items() if each.weight is not None}
         assert same(load_file(files.weights), new)
     assert run.read == 0
+    assert list(dict.fromkeys(run.told)) == ["writing calibration text", "pruning blocks"]
     assert not pruned_files(tmp_path, None).keep_masks.exists(), "what the silo prunes on its text lies elsewhere"
     run.done.clear()
     assert (run.pruning.self_calibrated(), run.done) == (files, []), "computed once"
