@@ -83,7 +83,7 @@ USES: Uses = {
     "aggregator.local_agents": {"crypto": "errors identity primitives roster", "silo_agent": "config host settings"},
     "aggregator.metrics": {"crypto": "names", "silo_agent": "host"},
     "aggregator.results": {
-        "crypto": "backends errors names plan releases",
+        "crypto": "backends errors names plan pruning releases",
         "silo_agent": "host model results",
         "aggregator": "rounds",
     },
