@@ -11,7 +11,7 @@ from crypto.errors import OutputError
 
 
 def store(cache: Any, folder: Path) -> None:
-    """Let a cache of float32 keep in `folder` what grows with every token, what it has by now too.
+    """Let a cache on the CPU keep in `folder` what grows with every token, what it has by now too.
 
     What looks back over a window stays in memory. A token more raises OutputError where the disk has no room.
     """
@@ -21,10 +21,12 @@ def store(cache: Any, folder: Path) -> None:
 
 
 def _store(layer: Any, folder: Path, index: int) -> None:
+    if not (layer.keys.numel() and layer.values.numel()):  # a file of nothing cannot be mapped
+        return
     files = [_GrowingFile(folder / f"{index}.{kind}") for kind in ("keys", "values")]
 
     def update(*states: Any, **_: Any) -> tuple[Tensor, ...]:
-        """Add keys and values of further tokens; return those of all, [records, heads, tokens, size] each."""
+        """Add keys and values of further tokens; return those of all: [..., tokens, size]."""
         return tuple(file.with_more(more) for file, more in zip(files, states, strict=False))
 
     update(layer.keys, layer.values)
@@ -33,22 +35,22 @@ def _store(layer: Any, folder: Path, index: int) -> None:
 
 
 class _GrowingFile:
-    """Keys, or values, as float32 [tokens, records, heads, size]: a further token lies at the end."""
+    """Keys, or values: [tokens, ..., size] of one dtype, so that a further token lies at the end."""
 
     def __init__(self, path: Path) -> None:
         self._path, self.tokens = path, 0
 
     def with_more(self, states: Tensor) -> Tensor:
-        """Write further tokens; return all, mapped: [records, heads, tokens, size] both. Raises OutputError."""
-        more = states.permute(2, 0, 1, 3)
+        """Write further tokens, [..., tokens, size]; return all, mapped. Raises OutputError."""
+        more = states.movedim(-2, 0).contiguous()
         try:
             with self._path.open("ab") as file:
-                file.write(more.contiguous().numpy().data)
+                file.write(more.view(torch.uint8).numpy().data)
         except OSError as error:
             raise OutputError(
                 f"{self._path.parent}: no room for keys and values of the text that the model writes: {error.strerror}",
                 hint="set TMPDIR to a folder on a larger disk",
             ) from error
         self.tokens += len(more)
-        size = self.tokens * more[0].numel()
-        return torch.from_file(str(self._path), size=size).view(self.tokens, *more.shape[1:]).permute(1, 2, 0, 3)
+        whole = torch.from_file(str(self._path), size=self.tokens * more[0].numel(), dtype=more.dtype)
+        return whole.view(self.tokens, *more.shape[1:]).movedim(0, -2)

@@ -22,27 +22,32 @@ def tokens(count: int, seed: int) -> tuple[Tensor, Tensor]:
     return keys, values
 
 
-def begun(**changes: Any) -> Any:
+def begun(dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
     """A cache of which every layer has seen two tokens."""
     make: Any = DynamicCache
     cache = make(config=LlamaConfig(num_hidden_layers=LAYERS, **changes))
     for layer in range(LAYERS):
-        cache.update(*tokens(2, layer), layer)
+        keys, values = tokens(2, layer)
+        cache.update(keys.to(dtype), values.to(dtype), layer)
     return cache
 
 
-def test_what_is_stored_is_what_would_be_in_memory(tmp_path: Path) -> None:
-    plain, stored = begun(), begun()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_stored_is_what_would_be_in_memory(dtype: torch.dtype, tmp_path: Path) -> None:
+    plain, stored = begun(dtype), begun(dtype)
     store(stored, tmp_path)
     for step, count in enumerate((1, 3, 1)):
         for layer in range(LAYERS):
-            more = tokens(count, 10 * step + layer)
+            more = [states.to(dtype) for states in tokens(count, 10 * step + layer)]
             assert all(map(torch.equal, stored.update(*more, layer), plain.update(*more, layer)))
             assert stored.get_seq_length(layer) == plain.get_seq_length(layer)
             assert stored.get_mask_sizes(2, layer) == plain.get_mask_sizes(2, layer)
             assert stored.layers[layer].keys.numel() == stored.layers[layer].values.numel() == 0, "none in memory"
     assert len([*tmp_path.iterdir()]) == 2 * LAYERS
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) == LAYERS * RECORDS * HEADS * 7 * (6 + 5) * 4
+    assert (
+        sum(file.stat().st_size for file in tmp_path.iterdir())
+        == LAYERS * RECORDS * HEADS * 7 * (6 + 5) * dtype.itemsize
+    )
 
 
 def test_what_a_model_does_to_them_stays_with_it(tmp_path: Path) -> None:
