@@ -154,6 +154,8 @@ lower is better. Sequences have {LENGTH} tokens. Every row of votes, weights, en
   order. Mean of {len(RANDOM_SEEDS)} seeds. *Ties by magnitude* zero the smallest of them.
 - *Energies* and *gram* are statistics that silos pool, and by which everybody prunes: with Wanda unless a pruner is
   named. With SparseGPT, ADMM and ALPS, energies take correlations from text that the model writes (ADR 41).
+- With a *dense target*, the last layer of each block makes up for what pruning did before it (ADR 42). *Attention*
+  pools products of the inputs of attention's weights alone, and energies of all others.
 - *Self-text* is {SELF_SAMPLES} sequences that the model wrote, which need nobody's data.
 - *Alone*: each silo prunes on its own text; the mean of four models.
 - *Centralised* is what one owner of all silos' calibration text would get.

@@ -137,6 +137,7 @@ def _of_solver(pruner: Pruner, solver: str) -> dict[str, Callable[[Setting], Ite
         WEIGHTS if pruner is Pruner.SPARSEGPT else f"{WEIGHTS}, {solver}": lambda at: at.together(*weights),
         f"{ENERGIES}, {solver}": lambda at: at.together("--release", "energies", "--pruner", pruner),
         f"{GRAM}, {solver}": lambda at: at.together("--release", "gram", "--pruner", pruner),
+        f"{GRAM}, {solver}, dense target": lambda at: at.together("--release", "dense_target", "--pruner", pruner),
         f"{solver}, centralised": lambda at: at.here(pruner, at.silos.pooled),
     }
 
@@ -160,6 +161,7 @@ WAYS: Final[Mapping[str, Callable[[Setting], Iterable[Changed]]]] = {
     "weights, ties by magnitude": lambda at: at.ties_by_magnitude(*OF_WEIGHTS),
     f"{WEIGHTS}{WITH_OWL}": lambda at: at.together(*OF_WEIGHTS, "--allocation", "owl"),
     f"ADMM, {SELF_TEXT}{WITH_OWL}": lambda at: at.here_with_owl(Pruner.ADMM, at.self_text),
+    f"{GRAM}, ADMM, attention": lambda at: at.together("--release", "gram", "--pruner", "admm", "--gram", "attention"),
     f"{GRAM}, ADMM{WITH_OWL}": lambda at: at.together("--release", "gram", "--pruner", "admm", "--allocation", "owl"),
     **{name: way for pruner, solver in SOLVERS.items() for name, way in _of_solver(pruner, solver).items()},
 }

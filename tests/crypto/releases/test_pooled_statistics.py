@@ -276,6 +276,16 @@ def test_the_tensor_that_writes_last_has_a_round_of_its_own() -> None:
     assert [section.name for section in layout_of(plan, 0).sections] == ["clipped", "gram b0.k"]
 
 
+def test_an_approver_reads_what_the_target_adds() -> None:
+    words = plan_in_words(checked_plan(aiming()), "silo-001")
+    gram, target = words.leaves
+    assert (gram.release, gram.rounds, target.release, target.rounds) == ("gram", 2, "dense_target", 2)
+    assert f" {55 + 55} numbers" in gram.what and f" {21 + 60 + 10 + 40} numbers" in target.what
+    assert "of each block's last layer" in target.what
+    assert any("the dense model runs over the same text" in sentence for sentence in words.computed_here)
+    assert any(sentence.startswith("dense_target, over all survivors: ") for sentence in words.revealed_to.aggregator)
+
+
 def one_shot(message: plan_pb2.Plan) -> None:
     message.pruning.schedule = ""
     for _ in range(2):

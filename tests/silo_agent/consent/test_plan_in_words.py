@@ -335,6 +335,8 @@ def asked_plan(**options: object) -> Plan:
         if option.name in options:
             option.write(message, options[option.name])
     message.pruning.block_alphas.extend(["2.0000"] * len(TENSORS) if message.pruning.allocation == "alpha" else [])
+    if options.get("release") is ReleaseKind.DENSE_TARGET:
+        message.model[0].output_exponents = b"\0"
     pruning = planned_rounds(Plan(message, b""), ReleaseKind(str(options.get("release", "votes"))))
     del message.rounds[:]
     for kind, block in pruning:

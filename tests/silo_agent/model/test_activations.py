@@ -124,7 +124,7 @@ def test_energies_on_the_way_to_the_next_block(tmp_path: Path, monkeypatch: pyte
     twice, once = (BlockWalk(weights, SEQUENCES, device=CPU) for _ in range(2))
     runs: list[BlockWalk] = []
     run = BlockWalk._run
-    monkeypatch.setattr(BlockWalk, "_run", lambda walk, index: (runs.append(walk), run(walk, index))[1])
+    monkeypatch.setattr(BlockWalk, "_run", lambda walk, *batch: (runs.append(walk), run(walk, *batch))[1])
     for _ in zip(twice, once, strict=True):
         energies, onward = twice.energies(), once.energies(onward=True)
         assert onward.keys() == energies.keys()
