@@ -75,6 +75,13 @@ class Allocation(StrEnum):
     ALPHA = "alpha"
 
 
+class GramInputs(StrEnum):
+    """Of which inputs products of every two features are pooled; of all others squares."""
+
+    ALL = "all"
+    ATTENTION = "attention"
+
+
 Bits = Literal[4, 8]
 """Of the integers that a quantised weight's levels are."""
 

@@ -10,7 +10,7 @@ from functools import partial, reduce
 from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
 from crypto.errors import PlanError
-from crypto.names import Allocation, ComparisonGroup, Pruner, ReleaseKind, Schedule
+from crypto.names import Allocation, ComparisonGroup, GramInputs, Pruner, ReleaseKind, Schedule
 from crypto.plan import USUAL_LEAST_RATE, Plan
 from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Pattern, Sparsity, spell_ratio
@@ -98,6 +98,12 @@ def _scaled_weights(plan: Plan) -> str | None:
 def _quantised(plan: Plan) -> str | None:
     bits = plan.message.pruning.quantise_bits
     return f"kept weights become integers of {bits} bits, by the same statistics" if bits else None
+
+
+def _gram_inputs(plan: Plan) -> str | None:
+    if plan.pruning.gram_inputs is GramInputs.ALL:
+        return None
+    return "products are summed of the inputs of attention's weights alone, and of all other inputs squares"
 
 
 def _smaller_cohorts(plan: Plan) -> str | None:
@@ -212,6 +218,16 @@ class PlanOptions:
             least=0,
         ),
     ] = 0
+    gram: Annotated[
+        GramInputs,
+        partial(
+            PlanOption,
+            "pruning.gram_inputs",
+            _gram_inputs,
+            "With gram: attention sends products of attention's inputs only, and of all others what energies sends.",
+            empty_for=GramInputs.ALL,
+        ),
+    ] = GramInputs.ALL
     silo_sparsity_ratios: Annotated[
         Mapping[str, Decimal],
         partial(

@@ -9,7 +9,18 @@ from typing import Final, TypeVar
 
 from crypto.encoding.wire import decode, encode
 from crypto.errors import IdentityError, PlanError
-from crypto.names import BITS, PROTOCOL, Allocation, Backend, ComparisonGroup, Pruner, ReleaseKind, Schedule, Suite
+from crypto.names import (
+    BITS,
+    PROTOCOL,
+    Allocation,
+    Backend,
+    ComparisonGroup,
+    GramInputs,
+    Pruner,
+    ReleaseKind,
+    Schedule,
+    Suite,
+)
 from crypto.plan import (
     DIGEST_BYTES,
     FEWEST_SILOS,
@@ -22,6 +33,7 @@ from crypto.plan import (
     oriented,
 )
 from crypto.primitives.signing import check_public_key
+from crypto.pruning.attention import check_attention
 from crypto.pruning.pruners import PRUNERS, RUINOUS
 from crypto.pruning.sparsity import Pattern, parse_ratio, spell_ratio
 from crypto.releases.planned_rounds import planned_rounds, pruning_rounds
@@ -55,6 +67,7 @@ def decode_plan(encoded: bytes) -> Plan:
     _check_pruning(plan)
     _check_exponents(plan)
     _check_quantisation(plan)
+    _check_gram_inputs(plan)
     _check_layer_sampling(plan)
     _check_sizes(plan.message)
     _check_rounds(plan)
@@ -177,6 +190,16 @@ def _check_quantisation(plan: Plan) -> None:
         for tensor in plan.prunable:
             fits = not tensor.input_first
             _require(fits, f"model {tensor.name}", "is stored input first, which the quantised format does not have")
+
+
+def _check_gram_inputs(plan: Plan) -> None:
+    """Some inputs can be left out where products are summed, and some are attention's."""
+    inputs = plan.message.pruning.gram_inputs
+    _require(inputs in ("", GramInputs.ATTENTION), "gram_inputs", f"{inputs!r} is unknown")
+    if inputs:
+        kinds = {message.WhichOneof("release") for message in plan.message.rounds}
+        _require(ReleaseKind.GRAM in kinds, "gram_inputs", "are of products, and no round sums them: release gram")
+        check_attention(tensor.name for tensor in plan.prunable)
 
 
 def _pools(plan: Plan) -> bool:

@@ -12,12 +12,14 @@ import torch
 from aggregator.rounds.round_driver import Watch
 from aggregator.runs.public_scales import public_scales
 from crypto.errors import ConfigError, ModelError, PlanError
-from crypto.names import PROTOCOL, Allocation, Backend, Schedule, Suite
+from crypto.names import PROTOCOL, Allocation, Backend, GramInputs, ReleaseKind, Schedule, Suite
 from crypto.plan import FEWEST_SILOS, RUN_BYTES, Plan, least_threshold
 from crypto.plan_options import PLAN_OPTIONS, PlanOptions
 from crypto.plan_rules import checked_plan
+from crypto.pruning.attention import check_attention, is_attentions
 from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Pattern
+from crypto.releases.energies import OF_PRODUCTS
 from crypto.releases.planned_rounds import planned_rounds
 from crypto.releases.release_spec import release_spec
 from crypto.secagg.session import Entropy
@@ -96,7 +98,12 @@ class Planner:
     def _describe_inputs(self, weights: DenseWeights, watch: Watch) -> None:
         asked = self._asked
         tokens = asked.samples * usual_length(weights.config, asked.sequence_length)
-        inputs = public_scales(weights, asked.release, tokens, CPU, watch)
+        attention = asked.gram is GramInputs.ATTENTION
+        if attention:
+            check_attention(weights.prunable)  # before text is written, which takes long
+        sums_products, aims = asked.release in OF_PRODUCTS, asked.release is ReleaseKind.DENSE_TARGET
+        products = is_attentions if attention else lambda _: sums_products
+        inputs = public_scales(weights, products, tokens, CPU, watch, aims=aims)
         for tensor in self.model:
             if tensor.prunable:
                 tensor.shares_input_of = inputs[tensor.name].shares_input_of

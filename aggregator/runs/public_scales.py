@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from crypto.errors import ModelError
-from crypto.names import ReleaseKind
 from silo_agent.model.activations import BlockWalk
 from silo_agent.model.blocks import Block
 from silo_agent.model.dense_weights import DenseWeights
@@ -51,14 +50,18 @@ class Input:
 
 def public_scales(
     weights: DenseWeights,
-    release: ReleaseKind,
+    products: Callable[[str], bool],
     tokens: int,
     device: torch.device,
     progress: Callable[[str, int, int], None],
+    *,
+    aims: bool = False,
 ) -> dict[str, Input]:
-    """Return by prunable what a plan of `release` says of its input, where each silo has so many `tokens` of text.
+    """Return by prunable what a plan says of its input, where each silo has so many `tokens` of text.
 
-    `progress` is told what is being done, how much of it is done, and how much there is.
+    `products` says of a prunable whether products of its input features are to be summed: each then has a scale.
+    `progress` is told what is being done, how much of it is done, and how much there is. Where a block's last layer
+    `aims` at the dense model, its outputs have scales too.
     Raises ModelError where a target is to be summed, and no prunable of a block has one.
     """
     length = min(MOST_TOKENS, getattr(weights.config, "max_position_embeddings", None) or MOST_TOKENS)
@@ -67,19 +70,19 @@ def public_scales(
     )
     inputs: dict[str, Input] = {}
     walk = BlockWalk(weights, text, device=device)
-    aims = release is ReleaseKind.DENSE_TARGET
     for block in walk:
         energies = walk.energies()
         last = _last(walk, block, weights) if aims else ""
-        for name in block.prunable:
-            first = _first_with_input(name, energies, walk.tokens, text.numel())
-            exponents = b"" if first else _exponents(energies[name] * (tokens / text.numel()), release)
-            inputs[name] = Input(first, exponents)
+        usual = {name: energy * (tokens / text.numel()) for name, energy in energies.items()}
+        shared = {name: _first_with_input(name, energies, walk.tokens, text.numel()) for name in block.prunable}
+        of_products = {first or name for name, first in shared.items() if products(name)}
+        for name, first in shared.items():
+            inputs[name] = Input(first, b"" if first else _exponents(usual[name], each=name in of_products))
         progress(SCALING, block.index + 1, len(weights.blocks))
         if aims or block is not weights.blocks[-1]:
             walk.advance({})
         if aims:
-            outputs = _exponents(walk.outputs() * (tokens / text.numel()), release)
+            outputs = _exponents(walk.outputs() * (tokens / text.numel()), each=True)
             inputs[last] = replace(inputs[last], output_exponents=outputs)
     return inputs
 
@@ -107,12 +110,13 @@ def _first_with_input(name: str, energies: Mapping[str, Tensor], reached: Mappin
     return "" if first == name else first
 
 
-def _exponents(energy: Tensor, release: ReleaseKind) -> bytes:
-    """Return exponents of two as signed bytes: for all features of an input, or (gram) one each."""
+def _exponents(energy: Tensor, *, each: bool) -> bytes:
+    """Return exponents of two as signed bytes: for all features of an input, or one for `each`."""
     values = energy.double().cpu().numpy()
     mean = values.mean() or 1.0
-    if release is ReleaseKind.ENERGIES:
-        exponents = np.array([np.rint(np.log2(mean)) - BELOW_MEAN])
-    else:
+    if each:
         exponents = np.ceil(np.log2(np.maximum(values, mean * FAINTEST)) / 2) + HEADROOM
-    return exponents.clip(-128, 127).astype(np.int8).tobytes()
+    else:
+        exponents = np.array([np.rint(np.log2(mean)) - BELOW_MEAN])
+    encoded: bytes = exponents.clip(-128, 127).astype(np.int8).tobytes()
+    return encoded

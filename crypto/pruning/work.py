@@ -6,7 +6,7 @@ from decimal import Decimal
 from functools import lru_cache
 from hashlib import sha256
 
-from crypto.names import BITS, Allocation, Bits, ComparisonGroup, Pruner, Schedule
+from crypto.names import BITS, Allocation, Bits, ComparisonGroup, GramInputs, Pruner, Schedule
 from crypto.pruning.alpha_pruning import alpha_ratios
 from crypto.pruning.block_ratios import MOST
 from crypto.pruning.owl import SPREAD
@@ -83,6 +83,11 @@ class PruningWork:
     def schedule(self) -> Schedule:
         """How often silos and aggregator meet."""
         return Schedule(self.message.schedule or Schedule.ONE_SHOT)
+
+    @property
+    def gram_inputs(self) -> GramInputs:
+        """Of which inputs `gram` rounds sum products."""
+        return GramInputs(self.message.gram_inputs or GramInputs.ALL)
 
     @property
     def quantise_bits(self) -> Bits | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from crypto.encoding.layout import Section
 from crypto.errors import PlanError
-from crypto.names import ReleaseKind, Schedule
+from crypto.names import GramInputs, ReleaseKind, Schedule
 from crypto.plan import Plan, oriented
 from crypto.releases.gram import GRAM_WIDTH, GramSpec
 from sparsilo.v1 import plan_pb2
@@ -36,19 +36,21 @@ class DenseTargetSpec(GramSpec):
     seen = "the products of every two input features, summed over all their text, and in each block those of the last "
     "layer's input features with what it should write"
 
-    def statistics(self, tensor: plan_pb2.Tensor) -> Iterator[Section]:
+    def statistics(self, plan: Plan, tensor: plan_pb2.Tensor) -> Iterator[Section]:
         """Yield the section of the upper triangle, and that of the target."""
-        yield from super().statistics(tensor)
+        yield from super().statistics(plan, tensor)
         d_out, d_in = oriented(tensor)
         yield Section(target_section(tensor.name), d_out * d_in, GRAM_WIDTH)
 
     def check(self, plan: Plan, index: int) -> None:
-        """Refuse also a pruning of all blocks at once, and outputs that the plan does not describe."""
+        """Refuse also a pruning of all blocks at once or without all products, and outputs that the plan lacks."""
         super().check(plan, index)
         if plan.pruning.schedule is not Schedule.ITERATIVE:
             raise PlanError(
                 f"plan: rounds[{index}]: aims at the dense model block after block: the schedule is iterative"
             )
+        if plan.pruning.gram_inputs is not GramInputs.ALL:
+            raise PlanError(f"plan: rounds[{index}]: the last layer is pruned by products: gram_inputs is all")
         for tensor in plan.tensors(index):
             outputs = oriented(tensor)[0]
             if len(tensor.output_exponents) != outputs:
@@ -62,7 +64,7 @@ class DenseTargetSpec(GramSpec):
     def leaves(self, plan: Plan, rounds: Sequence[int]) -> str:
         """Say what is summed, and how many numbers that is."""
         tensors = [tensor for index in rounds for tensor in plan.tensors(index)]
-        numbers = sum(section.lanes for tensor in tensors for section in self.statistics(tensor))
+        numbers = sum(section.lanes for tensor in tensors for section in self.statistics(plan, tensor))
         return (
             "the sum of products of every two input features of each block's last layer, and of each of them with what "
             f"each output lacks, {numbers:,} numbers, and how many of them were too large for the plan's scales"

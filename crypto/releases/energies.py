@@ -10,8 +10,9 @@ from typing import ClassVar, Final
 from crypto.encoding.lanes import lane_width
 from crypto.encoding.layout import Section
 from crypto.errors import PlanError
-from crypto.names import Allocation, ReleaseKind
+from crypto.names import Allocation, GramInputs, ReleaseKind
 from crypto.plan import Plan, oriented
+from crypto.pruning.attention import is_attentions
 from crypto.pruning.pruners import PRUNERS
 from crypto.releases.planned_rounds import release_of
 from crypto.releases.release_spec import ReleaseSpec, calibration_in_words
@@ -19,6 +20,9 @@ from sparsilo.v1 import plan_pb2
 
 CLIPPED_SECTION: Final = "clipped"
 ENERGY_WIDTH: Final = 64
+
+OF_PRODUCTS: Final = (ReleaseKind.GRAM, ReleaseKind.DENSE_TARGET)
+"""The releases that sum products of two input features."""
 
 
 def energies_section(tensor: str) -> str:
@@ -37,9 +41,21 @@ def own_inputs(plan: Plan, index: int) -> list[plan_pb2.Tensor]:
 
 
 def has_products(plan: Plan, tensor: plan_pb2.Tensor) -> bool:
-    """Tell whether the plan's pruning sums products of a tensor's input features: each has an exponent of its own."""
-    del tensor
-    return release_of(plan) is ReleaseKind.GRAM
+    """Tell whether the plan's pruning sums products of a tensor's input features: each has an exponent of its own.
+
+    `tensor` has a section of its own. That the plan has so many exponents of the right inputs, its rules check.
+    """
+    return release_of(plan) in OF_PRODUCTS and len(tensor.scale_exponents) == oriented(tensor)[1]
+
+
+def with_products(plan: Plan, index: int) -> frozenset[str]:
+    """Return the tensors of a round whose inputs have sections, and products that the plan's pruning sums (2.4.14)."""
+    if release_of(plan) not in OF_PRODUCTS:
+        return frozenset()
+    every = plan.pruning.gram_inputs is GramInputs.ALL
+    return frozenset(
+        tensor.shares_input_of or tensor.name for tensor in plan.tensors(index) if every or is_attentions(tensor.name)
+    )
 
 
 class EnergiesSpec(ReleaseSpec):
@@ -56,22 +72,23 @@ class EnergiesSpec(ReleaseSpec):
     )
     seen = "how strong each input feature is on all their text"
     unseen = "text, statistics or keep mask"
-    what: ClassVar[str] = "the sum of squares of each input feature of the weight matrices"
 
     def sections(self, plan: Plan, index: int, silos: int) -> Iterator[Section]:
         """Yield the counts of what was clipped, a section each, then the sections that have the statistics."""
-        statistics = [section for tensor in own_inputs(plan, index) for section in self.statistics(tensor)]
+        statistics = [section for tensor in own_inputs(plan, index) for section in self.statistics(plan, tensor)]
         most = max((section.lanes for section in statistics), default=1)
         yield Section(CLIPPED_SECTION, len(statistics), lane_width(silos * most))
         yield from statistics
 
-    def statistics(self, tensor: plan_pb2.Tensor) -> Iterator[Section]:
+    def statistics(self, plan: Plan, tensor: plan_pb2.Tensor) -> Iterator[Section]:
         """Yield the sections of what is said of one input."""
-        yield Section(energies_section(tensor.name), self.lanes(oriented(tensor)[1]), ENERGY_WIDTH)
+        del plan
+        yield Section(energies_section(tensor.name), oriented(tensor)[1], ENERGY_WIDTH)
 
-    def lanes(self, features: int) -> int:
-        """Return how many numbers a statistic of so many input features has."""
-        return features
+    def what(self, plan: Plan) -> str:
+        """Say what is summed."""
+        del plan
+        return "the sum of squares of each input feature of the weight matrices"
 
     def check(self, plan: Plan, index: int) -> None:
         """Refuse options that say how a silo prunes by itself, and inputs that the plan does not describe."""
@@ -86,6 +103,7 @@ class EnergiesSpec(ReleaseSpec):
             if is_so:
                 raise PlanError(f"plan: rounds[{index}]: pools {self.kind}, and {problem}: release votes for that")
         described = {tensor.name: tensor for tensor in own_inputs(plan, index)}
+        of_products = with_products(plan, index)
         for tensor in plan.tensors(index):
             field, features = f"plan: model {tensor.name}", oriented(tensor)[1]
             if tensor.shares_input_of:
@@ -94,7 +112,7 @@ class EnergiesSpec(ReleaseSpec):
                     raise PlanError(f"{field}: shares_input_of: {tensor.shares_input_of!r} has no such input")
                 if tensor.scale_exponents:
                     raise PlanError(f"{field}: scale_exponents: are those of {tensor.shares_input_of}")
-            elif len(tensor.scale_exponents) != (due := features if has_products(plan, tensor) else 1):
+            elif len(tensor.scale_exponents) != (due := features if tensor.name in of_products else 1):
                 raise PlanError(f"{field}: scale_exponents: are not {due}")
 
     def computes(self, plan: Plan, index: int, silo: str) -> Iterator[str]:
@@ -102,14 +120,15 @@ class EnergiesSpec(ReleaseSpec):
         del silo
         spreads = plan.block(index) is None and plan.pruning.allocation is Allocation.OWL
         of, so = (" of the dense model", ": a block with many outliers loses less") if spreads else ("", "")
-        yield f"{self.what}{of} on {calibration_in_words(plan)}{so}"
+        yield f"{self.what(plan)}{of} on {calibration_in_words(plan)}{so}"
         if plan.block(index) is not None:
             yield "block after block, each from what all silos together made of those before it"
 
     def leaves(self, plan: Plan, rounds: Sequence[int]) -> str:
         """Say what is summed, and how many numbers that is."""
-        numbers = sum(self.lanes(oriented(tensor)[1]) for index in rounds for tensor in own_inputs(plan, index))
-        return f"{self.what}, {numbers:,} numbers, and how many of them were too large for the plan's scales"
+        inputs = [tensor for index in rounds for tensor in own_inputs(plan, index)]
+        numbers = sum(section.lanes for tensor in inputs for section in self.statistics(plan, tensor))
+        return f"{self.what(plan)}, {numbers:,} numbers, and how many of them were too large for the plan's scales"
 
 
 SPEC = EnergiesSpec()

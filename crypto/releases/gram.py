@@ -8,10 +8,10 @@ from typing import ClassVar, Final
 
 from crypto.encoding.layout import Section
 from crypto.errors import PlanError
-from crypto.names import ReleaseKind
+from crypto.names import GramInputs, ReleaseKind
 from crypto.plan import Plan, oriented
 from crypto.pruning.pruners import PRUNERS
-from crypto.releases.energies import EnergiesSpec
+from crypto.releases.energies import EnergiesSpec, has_products
 from sparsilo.v1 import plan_pb2
 
 GRAM_WIDTH: Final = 32
@@ -27,6 +27,11 @@ def product_bits(silos: int) -> int:
     return GRAM_WIDTH - 1 - silos.bit_length()
 
 
+def triangle(features: int) -> int:
+    """Return how many numbers the upper triangle of a Gram matrix has, its diagonal included."""
+    return features * (features + 1) // 2
+
+
 class GramSpec(EnergiesSpec):
     """What energies are, with the products of different features beside the squares."""
 
@@ -38,15 +43,20 @@ class GramSpec(EnergiesSpec):
         "Where the silos' text has fewer tokens than a matrix has inputs, the sums say in which directions it lies.",
     )
     seen = "the products of every two input features, summed over all their text"
-    what = "the sum of products of every two input features of the weight matrices"
 
-    def statistics(self, tensor: plan_pb2.Tensor) -> Iterator[Section]:
-        """Yield the section of the upper triangle."""
-        yield Section(gram_section(tensor.name), self.lanes(oriented(tensor)[1]), GRAM_WIDTH)
+    def statistics(self, plan: Plan, tensor: plan_pb2.Tensor) -> Iterator[Section]:
+        """Yield the section of the upper triangle, or of energies where products are not summed."""
+        if not has_products(plan, tensor):
+            yield from super().statistics(plan, tensor)
+        else:
+            yield Section(gram_section(tensor.name), triangle(oriented(tensor)[1]), GRAM_WIDTH)
 
-    def lanes(self, features: int) -> int:
-        """Return how many numbers an upper triangle has, its diagonal included."""
-        return features * (features + 1) // 2
+    def what(self, plan: Plan) -> str:
+        """Say what is summed."""
+        products, squares = "the sum of products of every two input features of", "the sum of squares of each of"
+        if plan.pruning.gram_inputs is GramInputs.ALL:
+            return f"{products} the weight matrices"
+        return f"{products} attention's weight matrices, and {squares} the others"
 
     def check(self, plan: Plan, index: int) -> None:
         """Refuse also a pruner that makes nothing of products."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from crypto.encoding.fixed_point import encode_clipped
 from crypto.encoding.layout import Chunk, OpenedChunk
 from crypto.errors import PlanError
+from crypto.names import ReleaseKind
 from crypto.plan import Plan, oriented
 from crypto.pruning.pruners import PRUNERS
 from crypto.releases.energies import (
@@ -74,11 +75,8 @@ class EnergiesRelease:
     def __init__(self, plan: Plan, index: int, energies: Mapping[str, Tensor]) -> None:
         self._lanes: dict[str, NDArray[np.uint64]] = {}
         clipped = []
-        most = most_a_silo(ENERGY_WIDTH, len(plan.silos))
         for tensor in own_inputs(plan, index):
-            values = energies[tensor.name].double().cpu().numpy()
-            lanes, too_large = encode_clipped(values, unit_exponents(plan, tensor), most)
-            self._lanes[energies_section(tensor.name)] = lanes
+            self._lanes[energies_section(tensor.name)], too_large = encode_energy(plan, tensor, energies[tensor.name])
             clipped.append(too_large)
         self._lanes[CLIPPED_SECTION] = np.array(clipped, np.uint64)
 
@@ -90,6 +88,12 @@ class EnergiesRelease:
 def exponents_of(tensor: plan_pb2.Tensor) -> NDArray[np.int64]:
     """Return the exponents of two that the plan has of a tensor's input, one for all its features or one each."""
     return np.frombuffer(tensor.scale_exponents, np.int8).astype(np.int64)
+
+
+def encode_energy(plan: Plan, tensor: plan_pb2.Tensor, energy: Tensor) -> tuple[NDArray[np.uint64], int]:
+    """Return the lanes of an input's energies, float32 [d_in], and how many of them were cut to the plan's scale."""
+    values = energy.double().cpu().numpy()
+    return encode_clipped(values, unit_exponents(plan, tensor), most_a_silo(ENERGY_WIDTH, len(plan.silos)))
 
 
 def unit_exponents(plan: Plan, tensor: plan_pb2.Tensor) -> NDArray[np.int64]:
@@ -151,5 +155,6 @@ def pruned_alike(
                 pruned = as_integers(pruned, weights, gram, work.quantise_bits)
             expanded_tensor = ExpandedTensor(pruned.name, pruned.keep, pruned.weight, pruned.quantised)
             if pruned.weight is not None:
-                expanded_tensor = earlier.solving.settled(expanded_tensor, gram, sparsity, aim)
+                kind = ReleaseKind.GRAM if has_products(earlier.plan, owner) else ReleaseKind.ENERGIES
+                expanded_tensor = earlier.solving.settled(expanded_tensor, gram, sparsity, kind, aim)
             yield expanded_tensor

@@ -4,6 +4,7 @@ The lanes lie in a file: of a large model they are larger than its weights.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,12 +16,20 @@ from torch import Tensor
 from crypto.encoding.fixed_point import encode_signed
 from crypto.encoding.layout import Chunk, OpenedChunk
 from crypto.plan import Plan, oriented
-from crypto.releases.energies import CLIPPED_SECTION, own_inputs
-from crypto.releases.gram import SPEC, gram_section, product_bits
+from crypto.releases.energies import CLIPPED_SECTION, energies_section, has_products, own_inputs
+from crypto.releases.gram import gram_section, product_bits, triangle
 from crypto.releases.release_spec import layout_of
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.expansion import ExpandedTensor
-from silo_agent.releases.energies import check_shared, exponents_of, pruned_alike, warn_of_clipped
+from silo_agent.pruning.public_correlations import with_public_correlations
+from silo_agent.releases.energies import (
+    check_shared,
+    encode_energy,
+    exponents_of,
+    pooled_energy,
+    pruned_alike,
+    warn_of_clipped,
+)
 from silo_agent.releases.silo_side import Earlier, OpenedSum, SiloWork, next_section
 from sparsilo.v1 import plan_pb2
 
@@ -38,12 +47,22 @@ def prepare(work: SiloWork) -> "GramRelease":
 
 
 def expanded(earlier: Earlier, opened: OpenedSum, weights: DenseWeights) -> Iterator[ExpandedTensor]:
-    """Yield each tensor as the planned pruner prunes it by the pooled Gram matrix; one is in memory at a time."""
+    """Yield each tensor as the planned pruner prunes it by the pooled Gram matrix; one is in memory at a time.
+
+    Where products of its input were not summed, the matrix is of pooled energies and public correlations.
+    """
     plan, index, chunks = earlier.plan, opened.round.index, opened.chunks()
+    survivors, silos, device = opened.survivors, len(opened.round.silos), earlier.solving.device
     warn_of_clipped(plan, index, chunks)
-    for owner in own_inputs(plan, index):
-        gram = pooled_gram(owner, chunks, opened.survivors, len(opened.round.silos)).to(earlier.solving.device)
-        yield from pruned_alike(earlier, index, owner, gram, gram, weights)
+    for block, of_block in groupby(own_inputs(plan, index), lambda tensor: tensor.block):
+        inputs = list(of_block)
+        public = {} if all(has_products(plan, owner) for owner in inputs) else earlier.solving.public_grams(block)
+        for owner in inputs:
+            if has_products(plan, owner):
+                gram = pooled_gram(owner, chunks, survivors, silos).to(device)
+            else:
+                gram = with_public_correlations(pooled_energy(plan, owner, chunks).to(device), public[owner.name])
+            yield from pruned_alike(earlier, index, owner, gram, gram, weights)
 
 
 def pooled_energies(opened: OpenedSum) -> dict[str, Tensor]:
@@ -51,30 +70,42 @@ def pooled_energies(opened: OpenedSum) -> dict[str, Tensor]:
     plan, index, chunks = opened.round.plan, opened.round.index, opened.chunks()
     warn_of_clipped(plan, index, chunks)
     survivors, silos = opened.survivors, len(opened.round.silos)
-    return {
-        owner.name: pooled_gram(owner, chunks, survivors, silos).diagonal().clone() for owner in own_inputs(plan, index)
-    }
+
+    def energy(owner: plan_pb2.Tensor) -> Tensor:
+        if not has_products(plan, owner):
+            return pooled_energy(plan, owner, chunks)
+        return pooled_gram(owner, chunks, survivors, silos).diagonal().clone()
+
+    return {owner.name: energy(owner) for owner in own_inputs(plan, index)}
 
 
 class GramRelease:
     """The lanes of one round, in `file`: `add` takes the float32 [d_in, d_in] Gram matrices of its blocks in order.
 
-    A product is taken relative to the public scales of its two features, so one lane's width suits all of them.
+    Of inputs whose products are not summed it takes the diagonals. A product is taken relative to the public scales of
+    its two features, so one lane's width suits all of them.
     """
 
     def __init__(self, plan: Plan, index: int, file: Path) -> None:
-        self._inputs, self._bits = own_inputs(plan, index), product_bits(len(plan.silos))
+        self._plan, self._inputs, self._bits = plan, own_inputs(plan, index), product_bits(len(plan.silos))
         self._file = file
         self._file.write_bytes(b"")
         self._starts: dict[str, int] = {}
         _, *statistics = layout_of(plan, index).sections
         self._places = {section.name: place for place, section in enumerate(statistics)}
         self._clipped = np.zeros(len(statistics), np.uint64)
+        self._energies: dict[str, NDArray[np.uint64]] = {}
 
     def add(self, grams: Mapping[str, Tensor]) -> None:
         """Encode the matrices of a block's inputs, by the tensor that the plan says has them."""
         for tensor in self._inputs:
-            if tensor.name in grams:
+            if tensor.name not in grams:
+                continue
+            if not has_products(self._plan, tensor):
+                section, energies = energies_section(tensor.name), grams[tensor.name].diagonal()
+                self._energies[section], too_large = encode_energy(self._plan, tensor, energies)
+                self._clipped[self._places[section]] = too_large
+            else:
                 exponents = exponents_of(tensor)
                 rows = enumerate(grams[tensor.name].cpu().numpy())
                 upper = ((row[at:], exponents[at:] + exponents[at]) for at, row in rows)
@@ -93,6 +124,8 @@ class GramRelease:
         """Return the values of one chunk's lanes."""
         if chunk.section.name == CLIPPED_SECTION:
             return self._clipped[chunk.start : chunk.start + chunk.lanes]
+        if chunk.section.name in self._energies:
+            return self._energies[chunk.section.name][chunk.start : chunk.start + chunk.lanes]
         start = self._starts[chunk.section.name] + np.dtype(np.uint32).itemsize * chunk.start
         return np.fromfile(self._file, np.uint32, chunk.lanes, offset=start)
 
@@ -101,7 +134,7 @@ def pooled_gram(tensor: plan_pb2.Tensor, chunks: Iterator[OpenedChunk], survivor
     """Return the Gram matrix that comes next, summed over the survivors: float32 [d_in, d_in]."""
     features, bits, exponents = oriented(tensor)[1], product_bits(silos), exponents_of(tensor)
     section, most = gram_section(tensor.name), survivors << bits + 1
-    sums = next_section(chunks, section, [SPEC.lanes(features)], np.uint32, most)
+    sums = next_section(chunks, section, [triangle(features)], np.uint32, most)
     gram = np.empty((features, features), np.float32)
     start = 0
     for at in range(features):

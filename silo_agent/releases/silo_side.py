@@ -68,9 +68,15 @@ class Solving(Protocol):
         """Return by block how many weights stand out by the pooled statistics `dense`, of the dense model (2.8.1)."""
 
     def settled(
-        self, solved: ExpandedTensor, gram: Tensor, sparsity: Sparsity, aim: Tensor | None = None
+        self,
+        solved: ExpandedTensor,
+        gram: Tensor,
+        sparsity: Sparsity,
+        kind: ReleaseKind,
+        aim: Tensor | None = None,
     ) -> ExpandedTensor:
-        """Return what becomes of a tensor that was solved for with `gram`, float32 [d_in, d_in].
+        """Return what becomes of a tensor that was solved for with `gram`, float32 [d_in, d_in], which is pooled, or
+        (`kind` energies) of pooled energies and public correlations.
 
         It was to come near `aim`, float32 [d_out, d_in], or else the dense weight.
         """

@@ -16,14 +16,13 @@ from crypto.errors import BadAudit
 from crypto.names import AGGREGATOR, ReleaseKind
 from crypto.plan import Plan
 from crypto.pruning.sparsity import Sparsity
-from crypto.releases.planned_rounds import release_of
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.expansion import ExpandedTensor
 from silo_agent.pruning.keep_mask import in_groups
 from silo_agent.rounds.together import Together
 
-MOST_ERROR: Final = {ReleaseKind.GRAM: 1.01, ReleaseKind.DENSE_TARGET: 1.01, ReleaseKind.ENERGIES: 1.25}
-"""How many times the error of one's own solution a published one may leave.
+MOST_ERROR: Final = {ReleaseKind.GRAM: 1.01, ReleaseKind.ENERGIES: 1.25}
+"""How many times the error of one's own solution a published one may leave, by the statistic that it was solved by.
 
 A pooled Gram matrix is the same everywhere. Text that the model writes is not, where a machine rounds a probability
 differently: with other text altogether the error of ADMM's solutions was up to 1.2 times as large (docs/adr/0041).
@@ -46,7 +45,12 @@ class PublishedTogether(Together):
         self._published = published
 
     def settled(
-        self, solved: ExpandedTensor, gram: Tensor, sparsity: Sparsity, aim: Tensor | None = None
+        self,
+        solved: ExpandedTensor,
+        gram: Tensor,
+        sparsity: Sparsity,
+        kind: ReleaseKind,
+        aim: Tensor | None = None,
     ) -> ExpandedTensor:
         """Return the published tensor. Raises BadAudit where it has too few zeros in a group, or solves badly."""
         name = solved.name
@@ -58,7 +62,7 @@ class PublishedTogether(Together):
         least = sparsity.prune_count(sparsity.groups(dense.T.shape if turned else dense.shape)[1])
         if int(zeros.min()) < least:
             raise BadAudit(f"tensor {name}: a group has {int(zeros.min())} zeros, not {least}", party=AGGREGATOR)
-        most = MOST_ERROR[release_of(self.plan)]
+        most = MOST_ERROR[kind]
         if aim is None:
             aim = dense.T if turned else dense
         own, theirs = (_error(weight.T if turned else weight, aim, gram) for weight in (solved.changed, published))

@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from crypto.names import Schedule
+from crypto.names import ReleaseKind, Schedule
 from crypto.plan import Plan
 from crypto.pruning.sparsity import Sparsity
 from crypto.releases.planned_rounds import pruning_rounds
@@ -87,10 +87,15 @@ class Together:
         return self._outliers
 
     def settled(
-        self, solved: ExpandedTensor, gram: Tensor, sparsity: Sparsity, aim: Tensor | None = None
+        self,
+        solved: ExpandedTensor,
+        gram: Tensor,
+        sparsity: Sparsity,
+        kind: ReleaseKind,
+        aim: Tensor | None = None,
     ) -> ExpandedTensor:
         """Return what becomes of a tensor that was solved for with `gram`: the solution."""
-        del gram, sparsity, aim
+        del gram, sparsity, kind, aim
         return solved
 
     @cached_property

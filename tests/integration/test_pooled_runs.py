@@ -17,6 +17,7 @@ SHAPE = ("--samples", 4, "--sequence-length", 32, "--sparsity-ratio", "0.6")
 KINDS: dict[str, tuple[object, ...]] = {
     "one-shot": ("--release", "energies", "--pruner", "ria", "--schedule", "one-shot", "--allocation", "owl"),
     "public correlations": ("--release", "energies", "--pruner", "sparsegpt"),
+    "attention": ("--release", "gram", "--pruner", "sparsegpt", "--gram", "attention"),
     "gram": ("--release", "gram", "--pruner", "admm", "--allocation", "owl"),
     "dense target": ("--release", "dense_target", "--pruner", "admm"),
 }

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from aggregator.runs.planning import Planner
-from crypto.names import Allocation, ComparisonGroup, Pruner, ReleaseKind, Schedule, Suite
+from crypto.names import Allocation, ComparisonGroup, GramInputs, Pruner, ReleaseKind, Schedule, Suite
 from crypto.plan import oriented
 from crypto.plan_options import PlanOptions
 from crypto.pruning.alpha_pruning import alpha_ratios
@@ -31,6 +31,7 @@ from silo_agent.model.activations import BlockWalk
 from silo_agent.model.calibration import usual_length
 from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.pruned_file import PrunedFile
+from silo_agent.pruning.expansion import ExpandedTensor
 from silo_agent.pruning.gptq import group_size, round_to_nearest
 from silo_agent.pruning.prune import prune_blocks
 from silo_agent.pruning.spectral import block_alphas
@@ -193,6 +194,44 @@ def test_owl_by_pooled_statistics(
         zeros = int((made.tensors[tensor.name] == 0).sum())
         groups, of_group = group_shape(oriented(tensor), own_group)
         assert zeros == groups * floor(Fraction(ratios[tensor.block]) * of_group), tensor.name
+
+
+@pytest.mark.clause("2.4.14")
+@pytest.mark.parametrize("name", ["llama", "falcon"])
+def test_products_of_attentions_inputs_alone(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One-shot, so that all statistics are of the dense model: what shares attention's input is solved as where all
+    products are pooled, all else nearly as where energies are, and each is settled as what it was solved by.
+    """
+    weights = DenseWeights.open(tiny_model(tmp_path / "dense", family(name), seed=3))
+    settled: dict[str, ReleaseKind] = {}
+
+    def note(self: Together, solved: ExpandedTensor, gram: Tensor, sparsity: Sparsity, kind: ReleaseKind) -> Any:
+        settled[solved.name] = kind
+        return solved
+
+    monkeypatch.setattr(Together, "settled", note)
+
+    def tensors(kind: ReleaseKind, gram: GramInputs = GramInputs.ALL) -> Together:
+        asked = PlanOptions(
+            *(kind, Pruner.SPARSEGPT, Decimal("0.6")), gram=gram, schedule=Schedule.ONE_SHOT,
+            samples=6, sequence_length=LENGTH,
+        )  # fmt: skip
+        return together(weights, asked, tmp_path / f"{kind} {gram}")[0]
+
+    every, energies = tensors(ReleaseKind.GRAM), tensors(ReleaseKind.ENERGIES)
+    mixed = tensors(ReleaseKind.GRAM, GramInputs.ATTENTION)
+    shares = {tensor.name: tensor.shares_input_of or tensor.name for tensor in mixed.plan.prunable}
+    attention = {shares[weight] for weight in shares if "attn" in weight or "attention" in weight}
+    for weight, owner in shares.items():
+        assert settled[weight] is (ReleaseKind.GRAM if owner in attention else ReleaseKind.ENERGIES)
+        found = mixed.tensors[weight]
+        if owner in attention:
+            assert torch.equal(found, every.tensors[weight])
+        else:
+            assert not torch.equal(found != 0, every.tensors[weight] != 0)
+            differing = ((found != 0) != (energies.tensors[weight] != 0)).float().mean()
+            assert differing < 0.01, weight
+    assert {*attention} < {*shares.values()}
 
 
 @pytest.mark.parametrize("name", BLOCKS)

@@ -18,7 +18,7 @@ MUTATIONS = (
     Mutation(
         CHECK,
         "crypto/releases/energies.py",
-        "            elif len(tensor.scale_exponents) != (due := features if has_products(plan, tensor) else 1):",
+        "            elif len(tensor.scale_exponents) != (due := features if tensor.name in of_products else 1):",
         "            elif not tensor.scale_exponents:",
         f"{RULES}::test_a_plan_that_contradicts_itself",
     ),
@@ -161,5 +161,19 @@ MUTATIONS = (
         "exponents.long() - EXPONENTS.start",
         "exponents.long() - EXPONENTS.start - 1",
         "tests/silo_agent/pruning/test_allocation.py",
+    ),
+    Mutation(
+        CHECK,
+        "crypto/releases/energies.py",
+        "        tensor.shares_input_of or tensor.name for tensor in",
+        "        tensor.name for tensor in",
+        f"{RULES}::test_products_of_attentions_inputs_beside_energies_of_all_others",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/releases/energies.py",
+        "kind = ReleaseKind.GRAM if has_products(earlier.plan, owner) else ReleaseKind.ENERGIES",
+        "kind = ReleaseKind.GRAM",
+        f"{FAMILIES}::test_products_of_attentions_inputs_alone",
     ),
 )

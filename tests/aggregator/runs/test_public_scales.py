@@ -22,7 +22,7 @@ TOKENS = 4096
 def test_scales_are_near_what_the_models_own_text_comes_to(kind: ReleaseKind, tmp_path: Path) -> None:
     """Of other text than the scales are taken from: usual energies have some 32 bits, products 10 bits of room."""
     weights = DenseWeights.open(tiny_llama(tmp_path / "dense"))
-    inputs = public_scales(weights, kind, TOKENS, CPU, lambda *_: None)
+    inputs = public_scales(weights, lambda _: kind is ReleaseKind.GRAM, TOKENS, CPU, lambda *_: None)
     text = self_sequences(weights, samples=64, sequence_length=64, device=CPU, progress=lambda *_: None, seed=9)
     walk = BlockWalk(weights, text, device=CPU)
     for _ in walk:
@@ -44,7 +44,7 @@ def test_scales_are_near_what_the_models_own_text_comes_to(kind: ReleaseKind, tm
 def test_who_shares_an_input(tmp_path: Path) -> None:
     weights = DenseWeights.open(tiny_llama(tmp_path / "dense"))
     told: list[tuple[str, int, int]] = []
-    inputs = public_scales(weights, ReleaseKind.ENERGIES, TOKENS, CPU, lambda *step: told.append(step))
+    inputs = public_scales(weights, lambda _: False, TOKENS, CPU, lambda *step: told.append(step))
     tasks = dict.fromkeys(task for task, _, _ in told)
     assert list(tasks) == ["writing calibration text", "scaling inputs of blocks"]
     assert told[-1] == ("scaling inputs of blocks", 2, 2)
@@ -64,7 +64,7 @@ def test_who_shares_an_input(tmp_path: Path) -> None:
 def test_an_experts_input_is_its_own(tmp_path: Path) -> None:
     """Which tokens reach it is for the text to say, so no plan may count on it."""
     weights = DenseWeights.open(tiny_model(tmp_path, family("mixtral")))
-    inputs = public_scales(weights, ReleaseKind.ENERGIES, TOKENS, CPU, lambda *_: None)
+    inputs = public_scales(weights, lambda _: False, TOKENS, CPU, lambda *_: None)
     experts = [said for name, said in inputs.items() if "experts" in name]
     assert experts
     assert not any(said.shares_input_of for said in experts)
@@ -72,8 +72,9 @@ def test_an_experts_input_is_its_own(tmp_path: Path) -> None:
 
 def test_scales_of_outputs_are_near_dense_hidden_states(tmp_path: Path) -> None:
     weights = DenseWeights.open(tiny_llama(tmp_path / "dense"))
-    inputs = public_scales(weights, ReleaseKind.DENSE_TARGET, TOKENS, CPU)
-    gram = public_scales(weights, ReleaseKind.GRAM, TOKENS, CPU)
+    inputs, gram = (
+        public_scales(weights, lambda _: True, TOKENS, CPU, lambda *_: None, aims=aims) for aims in (True, False)
+    )
     text = self_sequences(weights, samples=64, sequence_length=64, device=CPU, progress=lambda *_: None, seed=9)
     hidden = in_memory(weights.folder).model(input_ids=text, output_hidden_states=True).hidden_states
     for block in weights.blocks:
@@ -93,4 +94,4 @@ def test_a_model_in_which_nothing_writes_last_has_no_target(name: str, tmp_path:
     with pytest.raises(
         ModelError, match=r"model.layers.0: has no weight matrix that writes to the residual stream last"
     ):
-        public_scales(weights, ReleaseKind.DENSE_TARGET, TOKENS, CPU)
+        public_scales(weights, lambda _: True, TOKENS, CPU, lambda *_: None, aims=True)

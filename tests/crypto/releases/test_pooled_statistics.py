@@ -36,8 +36,11 @@ def pooled(
     """A plan of the kind, over tensors given as (name, block, shape, whose input it shares)."""
     message = plan_message(silos, chunk_words=chunk_words, group="row")
     del message.model[:], message.rounds[:]
+    only_attention = pruning.get("gram_inputs") == "attention"
+    attention = {shared or name for name, _, _, shared in tensors if "attn" in name}
     for name, block, shape, shared in sorted(tensors):
-        exponents = b"" if shared else b"\xf0" * (1 if kind is ReleaseKind.ENERGIES else shape[1])
+        each = kind is ReleaseKind.GRAM and (name in attention or not only_attention)
+        exponents = b"" if shared else b"\xf0" * (shape[1] if each else 1)
         message.model.add(
             name=name, digest=bytes(32), shape=shape, prunable=True, block=block,
             shares_input_of=shared, scale_exponents=exponents,
@@ -66,7 +69,8 @@ def llama(hidden: int, intermediate: int, kv: int, blocks: int) -> Iterator[tupl
     """The prunable tensors of a Llama: q, k and v share an input, and so do gate and up."""
     for block in range(blocks):
         for name, rows, columns, shared in (
-            *(("k", kv, hidden, ""), ("q", hidden, hidden, "k"), ("v", kv, hidden, "k"), ("o", hidden, hidden, "")),
+            *(("attn.k", kv, hidden, ""), ("attn.q", hidden, hidden, "attn.k"), ("attn.v", kv, hidden, "attn.k")),
+            ("attn.o", hidden, hidden, ""),
             *(
                 ("gate", intermediate, hidden, ""),
                 ("up", intermediate, hidden, "gate"),
@@ -356,6 +360,72 @@ def uploaded(message: plan_pb2.Plan) -> int:
     return sum(sum(layout_of(plan, index).lengths) for index in range(len(plan.message.rounds)))
 
 
+def of_attention(**options: Any) -> plan_pb2.Plan:
+    """Block 1 computes attention and MLP side by side: `fc` has the input of `attn.qkv`."""
+    tensors = [
+        ("blocks.0.attn.k", 0, (3, 10), ""),
+        ("blocks.0.attn.q", 0, (6, 10), "blocks.0.attn.k"),
+        ("blocks.0.up", 0, (8, 6), ""),
+        ("blocks.1.attn.qkv", 1, (9, 5), "blocks.1.fc"),
+        ("blocks.1.fc", 1, (7, 5), ""),
+        ("blocks.1.proj", 1, (5, 7), ""),
+    ]
+    return pooled(ReleaseKind.GRAM, tensors, gram_inputs="attention", **options)
+
+
+@pytest.mark.clause("2.4.14")
+def test_products_of_attentions_inputs_beside_energies_of_all_others() -> None:
+    """Also where another weight that shares the input has the section."""
+    plan = checked_plan(of_attention())
+    sections = [[(s.name, s.lanes, s.width) for s in layout_of(plan, index).sections] for index in range(2)]
+    assert sections == [
+        [
+            ("clipped", 2, (4 * 55).bit_length()),
+            ("gram blocks.0.attn.k", 55, 32),
+            ("energies blocks.0.up", 6, 64),
+        ],
+        [
+            ("clipped", 2, (4 * 15).bit_length()),
+            ("gram blocks.1.fc", 15, 32),
+            ("energies blocks.1.proj", 7, 64),
+        ],
+    ]
+    words = plan_in_words(plan, "silo-000")
+    what = (
+        "the sum of products of every two input features of attention's weight matrices, and the sum of squares of "
+        "each of the others"
+    )
+    assert words.computed_here[0].startswith(f"{what} on 4 sequences")
+    assert words.leaves[0].what.startswith(f"{what}, {55 + 6 + 15 + 7} numbers")
+    assert "products are summed of the inputs of attention's weights alone, and of all other inputs squares" in (
+        words.also_asked
+    )
+    assert not any("attention" in said for said in plan_in_words(checked_plan(small(ReleaseKind.GRAM)), "a").also_asked)
+
+
+@pytest.mark.clause("2.4.14")
+@pytest.mark.parametrize(
+    ("tensor", "exponents", "due"), [("blocks.0.attn.k", 1, 10), ("blocks.1.fc", 1, 5), ("blocks.0.up", 6, 1)]
+)
+def test_which_inputs_have_products_nobody_chooses(tensor: str, exponents: int, due: int) -> None:
+    message = of_attention()
+    next(entry for entry in message.model if entry.name == tensor).scale_exponents = bytes(exponents)
+    with pytest.raises(PlanError, match=f"model {tensor}: scale_exponents: are not {due}"):
+        checked_plan(message)
+
+
+@pytest.mark.clause("2.1.6")
+def test_of_which_inputs_products_are_summed() -> None:
+    message = of_attention()
+    message.pruning.gram_inputs = "mlp"
+    with pytest.raises(PlanError, match="gram_inputs: 'mlp' is unknown"):
+        checked_plan(message)
+    with pytest.raises(PlanError, match="gram_inputs: are of products, and no round sums them"):
+        checked_plan(small(ReleaseKind.ENERGIES, gram_inputs="attention"))
+    with pytest.raises(PlanError, match="no weight of this model is attention's by its name"):
+        checked_plan(small(ReleaseKind.GRAM, gram_inputs="attention"))
+
+
 def test_upload_of_large_models() -> None:
     """The figures of ADR 40: energies of Llama 2 7B in 6 MB, where votes take 3.2 GB and its weights 13."""
     llama_2_7b, llama_3_1b = [*llama(4096, 11008, 4096, 32)], [*llama(2048, 8192, 512, 16)]
@@ -367,6 +437,8 @@ def test_upload_of_large_models() -> None:
     assert 10.9e9 < gram < 11.1e9
     target = uploaded(pooled(TARGET, llama_2_7b, chunk_words=chunk_words))
     assert 5.7e9 < target - gram < 5.8e9  # ADR 42: 32 matrices of 4096 x 11008 numbers of 4 bytes
+    attention = uploaded(pooled(ReleaseKind.GRAM, llama_2_7b, chunk_words=chunk_words, gram_inputs="attention"))
+    assert 2.1e9 < attention < 2.2e9
     plan = checked_plan(pooled(ReleaseKind.ENERGIES, llama_2_7b, chunk_words=chunk_words))
     assert bytes_up(plan, "silo-000") + bytes_down(plan, "silo-000") < 30e6, "AUDIT and earlier sums included"
     assert 2.5e9 < uploaded(pooled(ReleaseKind.GRAM, llama_3_1b, chunk_words=chunk_words)) < 2.7e9

@@ -132,6 +132,31 @@ def test_rounding_is_half_to_even_within_the_range(values: list[float], clipped:
     assert too_large == clipped
 
 
+@pytest.mark.clause("2.4.14")
+@pytest.mark.parametrize("chunk_words", [1, 3, 1000])
+def test_products_and_energies_side_by_side(chunk_words: int, tmp_path: Path) -> None:
+    """Each as in a round that has it alone."""
+    message = plan_of(GRAM, signed(*[4] * FEATURES), chunk_words).message
+    message.pruning.gram_inputs = "attention"
+    attention, other = message.model
+    attention.name, other.name, other.shares_input_of, other.scale_exponents = "a.attn", "b.up", "", signed(-9)
+    plan = checked_plan(message)
+    grams = {"a.attn": statistic_of(1) / 4**6, "b.up": statistic_of(2)}
+    release = GramRelease(plan, 0, tmp_path / "lanes")
+    release.add(grams)
+    lanes = released(release, plan)
+
+    alone = GramRelease(plan_of(GRAM, signed(*[4] * FEATURES)), 0, tmp_path / "alone")
+    alone.add({"blocks.0.weight": grams["a.attn"]})
+    of_gram = released(alone, plan_of(GRAM, signed(*[4] * FEATURES)))
+    of_energies = plan_of(ENERGIES, signed(-9))
+    energy = grams["b.up"].diagonal()
+    energies = released(EnergiesRelease(of_energies, 0, {"blocks.0.weight": energy}), of_energies)
+    assert lanes["gram a.attn"] == of_gram["gram blocks.0.weight"]
+    assert lanes["energies b.up"] == energies["energies blocks.0.weight"]
+    assert lanes["clipped"] == [*of_gram["clipped"], *energies["clipped"]]
+
+
 def fitting(grams: Sequence[Tensor]) -> NDArray[np.int64]:
     """The least exponents that suit every silo."""
     largest = torch.stack([gram.diagonal() for gram in grams]).amax(0).double().numpy()

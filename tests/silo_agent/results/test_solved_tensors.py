@@ -38,10 +38,7 @@ def settled(
     together: Any = PublishedTogether.__new__(PublishedTogether)
     together._published = lambda _: stored(published)
     together._weights = SimpleNamespace(tensor=lambda _: stored(DENSE), input_first=lambda _: turned)
-    rounds = [SimpleNamespace(WhichOneof=lambda _: str(kind))]
-    together.plan = SimpleNamespace(message=SimpleNamespace(rounds=rounds), release_kind=lambda _: kind)
-    together.plan.block = lambda _: None
-    return together.settled(ExpandedTensor(NAME, stored(keep), stored(own)), gram, ROWS, aim)
+    return together.settled(ExpandedTensor(NAME, stored(keep), stored(own)), gram, ROWS, kind, aim)
 
 
 def error(weight: Tensor) -> float:
