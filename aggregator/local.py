@@ -32,12 +32,12 @@ from crypto.plan import FEWEST_SILOS, MOST_SILOS
 from crypto.plan_options import PlanOptions
 from crypto.primitives.signing import SigningKey
 from crypto.pruning.pruners import PRUNERS
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.checkpoint.pruned_file import PrunedFile
 from silo_agent.config import AgentConfig
 from silo_agent.host.health import serve_health
 from silo_agent.model.calibration import data_digest, read_sequences, usual_length
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.device import named_device
-from silo_agent.model.pruned_file import PrunedFile
 from silo_agent.pruning.pruned_files import pruned_files
 from silo_agent.rounds.run_files import RunFiles
 

@@ -35,9 +35,9 @@ from aggregator.silos.identity_service import IdentityService
 from aggregator.silos.server_identity import ServerIdentity
 from crypto.errors import ConfigError, DiskFailed, InputError, ModelError, RoundAborted, SparsiloError
 from crypto.plan import Plan
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.checkpoint.model_folder import model_folder
 from silo_agent.host.health import serve_health
-from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.model.model_folder import model_folder
 from silo_agent.results.manifest import MANIFEST_FILE
 
 CANCELLED: Final = "the aggregator's people cancelled the run"

@@ -11,8 +11,8 @@ from torch import Tensor
 from bench.document import progress
 from bench.pruned_models import Changed, Silos
 from bench.ways import WAYS, Setting, ways_of
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.host.whole_file import write_whole
-from silo_agent.model.dense_weights import DenseWeights
 
 FOLDER: Final = Path.home() / ".cache" / "sparsilo-bench"
 

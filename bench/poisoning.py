@@ -22,7 +22,7 @@ from bench.privacy_audit import model_and_sequences
 from crypto.names import ComparisonGroup, Pruner
 from crypto.pruning.owl import owl_ratios
 from crypto.pruning.sparsity import Sparsity
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model.perplexity import negative_log_likelihood
 from silo_agent.pruning.allocation import outlier_counts
 from silo_agent.pruning.mask_expansion import expand

@@ -27,8 +27,8 @@ from bench.document import progress, publish
 from bench.machine import facts
 from crypto.names import ComparisonGroup, Pruner
 from crypto.pruning.sparsity import Sparsity
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model.activations import BlockWalk
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.prune import prune_blocks
 
 Setting = tuple[int, int, str]

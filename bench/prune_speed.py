@@ -38,9 +38,9 @@ from transformers.utils import logging
 from bench.document import at_most, progress, publish
 from crypto.names import ComparisonGroup, Pruner
 from crypto.pruning.sparsity import Sparsity
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model.batches import TOKENS_PER_BATCH
 from silo_agent.model.calibration import read_sequences
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.prune import prune_blocks, write_keep_masks
 from tests.support.models import tokenizer, write_text
 

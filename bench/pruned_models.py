@@ -14,8 +14,8 @@ from torch import Tensor
 from crypto.names import Allocation, Pruner
 from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Pattern, Sparsity
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model.calibration import read_sequences
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.perplexity import negative_log_likelihood
 from silo_agent.pruning.allocation import spread_sparsities
 from silo_agent.pruning.prune import prune_blocks

@@ -39,7 +39,7 @@ from bench.ways import (
     WAYS,
     WEIGHTS,
 )
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.writing.self_text import self_sequences
 
 RATIOS = ("0.5", "0.6", "0.7", "0.8")

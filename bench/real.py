@@ -30,9 +30,9 @@ from bench.machine import facts
 from bench.pruned_models import CPU, Changed, perplexity, read_silos
 from bench.real_model import real_model
 from bench.ways import WAYS
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.host.whole_file import write_whole
 from silo_agent.model.activations import BlockWalk
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.writing.self_text import self_sequences
 
 SAMPLES, HELD_OUT, LENGTH = 16, 8, 256  # of a silo; tokens

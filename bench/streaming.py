@@ -58,7 +58,7 @@ from silo_agent.host.freed_memory import keep_freed_memory
 from silo_agent.host.metrics import SiloMetrics
 from silo_agent.network.calls import Upload
 from silo_agent.network.transport import Transport
-from silo_agent.rounds.committed_words import SUM_FILE
+from silo_agent.opened_sums.committed_words import SUM_FILE
 from silo_agent.rounds.one_round import one_round
 from tests.support.plans import signing_keys
 

@@ -18,13 +18,13 @@ from bench.pruned_models import Changed, Silos, federate, prune
 from crypto.backends.verification import verify_transcript
 from crypto.names import Allocation, Pruner, Suite
 from crypto.pruning.sparsity import Sparsity
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.identity.own_files import read_roster
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.opened_sums.committed_words import SUM_FILE, TRANSCRIPT_FILE
+from silo_agent.opened_sums.opened_rounds import Start
+from silo_agent.opened_sums.opened_sum import OpenedRound
 from silo_agent.pruning.mask_expansion import expand
 from silo_agent.releases.silo_side import expanded_tensors
-from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE
-from silo_agent.rounds.opened_rounds import Start
-from silo_agent.rounds.opened_sum import OpenedRound
 
 RANDOM_SEEDS: Final = (1, 2, 3)
 

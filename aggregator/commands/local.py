@@ -119,7 +119,7 @@ def _local(options: Mapping[str, Any]) -> tuple["Report", Path]:
         raise ConfigError("--candidate: is evaluated only with --evaluate N", hint="such as --evaluate 32")
     from aggregator.local import LocalSettings, run_local
     from aggregator.runs.run import Wanted
-    from silo_agent.model.model_folder import model_folder
+    from silo_agent.checkpoint.model_folder import model_folder
 
     settings = LocalSettings(
         model=model_folder(options["model"]),

@@ -226,8 +226,8 @@ def _planned(plan_yaml: Path, config: Path, settings: tuple[str, ...]) -> "tuple
     from aggregator.runs.plan_file import PlanFile
     from aggregator.runs.planning import Planner
     from aggregator.silos.enrolments import Enrolments
-    from silo_agent.model.dense_weights import DenseWeights
-    from silo_agent.model.model_folder import model_folder
+    from silo_agent.checkpoint.dense_weights import DenseWeights
+    from silo_agent.checkpoint.model_folder import model_folder
 
     given, asked = AggregatorConfig.read(config, os.environ, settings), PlanFile.read(plan_yaml)
     roster = Enrolments(given.state).roster()

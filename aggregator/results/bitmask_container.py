@@ -11,8 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from crypto.errors import ModelError
-from silo_agent.host.whole_file import whole_folder
-from silo_agent.model.bitmask_container import (
+from silo_agent.checkpoint.bitmask_container import (
     FORMAT,
     KEEP_BITS,
     PART,
@@ -22,9 +21,10 @@ from silo_agent.model.bitmask_container import (
     BitmaskContainer,
     stored_bytes,
 )
-from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.model.mapped_tensors import as_integers
-from silo_agent.model.tensor_files import Entry, read_tensor_file, write_tensor_file
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.checkpoint.mapped_tensors import as_integers
+from silo_agent.checkpoint.tensor_files import Entry, read_tensor_file, write_tensor_file
+from silo_agent.host.whole_file import whole_folder
 
 SLICE: Final = 1 << 22
 """Elements packed at a time."""

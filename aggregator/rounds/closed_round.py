@@ -21,8 +21,8 @@ from crypto.primitives import merkle
 from crypto.secagg.round import Round
 from crypto.secagg.session import AggregatorSession
 from silo_agent.host.whole_file import write_whole
-from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE, WORDS_SUFFIX, read_chunks
-from silo_agent.rounds.opened_sum import OpenedRound
+from silo_agent.opened_sums.committed_words import SUM_FILE, TRANSCRIPT_FILE, WORDS_SUFFIX, read_chunks
+from silo_agent.opened_sums.opened_sum import OpenedRound
 
 CLOSED_FILE: Final = "closed"
 VERSION: Final = 1

@@ -11,7 +11,7 @@ from aggregator.rounds.closed_round import ClosedRound
 from aggregator.rounds.published_results import PublishedResults
 from crypto.encoding.wire import encode
 from crypto.errors import ProtocolError
-from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE
+from silo_agent.opened_sums.committed_words import SUM_FILE, TRANSCRIPT_FILE
 from sparsilo.v1 import words_pb2
 
 PIECE_BYTES: Final = 1 << 20

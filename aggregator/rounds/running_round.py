@@ -21,7 +21,7 @@ from crypto.errors import DiskFailed, ProtocolError, RoundAborted, TooFewSurvivo
 from crypto.names import Phase, ReleaseKind
 from crypto.primitives import merkle
 from crypto.secagg.round import Round
-from silo_agent.rounds.committed_words import SUM_FILE, WORDS_SUFFIX, CommittedWords
+from silo_agent.opened_sums.committed_words import SUM_FILE, WORDS_SUFFIX, CommittedWords
 from sparsilo.v1 import round_pb2
 
 DISK_FAILED: Final = "the aggregator's disk failed"

@@ -8,7 +8,7 @@ from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
 from crypto.errors import BadUpload
 from crypto.primitives import merkle
 from silo_agent.host.direct_io import DirectAppender
-from silo_agent.rounds.committed_words import CommittedWords, read_chunks
+from silo_agent.opened_sums.committed_words import CommittedWords, read_chunks
 from sparsilo.v1 import words_pb2
 
 

@@ -23,8 +23,8 @@ from crypto.releases.energies import OF_PRODUCTS
 from crypto.releases.planned_rounds import planned_rounds
 from crypto.releases.release_spec import release_spec
 from crypto.secagg.session import Entropy
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model.calibration import usual_length
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.spectral import block_alphas
 from silo_agent.results.quantised_checkpoint import check_quantisable
 from silo_agent.writing.self_text import self_sequences

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from crypto.errors import ModelError
+from silo_agent.checkpoint.blocks import Block
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model.activations import BlockWalk
-from silo_agent.model.blocks import Block
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.writing.self_text import WRITING, self_sequences
 
 SCALING: Final = "scaling inputs of blocks"

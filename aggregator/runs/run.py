@@ -25,18 +25,18 @@ from crypto.names import ReleaseKind
 from crypto.plan import Plan
 from crypto.releases.planned_rounds import pruning_rounds
 from crypto.roster import roster_file
+from silo_agent.checkpoint.bitmask_container import stored_bytes
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.host.logs import lines_about
 from silo_agent.host.whole_file import write_whole
-from silo_agent.model.bitmask_container import stored_bytes
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.opened_sums.committed_words import TRANSCRIPT_FOLDER
+from silo_agent.opened_sums.opened_rounds import Start
+from silo_agent.opened_sums.together import Together
 from silo_agent.releases.evaluation import differences, perplexities
 from silo_agent.results.manifest import MANIFEST_FILE, MODEL_FOLDER, REPORT_FILE, Manifest
 from silo_agent.results.provenance import Provenance
 from silo_agent.results.quantised_checkpoint import QUANTISED_FOLDER, write_quantised_model
 from silo_agent.results.sparse_checkpoint import SparseModel, write_sparse_model
-from silo_agent.rounds.committed_words import TRANSCRIPT_FOLDER
-from silo_agent.rounds.opened_rounds import Start
-from silo_agent.rounds.together import Together
 from silo_agent.writing.continuation import continuations
 
 REPORT_PAGE: Final = "report.html"

@@ -1,4 +1,4 @@
-"""Which weights are attention's: everybody tells it by their names alone (docs/protocol.md, 2.4.14)."""
+"""Which weights are attention's: everybody tells it by their names alone (docs/protocol.md, 2.4.17)."""
 
 from collections.abc import Iterable
 

@@ -49,7 +49,7 @@ def has_products(plan: Plan, tensor: plan_pb2.Tensor) -> bool:
 
 
 def with_products(plan: Plan, index: int) -> frozenset[str]:
-    """Return the tensors of a round whose inputs have sections, and products that the plan's pruning sums (2.4.14)."""
+    """Return the tensors of a round whose inputs have sections, and products that the plan's pruning sums (2.4.17)."""
     if release_of(plan) not in OF_PRODUCTS:
         return frozenset()
     every = plan.pruning.gram_inputs is GramInputs.ALL
@@ -76,7 +76,7 @@ class EnergiesSpec(ReleaseSpec):
     def sections(self, plan: Plan, index: int, silos: int) -> Iterator[Section]:
         """Yield the counts of what was clipped, a section each, then the sections that have the statistics."""
         statistics = [section for tensor in own_inputs(plan, index) for section in self.statistics(plan, tensor)]
-        most = max((section.lanes for section in statistics), default=1)
+        most = max(section.lanes for section in statistics)
         yield Section(CLIPPED_SECTION, len(statistics), lane_width(silos * most))
         yield from statistics
 

@@ -93,10 +93,10 @@ def _found(
     device: str,
 ) -> "OwnTextGain":
     """Read the text, have the model write as much, and compare what pruning makes of each."""
+    from silo_agent.checkpoint.dense_weights import DenseWeights
+    from silo_agent.checkpoint.model_folder import model_folder
     from silo_agent.model.calibration import read_sequences, usual_length
-    from silo_agent.model.dense_weights import DenseWeights
     from silo_agent.model.device import named_device
-    from silo_agent.model.model_folder import model_folder
     from silo_agent.pruning.own_text_gain import own_text_gain
     from silo_agent.writing.self_text import WRITING, self_sequences
 

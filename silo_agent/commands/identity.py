@@ -78,8 +78,8 @@ def enroll(
         invited = Invitation.read(invitation, fingerprint, now)
         files = {}
         if model is not None and calibration is not None:
+            from silo_agent.checkpoint.dense_weights import DenseWeights
             from silo_agent.consent.policy import trusted_digest
-            from silo_agent.model.dense_weights import DenseWeights
 
             trusted = trusted_digest(DenseWeights.open(model))
             config = agent_config(invited, model.absolute(), calibration.absolute(), own)

@@ -18,7 +18,7 @@ from silo_agent.host.terminal import FILE, ProgressBars, choice_of, pattern_opti
 if TYPE_CHECKING:  # --help need not wait for torch
     import torch
 
-    from silo_agent.model.dense_weights import DenseWeights
+    from silo_agent.checkpoint.dense_weights import DenseWeights
     from silo_agent.pruning.prune import Pruned
 
 SELF: Final = "self"
@@ -103,9 +103,9 @@ def prune(
     bits = next((bits for bits in BITS if quantise == str(bits)), None)
     if save_quantised is not None and bits is None:
         raise ConfigError("--save-quantised needs --quantise", hint="say --quantise 4 or --quantise 8")
-    from silo_agent.model.dense_weights import DenseWeights
+    from silo_agent.checkpoint.dense_weights import DenseWeights
+    from silo_agent.checkpoint.model_folder import model_folder
     from silo_agent.model.device import named_device
-    from silo_agent.model.model_folder import model_folder
     from silo_agent.pruning.allocation import spread_sparsities
     from silo_agent.pruning.prune import prune_blocks
     from silo_agent.pruning.pruners import method
@@ -160,8 +160,8 @@ def _write_quantised(
     bits: Bits,
 ) -> None:
     """Write also the quantised model, whose weights wait beside it: they are written in another order."""
-    from silo_agent.pruning.quantised_files import QuantisedFiles
     from silo_agent.results.quantised_checkpoint import write_quantised_model
+    from silo_agent.second_order.quantised_files import QuantisedFiles
 
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as waiting:
         files = QuantisedFiles(weights, Path(waiting))

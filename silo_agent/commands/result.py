@@ -66,13 +66,13 @@ def fetch(run: str, config: Path, settings: tuple[str, ...], out: Path, with_wor
     Example:
       silo-agent result fetch 0a1b2c --config agent.yaml --out results
     """
+    from silo_agent.checkpoint.dense_weights import DenseWeights
+    from silo_agent.checkpoint.model_folder import model_folder
     from silo_agent.config import AgentConfig
     from silo_agent.delivery.fetch import ResultFetcher, find_result
     from silo_agent.delivery.settled_rounds import settle_accusations
     from silo_agent.identity.own_certificate import connected
     from silo_agent.identity.own_files import read_roster
-    from silo_agent.model.dense_weights import DenseWeights
-    from silo_agent.model.model_folder import model_folder
 
     with failing_as(output), ProgressBars() as progress:
         agent = AgentConfig.read(config, os.environ, settings)

@@ -21,7 +21,7 @@ from silo_agent.host.terminal import ProgressBars, config_options
 
 if TYPE_CHECKING:
     from silo_agent.network.transport import Transport
-    from silo_agent.rounds.verify import Progress
+    from silo_agent.opened_sums.verify import Progress
 
 ROSTER_SECONDS: Final = 2.0
 """How often an agent without a roster looks for one."""
@@ -95,14 +95,14 @@ def _run(agent: AgentConfig) -> None:
 
 def _kept_results(agent: AgentConfig, transport: "Transport", progress: "Progress") -> Callable[[], None]:
     """Return what fetches the results that this silo wants to have."""
+    from silo_agent.checkpoint.dense_weights import DenseWeights
+    from silo_agent.checkpoint.model_folder import model_folder
     from silo_agent.consent.audit_log import AuditLog
     from silo_agent.consent.state_store import STATE_FILE, StateStore
     from silo_agent.delivery.fetch import ResultFetcher
     from silo_agent.delivery.kept_results import KeptResults
     from silo_agent.delivery.settled_rounds import settle_accusations
     from silo_agent.identity.own_files import read_roster
-    from silo_agent.model.dense_weights import DenseWeights
-    from silo_agent.model.model_folder import model_folder
 
     folder = agent.fetch_results
     if folder is None:

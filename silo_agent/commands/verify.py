@@ -53,7 +53,7 @@ def verify(
       silo-agent verify pruned --roster roster.yaml --model pruned/model --dense llama
     """
     from silo_agent.identity.own_files import read_roster
-    from silo_agent.rounds.verify import transcript_folders, verify_folder
+    from silo_agent.opened_sums.verify import transcript_folders, verify_folder
 
     with failing_as(output), ProgressBars() as progress:
         if (model is None) != (dense is None):
@@ -76,8 +76,8 @@ def verify(
 def _model(
     model: Path, folders: Sequence[Path], roster: Mapping[str, bytes], dense: str, progress: ProgressBars
 ) -> dict[str, Any]:
-    from silo_agent.model.dense_weights import DenseWeights
-    from silo_agent.model.model_folder import model_folder
+    from silo_agent.checkpoint.dense_weights import DenseWeights
+    from silo_agent.checkpoint.model_folder import model_folder
     from silo_agent.results.verify_model import verify_model
 
     return verify_model(model, folders, roster, DenseWeights.open(model_folder(dense)), progress)

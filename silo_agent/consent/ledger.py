@@ -15,6 +15,9 @@ from crypto.plan import Plan
 from crypto.releases.release_spec import release_spec
 from crypto.secagg.round import Round
 
+APART_IN_A_PLAN: Final = {ReleaseKind.GRAM, ReleaseKind.DENSE_TARGET}
+"""Kinds whose rounds of one block and plan are about different tensors (2.4.14)."""
+
 
 @dataclass(frozen=True)
 class Release:
@@ -70,7 +73,7 @@ class Release:
         same_block = None in (self.block, other.block) or self.block == other.block
         same_kind = _says(self.kind) == _says(other.kind)
         one_plan = self.plan == other.plan != b""
-        apart = one_plan and self.kind != other.kind  # then they are about different tensors
+        apart = one_plan and {self.kind, other.kind} == APART_IN_A_PLAN
         return self.round != other.round and self.data == other.data and same_kind and same_block and not apart
 
 

@@ -20,7 +20,7 @@ from silo_agent.consent.bounds import BOUNDS, Number, is_most, spelled
 from silo_agent.settings.plain_yaml import read_mapping
 
 if TYPE_CHECKING:  # a command that shows a plan need not wait for torch
-    from silo_agent.model.dense_weights import DenseWeights
+    from silo_agent.checkpoint.dense_weights import DenseWeights
 
 ANY: Final = "any"
 UNLIMITED: Final = "unlimited"

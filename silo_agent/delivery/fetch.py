@@ -13,10 +13,12 @@ from typing import Any, Final
 
 from crypto.errors import BadAudit, InputError, OutputError, ProtocolError
 from crypto.names import AGGREGATOR
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.host.file_digest import file_digest
 from silo_agent.host.whole_file import sync
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.network.transport import Transport
+from silo_agent.opened_sums.committed_words import SUM_FILE, TRANSCRIPT_FOLDER, WORDS_SUFFIX
+from silo_agent.opened_sums.verify import Progress, transcript_folders
 from silo_agent.results.manifest import (
     MANIFEST_FILE,
     MODEL_FOLDER,
@@ -27,8 +29,6 @@ from silo_agent.results.manifest import (
 )
 from silo_agent.results.quantised_checkpoint import QUANTISED_FOLDER
 from silo_agent.results.verify_model import verify_model
-from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FOLDER, WORDS_SUFFIX
-from silo_agent.rounds.verify import Progress, transcript_folders
 from sparsilo.v1 import words_pb2
 
 NAME_DIGITS: Final = 16

@@ -7,7 +7,7 @@ from pathlib import Path
 from crypto.backends.verification import verify_transcript
 from silo_agent.consent.accusations import Accusations
 from silo_agent.consent.audit_log import AuditLog
-from silo_agent.rounds.verify import read_transcript, transcript_folders
+from silo_agent.opened_sums.verify import read_transcript, transcript_folders
 
 
 def settle_accusations(state: Path, silo: str, result: Path, roster: Mapping[str, bytes]) -> None:

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as trees
 
 from crypto.errors import ConfigError, ModelError
+from silo_agent.checkpoint.blocks import Block
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model.batches import batches, devices_of, room, tokens_per_batch
-from silo_agent.model.blocks import Block
 from silo_agent.model.calibration import positions
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.pass_through import PassThrough, equal_calls, unlike_a_chain
 from silo_agent.model.products import Matrices, Products
 

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from crypto.releases.evaluation import MOST_NATS
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model.activations import BlockWalk
-from silo_agent.model.dense_weights import DenseWeights
 
 
 def losses_by_sequence(

@@ -9,7 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from silo_agent.pruning.damped_gram import damped
+from silo_agent.second_order.damped_gram import damped
 
 DAMPING: Final = 0.1
 """Of the Gram matrix' mean diagonal: how much is held against moving away from the dense weight."""

@@ -16,9 +16,9 @@ from crypto.names import Allocation, ComparisonGroup
 from crypto.pruning.alpha_pruning import alpha_ratios
 from crypto.pruning.owl import owl_ratios
 from crypto.pruning.sparsity import Sparsity
+from silo_agent.checkpoint.blocks import Block
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model.activations import BlockWalk
-from silo_agent.model.blocks import Block
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.pruners import wanda
 from silo_agent.pruning.spectral import block_alphas
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from crypto.names import Pruner
 from crypto.pruning.sparsity import Sparsity
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.checkpoint.pruned_file import PrunedFile
 from silo_agent.model.paired_difference import PairedDifference
 from silo_agent.model.perplexity import losses_by_sequence
-from silo_agent.model.pruned_file import PrunedFile
 from silo_agent.pruning.prune import prune_blocks, write_pruned
 from silo_agent.pruning.pruned_files import pruned_files
 

@@ -14,13 +14,13 @@ from torch import Tensor
 from crypto.errors import ModelError, OutputError, PlanError
 from crypto.names import Bits, Pruner
 from crypto.pruning.sparsity import Sparsity
+from silo_agent.checkpoint.blocks import Block
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.checkpoint.mapped_tensors import STORED_NAMES
+from silo_agent.checkpoint.tensor_files import Entry, write_tensor_file
 from silo_agent.model.activations import BlockWalk
-from silo_agent.model.blocks import Block
-from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.model.mapped_tensors import STORED_NAMES
-from silo_agent.model.tensor_files import Entry, write_tensor_file
-from silo_agent.pruning.gptq import Quantised, quantise
 from silo_agent.pruning.pruners import method
+from silo_agent.second_order.gptq import Quantised, quantise
 
 FEW_TOKENS: Final = 128
 """An expert or layer that fewer calibration tokens reached is named in a warning: its statistics say little."""

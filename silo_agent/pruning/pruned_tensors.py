@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from crypto.plan import Plan
-from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.model.mapped_tensors import STORED_NAMES
-from silo_agent.model.tensor_files import Entry, tensor_file_pieces, write_tensor_file
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.checkpoint.mapped_tensors import STORED_NAMES
+from silo_agent.checkpoint.tensor_files import Entry, tensor_file_pieces, write_tensor_file
 from silo_agent.pruning.expansion import ExpandedTensor
-from silo_agent.pruning.quantised_files import QuantisedFiles
+from silo_agent.second_order.quantised_files import QuantisedFiles
 
 READ_BYTES: Final = 1 << 20
 

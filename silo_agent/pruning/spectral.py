@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from crypto.errors import ModelError
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
 
 
 def block_alphas(weights: DenseWeights, *, device: torch.device) -> list[Decimal]:

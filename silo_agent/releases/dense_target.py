@@ -15,7 +15,7 @@ from crypto.plan import oriented
 from crypto.releases.dense_target import target_section
 from crypto.releases.energies import own_inputs
 from crypto.releases.gram import product_bits
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.pruning.aimed_weight import aimed
 from silo_agent.pruning.expansion import ExpandedTensor
 from silo_agent.releases.energies import exponents_of, pruned_alike, warn_of_clipped

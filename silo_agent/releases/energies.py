@@ -28,11 +28,11 @@ from crypto.releases.energies import (
     own_inputs,
 )
 from crypto.releases.release_spec import layout_of
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.pruning.expansion import ExpandedTensor
 from silo_agent.pruning.prune import as_integers, prune_weight
-from silo_agent.pruning.public_correlations import with_public_correlations
 from silo_agent.releases.silo_side import Earlier, OpenedSum, SiloWork, next_section
+from silo_agent.second_order.public_correlations import with_public_correlations
 from sparsilo.v1 import plan_pb2
 
 NO_LIMIT: Final = (1 << 64) - 1

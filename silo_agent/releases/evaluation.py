@@ -26,9 +26,9 @@ from crypto.releases.evaluation import (
     TOKENS_SECTION,
     compared,
 )
+from silo_agent.checkpoint.pruned_file import PrunedFile
 from silo_agent.model.paired_difference import PairedDifference
 from silo_agent.model.perplexity import losses_by_sequence
-from silo_agent.model.pruned_file import PrunedFile
 from silo_agent.releases.silo_side import SiloWork
 from sparsilo.v1 import plan_pb2
 

@@ -19,9 +19,8 @@ from crypto.plan import Plan, oriented
 from crypto.releases.energies import CLIPPED_SECTION, energies_section, has_products, own_inputs
 from crypto.releases.gram import gram_section, product_bits, triangle
 from crypto.releases.release_spec import layout_of
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.pruning.expansion import ExpandedTensor
-from silo_agent.pruning.public_correlations import with_public_correlations
 from silo_agent.releases.energies import (
     check_shared,
     encode_energy,
@@ -31,6 +30,7 @@ from silo_agent.releases.energies import (
     warn_of_clipped,
 )
 from silo_agent.releases.silo_side import Earlier, OpenedSum, SiloWork, next_section
+from silo_agent.second_order.public_correlations import with_public_correlations
 from sparsilo.v1 import plan_pb2
 
 LANES_FILE: Final = "gram.lanes"

@@ -13,8 +13,8 @@ from crypto.encoding.layout import Chunk
 from crypto.errors import CorruptSum
 from crypto.plan import Plan
 from crypto.releases.scales import EXPONENTS, scale_section
-from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.model.pruned_file import PrunedFile
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.checkpoint.pruned_file import PrunedFile
 from silo_agent.releases.silo_side import OpenedSum, SiloWork
 from silo_agent.releases.votes import VotesRelease
 from silo_agent.releases.weights import difference

@@ -23,7 +23,7 @@ from crypto.releases.planned_rounds import only_allocates
 from crypto.releases.release_spec import spec_of
 from crypto.secagg.round import Round
 from crypto.secagg.session import Entropy
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.pruning.expansion import ExpandedTensor
 from silo_agent.pruning.pruned_files import PrunedFiles
 from silo_agent.pruning.pruners import Statistic
@@ -37,7 +37,7 @@ class SiloRelease(Protocol):
 
 
 class OpenedSum(Protocol):
-    """An opened round, as silo_agent/rounds/opened_sum has it."""
+    """An opened round, as silo_agent/opened_sums/opened_sum has it."""
 
     @property
     def round(self) -> Round:
@@ -55,7 +55,7 @@ class OpenedSum(Protocol):
 
 
 class Solving(Protocol):
-    """What everybody prunes by the opened sums with, as silo_agent/rounds/together has it."""
+    """What everybody prunes by the opened sums with, as silo_agent/opened_sums/together has it."""
 
     @property
     def device(self) -> torch.device:
@@ -83,7 +83,7 @@ class Solving(Protocol):
 
 
 class Earlier(Protocol):
-    """What follows from the rounds before in the same plan, as silo_agent/rounds/opened_rounds has it."""
+    """What follows from the rounds before in the same plan, as silo_agent/opened_sums/opened_rounds has it."""
 
     @property
     def plan(self) -> Plan:

@@ -16,8 +16,8 @@ from crypto.names import ComparisonGroup
 from crypto.plan import Plan, oriented
 from crypto.pruning.sparsity import group_shape
 from crypto.releases.votes import nonzero_section, votes_section
-from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.model.tensor_files import read_tensor_file
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.checkpoint.tensor_files import read_tensor_file
 from silo_agent.pruning.expansion import ExpandedTensor, TensorSums, expand_tensor
 from silo_agent.releases.silo_side import Earlier, OpenedSum, SiloWork, next_section
 from sparsilo.v1 import plan_pb2

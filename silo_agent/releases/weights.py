@@ -16,8 +16,8 @@ from crypto.encoding.fixed_point import decode_average, encode_signed
 from crypto.encoding.layout import Chunk
 from crypto.plan import Plan
 from crypto.releases.weights import DELTA_BITS, deltas_section
-from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.model.pruned_file import PrunedFile
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.checkpoint.pruned_file import PrunedFile
 from silo_agent.pruning.expansion import ExpandedTensor, expand_tensor
 from silo_agent.releases.silo_side import Earlier, OpenedSum, SiloWork, next_section
 from silo_agent.releases.votes import VotesRelease, votes_of

@@ -10,7 +10,7 @@ from math import prod
 
 from crypto.plan import Plan
 from crypto.releases.planned_rounds import release_of
-from silo_agent.rounds.opened_sum import OpenedRound
+from silo_agent.opened_sums.opened_sum import OpenedRound
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,9 @@ from torch import Tensor
 
 from crypto.errors import BadAudit, ModelError
 from crypto.names import AGGREGATOR, Bits
-from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.model.mapped_tensors import STORED_NAMES, as_integers, mapped_tensor
-from silo_agent.model.tensor_files import DTYPES, Entry, Piece, read_tensor_file, tensor_file_pieces
-from silo_agent.pruning.gptq import BLOCK_COLUMNS, Quantised, group_size
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.checkpoint.mapped_tensors import STORED_NAMES, as_integers, mapped_tensor
+from silo_agent.checkpoint.tensor_files import DTYPES, Entry, Piece, read_tensor_file, tensor_file_pieces
 from silo_agent.results.sparse_checkpoint import (
     INDEX_FILE,
     SINGLE_FILE,
@@ -40,6 +39,7 @@ from silo_agent.results.sparse_checkpoint import (
     whole,
     write_files,
 )
+from silo_agent.second_order.gptq import BLOCK_COLUMNS, Quantised, group_size
 
 CONFIG_FILE: Final = "config.json"
 
@@ -54,7 +54,7 @@ def write_quantised_model(
 
     At most one weight is in memory. Raises ModelError where `check_quantisable` does; OutputError if `folder` is not
     empty or cannot be written; ValueError where a quantised weight is of another shape or dtype than
-    `silo_agent.pruning.gptq` makes it.
+    `silo_agent.second_order.gptq` makes it.
     """
     check_quantisable(weights)
     by_tensor = _entries(weights, bits)

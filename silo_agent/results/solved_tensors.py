@@ -16,10 +16,10 @@ from crypto.errors import BadAudit
 from crypto.names import AGGREGATOR, ReleaseKind
 from crypto.plan import Plan
 from crypto.pruning.sparsity import Sparsity
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.opened_sums.together import Together
 from silo_agent.pruning.expansion import ExpandedTensor
 from silo_agent.pruning.keep_mask import in_groups
-from silo_agent.rounds.together import Together
 
 MOST_ERROR: Final = {ReleaseKind.GRAM: 1.01, ReleaseKind.ENERGIES: 1.25}
 """How many times the error of one's own solution a published one may leave, by the statistic that it was solved by.

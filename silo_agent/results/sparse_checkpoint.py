@@ -16,10 +16,10 @@ from torch import Tensor
 
 from crypto.errors import BadAudit
 from crypto.names import AGGREGATOR
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.checkpoint.mapped_tensors import STORED_NAMES, as_integers
+from silo_agent.checkpoint.tensor_files import Piece, read_tensor_file, tensor_file_pieces
 from silo_agent.host.whole_file import whole_folder
-from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.model.mapped_tensors import STORED_NAMES, as_integers
-from silo_agent.model.tensor_files import Piece, read_tensor_file, tensor_file_pieces
 
 SLICE: Final = 1 << 22
 """Elements written at a time."""

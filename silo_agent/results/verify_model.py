@@ -17,16 +17,16 @@ from crypto.pruning.pruners import PRUNERS
 from crypto.releases.planned_rounds import pruning_rounds, release_of
 from crypto.releases.release_spec import release_spec
 from crypto.secagg.verified import step
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.opened_sums.committed_words import SUM_FILE, TRANSCRIPT_FILE
+from silo_agent.opened_sums.opened_rounds import Start
+from silo_agent.opened_sums.together import Together
+from silo_agent.opened_sums.verify import Progress, read_transcript, verify_opened
 from silo_agent.results.provenance import Provenance
 from silo_agent.results.quantised_checkpoint import QUANTISED_FOLDER, check_quantised_model
 from silo_agent.results.solved_tensors import PublishedTogether
 from silo_agent.results.sparse_checkpoint import SparseModel, check_sparse_model, division_of
-from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE
 from silo_agent.rounds.offer_checks import check_model
-from silo_agent.rounds.opened_rounds import Start
-from silo_agent.rounds.together import Together
-from silo_agent.rounds.verify import Progress, read_transcript, verify_opened
 
 
 def verify_model(

@@ -11,6 +11,7 @@ from crypto.errors import InputError, ReleaseRefused, SparsiloError
 from crypto.plan import Plan
 from crypto.releases.release_spec import spec_of
 from crypto.secagg.round import Round
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.config import AgentConfig
 from silo_agent.consent.accusations import Accusations
 from silo_agent.consent.audit_log import AuditLog
@@ -27,7 +28,6 @@ from silo_agent.consent.policy import (
 from silo_agent.consent.state_store import Decision, StateStore
 from silo_agent.host.metrics import SiloMetrics
 from silo_agent.model.calibration import WatchedText
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.rounds.offer_checks import check_plan
 
 _log = logging.getLogger(__name__)

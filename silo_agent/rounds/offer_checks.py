@@ -7,10 +7,10 @@ from crypto.names import AGGREGATOR
 from crypto.plan import Plan
 from crypto.pruning.sparsity import parse_ratio, spell_ratio
 from crypto.secagg.round import Round
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.config import AgentConfig
 from silo_agent.model.calibration import usual_length
-from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.rounds.opened_rounds import Start
+from silo_agent.opened_sums.opened_rounds import Start
 
 
 def check_plan(

@@ -29,6 +29,8 @@ from crypto.names import Phase
 from crypto.plan import Plan
 from crypto.secagg.round import Round
 from crypto.secagg.session import SiloSession
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.checkpoint.model_folder import model_folder
 from silo_agent.config import AgentConfig
 from silo_agent.consent.accusations import Accusations
 from silo_agent.consent.audit_log import AuditLog
@@ -39,17 +41,15 @@ from silo_agent.host.metrics import SiloMetrics
 from silo_agent.host.whole_file import write_whole
 from silo_agent.identity.own_files import read_identity
 from silo_agent.model.calibration import check_text
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.device import named_device
-from silo_agent.model.model_folder import model_folder
 from silo_agent.network.calls import Advance, Call, Committed, Upload
 from silo_agent.network.transport import Transport
+from silo_agent.opened_sums.opened_rounds import Start
 from silo_agent.releases.silo_side import SiloRelease
 from silo_agent.rounds.adopted_masks import adopt_masks
 from silo_agent.rounds.agreement import Agreement
 from silo_agent.rounds.offer_checks import check_start
 from silo_agent.rounds.one_round import one_round
-from silo_agent.rounds.opened_rounds import Start
 from silo_agent.rounds.run_files import drop_work, prune_runs
 from silo_agent.rounds.run_of_plan import RunOfPlan
 from silo_agent.rounds.run_pruning import Progress

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from crypto.secagg.round import Round
-from silo_agent.rounds.committed_words import WORDS_SUFFIX
+from silo_agent.opened_sums.committed_words import WORDS_SUFFIX
 
 RUNS_FOLDER: Final = "runs"
 

@@ -12,17 +12,17 @@ from crypto.backends.verification import MAX_TRANSCRIPT_BYTES
 from crypto.errors import CalibrationError, InputError, SparsiloError
 from crypto.plan import Plan
 from crypto.releases.release_spec import spec_of
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.checkpoint.pruned_file import PrunedFile
 from silo_agent.config import AgentConfig
 from silo_agent.model.calibration import data_digest, read_sequences
-from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.model.pruned_file import PrunedFile
 from silo_agent.network.transport import Transport
+from silo_agent.opened_sums.opened_rounds import Start
+from silo_agent.opened_sums.opened_sum import OpenedRound
+from silo_agent.opened_sums.verify import verify_opened
 from silo_agent.releases.silo_side import SiloRelease, SiloWork, silo_side
-from silo_agent.rounds.opened_rounds import Start
-from silo_agent.rounds.opened_sum import OpenedRound
 from silo_agent.rounds.run_files import RunFiles
 from silo_agent.rounds.run_pruning import Progress, RunPruning
-from silo_agent.rounds.verify import verify_opened
 from sparsilo.v1 import words_pb2
 
 MOST_HEADER_BYTES: Final = 1 << 26

@@ -15,17 +15,17 @@ from crypto.plan import Plan
 from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Sparsity
 from crypto.releases.planned_rounds import release_of
+from silo_agent.checkpoint.blocks import Block
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model.activations import BlockWalk
-from silo_agent.model.blocks import Block
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.opened_sums.opened_rounds import Start
+from silo_agent.opened_sums.together import Together
+from silo_agent.opened_sums.walk_together import WalkTogether
 from silo_agent.pruning.allocation import spread_sparsities
 from silo_agent.pruning.prune import Pruned, prune_block, prune_blocks, write_pruned
 from silo_agent.pruning.pruned_files import PrunedFiles, pruned_files
 from silo_agent.pruning.pruners import Statistic, method
 from silo_agent.releases.silo_side import Solving
-from silo_agent.rounds.opened_rounds import Start
-from silo_agent.rounds.together import Together
-from silo_agent.rounds.walk_together import WalkTogether
 
 TOGETHER: Final = "together"
 """The folder, in a run's, of what all silos made of the model."""

@@ -6,8 +6,8 @@ from typing import Final
 import torch
 
 from crypto.errors import ModelError
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model.calibration import positions
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.writing.streamed_model import streamed_model
 
 TOKENS: Final = 48

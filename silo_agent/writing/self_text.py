@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from crypto.errors import ModelError
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.writing.stored_cache import store
 from silo_agent.writing.streamed_model import streamed_model
 

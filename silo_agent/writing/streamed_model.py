@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
 
 
 def streamed_model(weights: DenseWeights, device: torch.device) -> Any:

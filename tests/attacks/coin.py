@@ -9,8 +9,8 @@ from crypto.plan import Plan
 from crypto.plan_rules import checked_plan
 from crypto.secagg.round import Round
 from scenarios.world import World, random_lanes, tree
-from silo_agent.rounds.opened_rounds import Start
-from silo_agent.rounds.opened_sum import OpenedRound
+from silo_agent.opened_sums.opened_rounds import Start
+from silo_agent.opened_sums.opened_sum import OpenedRound
 from sparsilo.v1 import plan_pb2
 from support.plans import signing_keys
 

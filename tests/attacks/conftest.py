@@ -24,8 +24,8 @@ class Approached:
     """silo-002's agent. Whoever offers it a round hangs up when it has said one thing."""
 
     def __init__(self, folder: Path, model: Path, suite: Suite = Suite.DEFAULT, **policy: Any) -> None:
+        from silo_agent.checkpoint.dense_weights import DenseWeights
         from silo_agent.config import AgentConfig
-        from silo_agent.model.dense_weights import DenseWeights
 
         keys = signing_keys(5, suite)
         (folder / "key").write_text(keys["silo-002"].to_bytes().hex())

@@ -160,9 +160,9 @@ def publish(stage: Stage, folder: Path) -> Mapping[str, Sequence[int]]:
     """The honest checks of an opened votes round, whose keep masks go to `folder`; its keep counts."""
     import torch
 
+    from silo_agent.opened_sums.opened_rounds import Start
+    from silo_agent.opened_sums.opened_sum import OpenedRound
     from silo_agent.pruning.pruned_tensors import PrunedTensors
-    from silo_agent.rounds.opened_rounds import Start
-    from silo_agent.rounds.opened_sum import OpenedRound
 
     weights: Any = SimpleNamespace(tensor=lambda name: torch.ones(6, 10))
     pruned = PrunedTensors(stage.plan, weights, folder)

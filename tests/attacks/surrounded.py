@@ -51,7 +51,7 @@ class Surrounded:
     # What an agent calls.
 
     def next(self) -> round_pb2.Offer:
-        from silo_agent.rounds.opened_rounds import Start
+        from silo_agent.opened_sums.opened_rounds import Start
 
         self.seen.append(("Next", self.now))
         self._offered += 1
@@ -141,7 +141,7 @@ class Surrounded:
 
 def opened(world: World, folder: Path) -> Any:
     """What a round that is over left to the next one."""
-    from silo_agent.rounds.opened_sum import OpenedRound
+    from silo_agent.opened_sums.opened_sum import OpenedRound
 
     file = folder / f"{world.round.index}.opened"
     file.write_bytes(b"".join(world.opened))

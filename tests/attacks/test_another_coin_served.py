@@ -14,7 +14,7 @@ from crypto.encoding.wire import encode
 from crypto.errors import BadAudit, BadSignature
 from scenarios.world import World, tree
 from silo_agent.model.calibration import data_digest
-from silo_agent.rounds.opened_rounds import Start
+from silo_agent.opened_sums.opened_rounds import Start
 from silo_agent.rounds.run_files import RunFiles
 
 pytestmark = pytest.mark.clause("2.2.4", "2.6.1")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from crypto.errors import ModelError, PlanError
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.consent.policy import trusted_digest
-from silo_agent.model.dense_weights import DenseWeights
 from support.plans import model_files
 
 pytestmark = pytest.mark.clause("2.3.9")

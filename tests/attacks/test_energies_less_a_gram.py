@@ -71,3 +71,13 @@ def test_without_a_ledger_it_is_one_silos_energies() -> None:
     energies = sum((rows**2).sum(0) for rows in inputs)
     gram = sum(rows.T @ rows for rows in inputs[:4])
     assert np.allclose(energies - np.diagonal(gram), (inputs[4] ** 2).sum(0))
+
+
+def test_the_energies_that_blocks_ratios_follow_from_overlap_the_rounds_of_one_plan() -> None:
+    """The first block's inputs are the same in both, so a silo that only one of them is over would show."""
+    ratios = replace(ENERGIES, block=None, plan=b"p" * 32)
+    for release in (GRAM, TARGET):
+        later = replace(release, silos=SILOS, plan=b"p" * 32, block=0)
+        check_release(later, [ratios])
+        with pytest.raises(ReleaseRefused):
+            check_survivors(later, SILOS[:4], [ratios])

@@ -12,7 +12,7 @@ from crypto.encoding.wire import encode
 from crypto.errors import ProtocolError
 from crypto.names import Phase
 from silo_agent.network.calls import Committed
-from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE
+from silo_agent.opened_sums.committed_words import SUM_FILE, TRANSCRIPT_FILE
 from sparsilo.v1 import words_pb2
 
 pytestmark = pytest.mark.clause("7.11")

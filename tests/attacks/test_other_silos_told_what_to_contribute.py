@@ -21,8 +21,8 @@ from crypto.pruning.sparsity import Sparsity, parse_ratio
 from crypto.releases.planned_rounds import planned_rounds
 from crypto.releases.votes import votes_section
 from crypto.secagg.round import Round
+from silo_agent.checkpoint.pruned_file import PrunedFile
 from silo_agent.model.calibration import data_digest
-from silo_agent.model.pruned_file import PrunedFile
 from silo_agent.pruning.keep_mask import keep_by_score
 from silo_agent.pruning.pruned_files import pruned_files
 from silo_agent.rounds.run_files import RunFiles

@@ -13,11 +13,11 @@ from attacks.conftest import Approached
 from crypto.errors import CalibrationError
 from crypto.plan_rules import checked_plan
 from crypto.secagg.round import Round
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.consent.audit_log import AuditLog
 from silo_agent.consent.state_store import STATE_FILE, StateStore
 from silo_agent.host.metrics import SiloMetrics
 from silo_agent.identity.own_files import read_roster
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.rounds import run_of_plan
 from silo_agent.rounds.agreement import Agreement
 

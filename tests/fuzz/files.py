@@ -22,6 +22,8 @@ from crypto.primitives.signing import SigningKey
 from crypto.pruning.sparsity import Pattern, parse_ratio
 from crypto.roster import roster_file
 from fuzz.target import Target, canonical, folder, written
+from silo_agent.checkpoint.bitmask_container import BitmaskContainer
+from silo_agent.checkpoint.pruned_file import PrunedFile
 from silo_agent.config import AgentConfig
 from silo_agent.consent.audit_log import AuditLog, read_audit_log, verify_audit_log
 from silo_agent.consent.policy import Policy
@@ -29,9 +31,7 @@ from silo_agent.consent.state_store import StateStore
 from silo_agent.host.credential_files import read_signing_key
 from silo_agent.identity.enrolment import policy_file
 from silo_agent.identity.own_files import read_roster
-from silo_agent.model.bitmask_container import BitmaskContainer
 from silo_agent.model.calibration import records
-from silo_agent.model.pruned_file import PrunedFile
 from silo_agent.network.address import split_address
 from silo_agent.network.fingerprint import plain_fingerprint
 from silo_agent.network.invitation import Invitation

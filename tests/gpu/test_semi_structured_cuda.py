@@ -6,7 +6,7 @@ from torch import nn
 from torch.sparse import SparseSemiStructuredTensor
 from transformers.pytorch_utils import Conv1D
 
-from silo_agent.model.semi_structured import convert_to_semi_structured
+from silo_agent.checkpoint.semi_structured import convert_to_semi_structured
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0),

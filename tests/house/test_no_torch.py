@@ -66,7 +66,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "module", ["aggregator.edge.servicer", "aggregator.rounds.round_driver", "silo_agent.rounds.verify"]
+    "module", ["aggregator.edge.servicer", "aggregator.rounds.round_driver", "silo_agent.opened_sums.verify"]
 )
 def test_a_module_loads_no_torch(module: str) -> None:
     assert said(IMPORT, module) == "loaded:\n"

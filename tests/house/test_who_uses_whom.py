@@ -26,46 +26,56 @@ USES: Uses = {
     "crypto.releases": {"crypto": "encoding errors names plan pruning"},
     "crypto.roster": {"crypto": "names primitives"},
     "crypto.secagg": {"crypto": "encoding errors names plan plan_rules primitives releases"},
+    "silo_agent.checkpoint": {"crypto": "errors", "silo_agent": "host"},
     "silo_agent.cli": {"silo_agent": "commands config host settings"},
     "silo_agent.commands": {
         "crypto": "errors identity names plan_rules pruning roster",
-        "silo_agent": "config consent delivery host identity model network pruning results rounds settings writing",
+        "silo_agent": "checkpoint config consent delivery host identity model network opened_sums pruning "
+        "results rounds second_order settings writing",
     },
     "silo_agent.config": {"crypto": "errors names", "silo_agent": "host settings"},
     "silo_agent.consent": {
         "crypto": "backends errors names plan plan_options pruning releases secagg",
-        "silo_agent": "host model settings",
+        "silo_agent": "checkpoint host settings",
     },
     "silo_agent.delivery": {
         "crypto": "backends errors names",
-        "silo_agent": "consent host model network results rounds",
+        "silo_agent": "checkpoint consent host network opened_sums results",
     },
     "silo_agent.host": {"crypto": "errors names plan_options primitives"},
     "silo_agent.identity": {
         "crypto": "errors identity names primitives roster",
         "silo_agent": "config host network settings",
     },
-    "silo_agent.model": {"crypto": "errors releases", "silo_agent": "host"},
+    "silo_agent.model": {"crypto": "errors releases", "silo_agent": "checkpoint host"},
     "silo_agent.network": {"crypto": "encoding errors identity names", "silo_agent": "host settings"},
-    "silo_agent.pruning": {"crypto": "errors names plan pruning", "silo_agent": "model"},
+    "silo_agent.opened_sums": {
+        "crypto": "backends encoding errors names plan primitives pruning releases secagg",
+        "silo_agent": "checkpoint host model pruning releases writing",
+    },
+    "silo_agent.pruning": {
+        "crypto": "errors names plan pruning",
+        "silo_agent": "checkpoint model second_order",
+    },
     "silo_agent.releases": {
         "crypto": "encoding errors names plan pruning releases secagg",
-        "silo_agent": "model pruning",
+        "silo_agent": "checkpoint model pruning second_order",
     },
     "silo_agent.results": {
         "crypto": "backends errors names plan pruning releases secagg",
-        "silo_agent": "host model pruning rounds",
+        "silo_agent": "checkpoint host opened_sums pruning rounds second_order",
     },
     "silo_agent.rounds": {
         "crypto": "backends encoding errors names plan plan_rules primitives pruning releases secagg",
-        "silo_agent": "config consent host identity model network pruning releases writing",
+        "silo_agent": "checkpoint config consent host identity model network opened_sums pruning releases writing",
     },
+    "silo_agent.second_order": {"crypto": "names", "silo_agent": "checkpoint"},
     "silo_agent.settings": {"crypto": "errors names pruning", "silo_agent": "host"},
-    "silo_agent.writing": {"crypto": "errors", "silo_agent": "model"},
+    "silo_agent.writing": {"crypto": "errors", "silo_agent": "checkpoint model"},
     "aggregator.cli": {"silo_agent": "host settings", "aggregator": "commands config"},
     "aggregator.commands": {
         "crypto": "backends errors identity names plan plan_options pruning releases roster",
-        "silo_agent": "host model network.fingerprint network.invitation",
+        "silo_agent": "checkpoint host network.fingerprint network.invitation",
         "aggregator": "config local results rounds.withdrawals runs serve silos",
     },
     "aggregator.config": {"crypto": "errors names", "silo_agent": "host network.address settings"},
@@ -77,30 +87,32 @@ USES: Uses = {
     "aggregator.limits": {},
     "aggregator.local": {
         "crypto": "errors identity names plan plan_options primitives pruning",
-        "silo_agent": "config host model pruning rounds.run_files",
+        "silo_agent": "checkpoint config host model pruning rounds.run_files",
         "aggregator": "edge local_agents metrics results rounds runs silos",
     },
-    "aggregator.local_agents": {"crypto": "errors identity primitives roster", "silo_agent": "config host settings"},
+    "aggregator.local_agents": {
+        "crypto": "errors identity primitives roster",
+        "silo_agent": "config host settings",
+    },
     "aggregator.metrics": {"crypto": "names", "silo_agent": "host"},
     "aggregator.results": {
         "crypto": "backends errors names plan pruning releases",
-        "silo_agent": "host model results",
+        "silo_agent": "checkpoint host model results",
         "aggregator": "rounds",
     },
     "aggregator.rounds": {
         "crypto": "backends encoding errors names plan primitives secagg",
-        "silo_agent": "host results rounds.committed_words rounds.opened_sum",
+        "silo_agent": "host opened_sums results",
         "aggregator": "metrics",
     },
     "aggregator.runs": {
         "crypto": "errors names plan plan_options plan_rules pruning releases roster secagg",
-        "silo_agent": "host model pruning releases results settings writing "
-        "rounds.committed_words rounds.opened_rounds rounds.together",
+        "silo_agent": "checkpoint host model opened_sums pruning releases results settings writing",
         "aggregator": "results rounds",
     },
     "aggregator.serve": {
         "crypto": "errors plan",
-        "silo_agent": "host model results",
+        "silo_agent": "checkpoint host results",
         "aggregator": "config edge metrics rounds runs silos",
     },
     "aggregator.silos": {
@@ -110,7 +122,10 @@ USES: Uses = {
     },
 }
 
-SHARED = ("finetuning", "host", "model", "pruning", "releases", "results", "settings", "writing")
+SHARED = (
+    *("checkpoint", "finetuning", "host", "model", "opened_sums", "pruning", "releases", "results", "second_order"),
+    *("settings", "writing"),
+)
 """Rooms of the agent that the aggregator may use as a whole; of `rounds` and `network` it may use single modules."""
 
 REHEARSAL = ("aggregator.local", "aggregator.local_agents")
@@ -176,7 +191,7 @@ def test_an_import_that_the_table_does_not_allow_is_found(name: str, imported: s
     [
         ("crypto.backends.x", "crypto.secagg.session"),
         ("silo_agent.pruning.pruners.x", "silo_agent.pruning.keep_mask"),
-        ("aggregator.rounds.x", "silo_agent.rounds.committed_words"),
+        ("aggregator.rounds.x", "silo_agent.opened_sums.committed_words"),
     ],
 )
 def test_an_import_that_the_table_allows_is_left_alone(name: str, imported: str) -> None:

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from bench import quality, ways
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from support.commands import local
 from support.models import tiny_llama, write_text
 

@@ -15,7 +15,7 @@ from bench.pruned_models import Changed, Silos, perplexity, prune
 from bench.real_model import REQUIREMENTS
 from bench.ways import Setting
 from crypto.names import Pruner
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from support.models import in_memory, tiny_llama, tokenizer, words
 
 LENGTH = 24

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from support.commands import local
 from support.models import BLOCKS, STACKED, family, tiny_model, write_text
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
+from silo_agent.checkpoint.tensor_files import read_tensor_file
 from silo_agent.cli import cli
-from silo_agent.model.tensor_files import read_tensor_file
 from silo_agent.results.manifest import MANIFEST_FILE, Manifest
 from support.commands import run
 from support.deployment import Deployment, until

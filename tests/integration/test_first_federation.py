@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
+from silo_agent.checkpoint.tensor_files import read_tensor_file
 from silo_agent.cli import cli
-from silo_agent.model.tensor_files import read_tensor_file
 from support.commands import run
 
 ROOT = Path(__file__).parent.parent.parent

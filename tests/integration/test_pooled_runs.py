@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from integration.test_verified_model import failure, verify
-from silo_agent.model.tensor_files import read_tensor_file
+from silo_agent.checkpoint.tensor_files import read_tensor_file
 from support.commands import local
 from support.models import tiny_llama, write_text
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from silo_agent.checkpoint.tensor_files import read_tensor_file
 from silo_agent.cli import cli
-from silo_agent.model.tensor_files import read_tensor_file
 from support.commands import Ran, local, run
 from support.models import tiny_llama, write_text
 

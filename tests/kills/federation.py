@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from aggregator.runs.submitted import Run, Runs, Status
 from crypto.names import Phase
 from crypto.plan import Plan
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.consent.accusations import Accusations
 from silo_agent.model.calibration import read_sequences
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.prune import Pruned, prune_blocks
 from support.deployment import Deployment, until
 from support.forked_programs import Programs

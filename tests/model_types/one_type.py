@@ -19,9 +19,9 @@ from crypto.names import ComparisonGroup, Pruner
 from crypto.pruning.sparsity import Sparsity
 from model_types.reference import ROUTERS, Products, Rows, keep_mask
 from model_types.tiny_configs import VOCABULARY, tiny_config
+from silo_agent.checkpoint.blocks import Block
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model.activations import BlockWalk
-from silo_agent.model.blocks import Block
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.prune import prune_blocks
 from silo_agent.results.sparse_checkpoint import SparseModel, write_sparse_model
 

@@ -13,8 +13,8 @@ from crypto.plan import Plan
 from crypto.plan_rules import checked_plan
 from crypto.secagg.round import Round
 from scenarios.world import World, plain_sum, random_lanes
-from silo_agent.rounds.opened_sum import OpenedRound
-from silo_agent.rounds.verify import verify_opened
+from silo_agent.opened_sums.opened_sum import OpenedRound
+from silo_agent.opened_sums.verify import verify_opened
 from sparsilo.v1 import round_pb2, words_pb2
 from support.driven import Driven
 from support.opened import Tensors, planned

@@ -27,12 +27,14 @@ from crypto.pruning.owl import owl_ratios
 from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Sparsity, group_shape
 from scenarios.world import World
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.checkpoint.pruned_file import PrunedFile
 from silo_agent.model.activations import BlockWalk
 from silo_agent.model.calibration import usual_length
-from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.model.pruned_file import PrunedFile
+from silo_agent.opened_sums.opened_rounds import Start
+from silo_agent.opened_sums.opened_sum import OpenedRound
+from silo_agent.opened_sums.together import Together
 from silo_agent.pruning.expansion import ExpandedTensor
-from silo_agent.pruning.gptq import group_size, round_to_nearest
 from silo_agent.pruning.prune import prune_blocks
 from silo_agent.pruning.spectral import block_alphas
 from silo_agent.releases import dense_target
@@ -43,10 +45,8 @@ from silo_agent.releases.votes import VotesRelease
 from silo_agent.releases.weights import WeightsRelease
 from silo_agent.results.quantised_checkpoint import write_quantised_model
 from silo_agent.results.sparse_checkpoint import SparseModel, write_sparse_model
-from silo_agent.rounds.opened_rounds import Start
-from silo_agent.rounds.opened_sum import OpenedRound
 from silo_agent.rounds.run_pruning import RunPruning
-from silo_agent.rounds.together import Together
+from silo_agent.second_order.gptq import group_size, round_to_nearest
 from support.models import BLOCKS, family, in_memory, tiny_model, tokenizer, words
 from support.outliers import dense_counts
 from support.plans import signing_keys
@@ -196,7 +196,7 @@ def test_owl_by_pooled_statistics(
         assert zeros == groups * floor(Fraction(ratios[tensor.block]) * of_group), tensor.name
 
 
-@pytest.mark.clause("2.4.14")
+@pytest.mark.clause("2.4.17")
 @pytest.mark.parametrize("name", ["llama", "falcon"])
 def test_products_of_attentions_inputs_alone(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One-shot, so that all statistics are of the dense model: what shares attention's input is solved as where all

@@ -35,7 +35,7 @@ LANES, LAYOUT = "tests/crypto/encoding/test_lanes.py", "tests/crypto/encoding/te
 SHAMIR, STREAM = "tests/crypto/primitives/test_shamir.py", "tests/crypto/primitives/test_mask_stream.py"
 HONEST, REFUSALS = "tests/scenarios/test_double_masking.py", "tests/scenarios/test_refusals.py"
 ATTACKS = "tests/attacks"
-OPENED, POLICY = "tests/silo_agent/rounds/test_opened_rounds.py", "tests/silo_agent/consent/test_policy.py"
+OPENED, POLICY = "tests/silo_agent/opened_sums/test_opened_rounds.py", "tests/silo_agent/consent/test_policy.py"
 WEIGHTS = "tests/silo_agent/releases/test_weights_lanes.py"
 KEEP_MASK, EXPANSION = "tests/silo_agent/pruning/test_keep_mask.py", "tests/silo_agent/pruning/test_mask_expansion.py"
 IMPORTANCE = "tests/silo_agent/pruning/test_relative_importance.py"
@@ -323,14 +323,14 @@ MUTATIONS = (
     ),
     Mutation(
         ORDER,
-        "silo_agent/rounds/opened_rounds.py",
+        "silo_agent/opened_sums/opened_rounds.py",
         "last.round.digest + last.sum_root",
         "last.sum_root + last.round.digest",
         f"{OPENED}::test_each_round_starts_from_the_one_before_by_hand",
     ),
     Mutation(
         INDEX,
-        "silo_agent/rounds/opened_rounds.py",
+        "silo_agent/opened_sums/opened_rounds.py",
         "last = self.opened[-1]",
         "last = self.opened[0]",
         f"{OPENED}::test_each_round_starts_from_the_one_before_by_hand",
@@ -358,14 +358,14 @@ MUTATIONS = (
     ),
     Mutation(
         CHECK,
-        "silo_agent/rounds/verify.py",
+        "silo_agent/opened_sums/verify.py",
         'if verified is not None and root != verified.roots[""]:',
         'if verified is not None and root == b"":',
         f"{ATTACKS}/test_another_coin_served.py",
     ),
     Mutation(
         CHECK,
-        "silo_agent/rounds/verify.py",
+        "silo_agent/opened_sums/verify.py",
         "if verified.round != round_:",
         "if verified.round.plan != round_.plan:",
         f"{ATTACKS}/test_transcript_of_another_round_served.py",
@@ -414,7 +414,7 @@ MUTATIONS = (
     ),
     Mutation(
         CHECK,
-        "silo_agent/rounds/walk_together.py",
+        "silo_agent/opened_sums/walk_together.py",
         "self._walk.advance(changed(block.index))",
         "self._walk.advance({})",
         "tests/silo_agent/rounds/test_run_pruning.py::test_iterative_goes_on_from_the_globally_pruned_blocks",

@@ -143,7 +143,7 @@ MUTATIONS = (
     ),
     Mutation(
         CHECK,
-        "silo_agent/rounds/opened_rounds.py",
+        "silo_agent/opened_sums/opened_rounds.py",
         "return self.solving.outliers(self.opened[0])",
         "return self.solving.outliers(self.opened[-1])",
         f"{FAMILIES}::test_owl_by_pooled_statistics",

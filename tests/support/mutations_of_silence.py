@@ -66,14 +66,14 @@ MUTATIONS = (
     ),
     Mutation(
         CHECK,
-        "silo_agent/pruning/inverse_factor.py",
+        "silo_agent/second_order/inverse_factor.py",
         "(lower.isfinite() & inverse.isfinite()).all()",
         "inverse.isfinite().all()",
         "tests/silo_agent/pruning/test_sparsegpt.py::test_a_gram_matrix_that_no_damping_helps_leaves_magnitude",
     ),
     Mutation(
         CHECK,
-        "silo_agent/pruning/damped_gram.py",
+        "silo_agent/second_order/damped_gram.py",
         "return positive if (positive.isfinite() & lower.isfinite()).all() else None",
         "return positive",
         "tests/silo_agent/pruning/test_gram_solvers.py::test_no_damping_helps_what_is_negative_or_beyond_float32",
@@ -122,14 +122,14 @@ MUTATIONS = (
     ),
     Mutation(
         CHECK,
-        "silo_agent/model/pruned_file.py",
+        "silo_agent/checkpoint/pruned_file.py",
         'if stored is None or (stored.dtype, stored.shape) != ("BOOL", shape):',
         "if stored is None or stored.shape != shape:",
         FILES,
     ),
     Mutation(
         CHECK,
-        "silo_agent/model/pruned_file.py",
+        "silo_agent/checkpoint/pruned_file.py",
         "sorted({*shapes, *self._stored})",
         "sorted(shapes)",
         FILES,

@@ -11,8 +11,8 @@ from crypto.plan_rules import checked_plan
 from crypto.releases.planned_rounds import planned_rounds
 from crypto.releases.release_spec import layout_of
 from crypto.secagg.round import Round
+from silo_agent.opened_sums.opened_sum import OpenedRound
 from silo_agent.releases.silo_side import SiloRelease
-from silo_agent.rounds.opened_sum import OpenedRound
 from sparsilo.v1 import plan_pb2
 from support.plans import plan_message
 

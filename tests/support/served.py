@@ -15,7 +15,7 @@ from aggregator.serve import Work
 from aggregator.silos.enrolments import Enrolments
 from crypto.names import Suite
 from crypto.plan import Plan
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from support.driven import Driven
 from support.models import tiny_llama
 from support.plans import signing_keys

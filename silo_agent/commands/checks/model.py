@@ -7,13 +7,13 @@ from typing import Final
 import torch
 
 from crypto.errors import CalibrationError, ConfigError, OutputError, SparsiloError
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.checkpoint.model_folder import model_folder
 from silo_agent.commands.checks.check import Check
 from silo_agent.config import AgentConfig
 from silo_agent.consent.policy import Policy, trusted_digest
 from silo_agent.model.calibration import data_digest, records, tokenised, usual_length
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.device import named_device
-from silo_agent.model.model_folder import model_folder
 
 MOST_TOKENS: Final = 1 << 22
 """How many tokens of the calibration text are counted; a plan needs far fewer."""

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from crypto.names import ComparisonGroup
 from crypto.pruning.sparsity import Pattern, Sparsity
-from silo_agent.pruning.damped_gram import damped
 from silo_agent.pruning.keep_mask import keep_by_score, keep_in_groups
 from silo_agent.pruning.pruners import magnitude
+from silo_agent.second_order.damped_gram import damped
 
 STATISTIC: Final = "grams"
 

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from crypto.pruning.sparsity import Sparsity
-from silo_agent.pruning.damped_gram import damped
 from silo_agent.pruning.keep_mask import keep_by_score
 from silo_agent.pruning.pruners import magnitude
-from silo_agent.pruning.refit import refit
+from silo_agent.second_order.damped_gram import damped
+from silo_agent.second_order.refit import refit
 
 STATISTIC: Final = "grams"
 

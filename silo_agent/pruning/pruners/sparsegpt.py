@@ -21,8 +21,8 @@ from torch import Tensor
 
 from crypto.names import ComparisonGroup
 from crypto.pruning.sparsity import Pattern, Sparsity
-from silo_agent.pruning.inverse_factor import inverse_factor
 from silo_agent.pruning.keep_mask import keep_by_score, keep_in_groups
+from silo_agent.second_order.inverse_factor import inverse_factor
 
 STATISTIC: Final = "grams"
 

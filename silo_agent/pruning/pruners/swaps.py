@@ -18,10 +18,10 @@ from torch import Tensor
 
 from crypto.names import ComparisonGroup
 from crypto.pruning.sparsity import Pattern, Sparsity
-from silo_agent.pruning.damped_gram import damped
 from silo_agent.pruning.keep_mask import keep_by_score
 from silo_agent.pruning.pruners import magnitude, wanda
-from silo_agent.pruning.refit import refit
+from silo_agent.second_order.damped_gram import damped
+from silo_agent.second_order.refit import refit
 
 STATISTIC: Final = "grams"
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from aggregator.results import bitmask_container
 from aggregator.results.bitmask_container import pack, unpack
 from crypto.errors import ModelError, OutputError
-from silo_agent.model.bitmask_container import BitmaskContainer, load
+from silo_agent.checkpoint.bitmask_container import BitmaskContainer, load
 from support.models import tiny_llama
 
 ODD = ["00000080", "0dd0d5ff", "0df0957f", "0000807f", "01000000"]

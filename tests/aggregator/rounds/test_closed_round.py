@@ -13,7 +13,7 @@ from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
 from crypto.errors import DiskFailed, InputError
 from crypto.names import Backend, Phase
 from crypto.secagg.round import Round
-from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE
+from silo_agent.opened_sums.committed_words import SUM_FILE, TRANSCRIPT_FILE
 from sparsilo.v1 import round_pb2
 from support.driven import Driven, plan
 

@@ -10,7 +10,7 @@ from aggregator.rounds import offered_files
 from aggregator.rounds.offered_files import OfferedFiles
 from crypto.encoding.wire import MESSAGE_LIMIT, decode, encode
 from crypto.errors import ProtocolError
-from silo_agent.rounds.committed_words import SUM_FILE
+from silo_agent.opened_sums.committed_words import SUM_FILE
 from sparsilo.v1 import words_pb2
 from support.driven import Driven, plan
 

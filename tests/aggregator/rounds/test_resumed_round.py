@@ -25,7 +25,7 @@ from crypto.secagg.round import Round
 from scenarios.world import World, plain_sum
 from silo_agent.host.sqlite_file import transaction
 from silo_agent.network.calls import Advance, Call, Committed, Upload
-from silo_agent.rounds.committed_words import SUM_FILE, TRANSCRIPT_FILE
+from silo_agent.opened_sums.committed_words import SUM_FILE, TRANSCRIPT_FILE
 from sparsilo.v1 import words_pb2
 from support.driven import Driven, held_of, iterate, listed, plan
 from support.plans import signing_keys

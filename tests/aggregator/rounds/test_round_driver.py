@@ -32,7 +32,7 @@ from crypto.plan_rules import checked_plan
 from crypto.secagg.round import Round
 from scenarios.world import World, plain_sum
 from silo_agent.network.calls import Advance, Call, Committed
-from silo_agent.rounds.committed_words import CommittedWords
+from silo_agent.opened_sums.committed_words import CommittedWords
 from sparsilo.v1 import round_pb2, words_pb2
 from support.driven import Driven, held_of, iterate, listed, plan
 from support.plans import plan_message, signing_keys

@@ -14,7 +14,7 @@ from crypto.errors import CorruptSum
 from crypto.names import Backend
 from crypto.primitives.merkle import leaf
 from crypto.secagg.round import Round
-from silo_agent.rounds.opened_sum import opened_chunks
+from silo_agent.opened_sums.opened_sum import opened_chunks
 from support.plans import plan
 
 LAYOUT = Layout((Section("a", 70, 3), Section("b", 5, 33)), 2)

@@ -27,7 +27,7 @@ from crypto.plan import Plan, oriented
 from crypto.pruning.sparsity import group_shape
 from crypto.releases.votes import nonzero_section, votes_section
 from scenarios.world import Lanes
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from support.driven import Driven
 from support.models import tiny_llama
 from support.plans import signing_keys

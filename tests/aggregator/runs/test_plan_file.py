@@ -15,7 +15,7 @@ from aggregator.runs.run import Wanted
 from crypto.errors import ConfigError
 from crypto.names import Backend, Suite
 from crypto.plan_options import PLAN_OPTIONS, PlanOption
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from sparsilo.v1 import plan_pb2
 from support.models import tiny_llama
 from support.plans import signing_keys

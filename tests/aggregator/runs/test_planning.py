@@ -17,7 +17,7 @@ from crypto.plan_options import PlanOptions
 from crypto.plan_rules import checked_plan
 from crypto.pruning.sparsity import Sparsity, parse_ratio
 from crypto.releases.planned_rounds import pruning_rounds
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from support.models import VOCABULARY, family, tiny_llama, tiny_model
 from support.plans import plan_message, signing_keys
 

@@ -9,8 +9,8 @@ import torch
 from aggregator.runs.public_scales import public_scales
 from crypto.errors import ModelError
 from crypto.names import ReleaseKind
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model.activations import BlockWalk
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.writing.self_text import self_sequences
 from support.models import family, in_memory, tiny_llama, tiny_model
 

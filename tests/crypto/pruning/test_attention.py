@@ -6,11 +6,11 @@ import pytest
 
 from crypto.errors import PlanError
 from crypto.pruning.attention import check_attention, is_attentions
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from support.models import BLOCKS, family, tiny_model
 
 
-@pytest.mark.clause("2.4.14")
+@pytest.mark.clause("2.4.17")
 @pytest.mark.parametrize("name", BLOCKS)
 def test_names_say_what_the_modules_are(name: str, tmp_path: Path) -> None:
     weights = DenseWeights.open(tiny_model(tmp_path / "dense", family(name), seed=3))

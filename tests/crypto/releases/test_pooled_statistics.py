@@ -373,7 +373,7 @@ def of_attention(**options: Any) -> plan_pb2.Plan:
     return pooled(ReleaseKind.GRAM, tensors, gram_inputs="attention", **options)
 
 
-@pytest.mark.clause("2.4.14")
+@pytest.mark.clause("2.4.17")
 def test_products_of_attentions_inputs_beside_energies_of_all_others() -> None:
     """Also where another weight that shares the input has the section."""
     plan = checked_plan(of_attention())
@@ -403,7 +403,7 @@ def test_products_of_attentions_inputs_beside_energies_of_all_others() -> None:
     assert not any("attention" in said for said in plan_in_words(checked_plan(small(ReleaseKind.GRAM)), "a").also_asked)
 
 
-@pytest.mark.clause("2.4.14")
+@pytest.mark.clause("2.4.17")
 @pytest.mark.parametrize(
     ("tensor", "exponents", "due"), [("blocks.0.attn.k", 1, 10), ("blocks.1.fc", 1, 5), ("blocks.0.up", 6, 1)]
 )

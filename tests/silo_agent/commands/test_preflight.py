@@ -22,10 +22,10 @@ from safetensors import safe_open
 from crypto.encoding.wire import encode
 from crypto.identity import Authority
 from crypto.names import Suite
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.cli import cli
 from silo_agent.commands.checks import model as model_checks
 from silo_agent.commands.checks.crypto_library import linked_libcrypto
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.network.proxy import EXCEPTIONS, VARIABLES
 from sparsilo.v1 import identity_pb2
 from support.commands import Ran, run

@@ -23,6 +23,7 @@ from crypto.names import Backend, ReleaseKind, Suite
 from crypto.plan import model_digest
 from crypto.plan_rules import checked_plan
 from crypto.primitives.signing import SigningKey
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.config import AgentConfig
 from silo_agent.consent.policy import (
     DAYS,
@@ -34,7 +35,6 @@ from silo_agent.consent.policy import (
     check_policy,
     trusted_digest,
 )
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.rounds.offer_checks import check_plan
 from sparsilo.v1 import plan_pb2
 from support.models import tiny_llama

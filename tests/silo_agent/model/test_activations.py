@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as trees
 
 from crypto.errors import ConfigError, ModelError, OutputError
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model import activations, batches
 from silo_agent.model.activations import BlockWalk
-from silo_agent.model.dense_weights import DenseWeights
 from support.models import family, in_memory, tiny_llama, tiny_model
 
 CPU = torch.device("cpu")

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as trees
 
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model import batches
 from silo_agent.model.activations import BlockWalk
-from silo_agent.model.dense_weights import DenseWeights
 from support.models import BLOCKS, STACKED, family, in_memory, tiny_llama, tiny_model
 
 CPU = torch.device("cpu")

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model import batches
 from silo_agent.model.activations import BlockWalk
-from silo_agent.model.dense_weights import DenseWeights
 from support.models import BLOCKS, family, in_memory, tiny_model
 
 CPU = torch.device("cpu")

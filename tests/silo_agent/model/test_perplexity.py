@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model import batches
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.model.perplexity import losses_by_sequence, negative_log_likelihood
 from support.models import family, in_memory, tiny_model
 

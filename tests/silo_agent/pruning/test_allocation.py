@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model.calibration import read_sequences
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning.allocation import exact_sum, outlier_count, outlier_counts
 from support.models import BLOCKS, family, tiny_llama, tiny_model, tokenizer, write_text
 from support.outliers import dense_counts

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from crypto.names import ComparisonGroup, Pruner
 from crypto.pruning.sparsity import Pattern, Sparsity
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model.activations import BlockWalk
 from silo_agent.model.calibration import read_sequences
-from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.pruning.damped_gram import damped
 from silo_agent.pruning.pruners import method
+from silo_agent.second_order.damped_gram import damped
 from support.grams import layer, layer_error
 
 LAYER = ComparisonGroup.LAYER

@@ -19,10 +19,10 @@ from crypto.names import ComparisonGroup, Pruner
 from crypto.pruning.alpha_pruning import alpha_ratios
 from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Pattern, Sparsity, prune_count
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.cli import cli
 from silo_agent.model import activations, batches
 from silo_agent.model.calibration import read_sequences
-from silo_agent.model.dense_weights import DenseWeights
 from silo_agent.pruning import prune
 from silo_agent.pruning.prune import Pruned, prune_blocks, prune_weight, write_keep_masks, write_pruned
 from silo_agent.pruning.spectral import block_alphas

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from silo_agent.model.mapped_tensors import STORED_NAMES
-from silo_agent.model.tensor_files import write_tensor_file
+from silo_agent.checkpoint.mapped_tensors import STORED_NAMES
+from silo_agent.checkpoint.tensor_files import write_tensor_file
 from silo_agent.pruning.expansion import ExpandedTensor
 from silo_agent.pruning.pruned_tensors import PrunedTensors
 from support.opened import Tensors, planned

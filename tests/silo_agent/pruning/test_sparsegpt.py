@@ -12,11 +12,11 @@ from transformers.pytorch_utils import Conv1D
 
 from crypto.names import ComparisonGroup, Pruner
 from crypto.pruning.sparsity import Pattern, Sparsity
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model.calibration import read_sequences
-from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.pruning.inverse_factor import inverse_factor
 from silo_agent.pruning.prune import prune_blocks
 from silo_agent.pruning.pruners import sparsegpt
+from silo_agent.second_order.inverse_factor import inverse_factor
 from support.grams import layer
 from support.models import BLOCKS, family, in_memory, tiny_model, tokenizer, write_text
 

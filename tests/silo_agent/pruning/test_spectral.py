@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from crypto.errors import ModelError
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.pruning.spectral import block_alphas, hill_alpha
 from support.models import BLOCKS, family, in_memory, tiny_model
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from crypto.names import ComparisonGroup, Pruner
 from crypto.pruning.sparsity import Pattern, Sparsity
 from silo_agent.pruning.pruners import method, swaps
-from silo_agent.pruning.refit import refit
+from silo_agent.second_order.refit import refit
 from support.grams import layer, layer_error
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from crypto.plan_rules import checked_plan
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.pruning.pruned_files import PrunedFiles
 from silo_agent.releases.evaluation import prepare
 from silo_agent.releases.silo_side import SiloWork

@@ -19,11 +19,11 @@ from crypto.plan_rules import checked_plan
 from crypto.releases.gram import product_bits
 from crypto.releases.planned_rounds import planned_rounds
 from crypto.secagg.round import Round
+from silo_agent.opened_sums.opened_rounds import Start
 from silo_agent.releases.dense_target import DenseTargetRelease, pooled_target
 from silo_agent.releases.energies import EnergiesRelease, check_shared, pooled_energies, pooled_energy
 from silo_agent.releases.gram import GramRelease, pooled_gram
 from silo_agent.releases.silo_side import next_section
-from silo_agent.rounds.opened_rounds import Start
 from support.opened import opened, released
 from support.plans import plan_message
 
@@ -132,7 +132,7 @@ def test_rounding_is_half_to_even_within_the_range(values: list[float], clipped:
     assert too_large == clipped
 
 
-@pytest.mark.clause("2.4.14")
+@pytest.mark.clause("2.4.17")
 @pytest.mark.parametrize("chunk_words", [1, 3, 1000])
 def test_products_and_energies_side_by_side(chunk_words: int, tmp_path: Path) -> None:
     """Each as in a round that has it alone."""

@@ -17,12 +17,12 @@ from crypto.encoding.layout import pack_chunk
 from crypto.names import ReleaseKind
 from crypto.plan import Plan
 from crypto.releases.release_spec import layout_of
+from silo_agent.opened_sums.opened_rounds import Start
 from silo_agent.pruning.prune import write_keep_masks
 from silo_agent.releases import scales as scales_release
 from silo_agent.releases.scales import ScalesRelease, exponent
 from silo_agent.releases.silo_side import expanded_tensors
 from silo_agent.releases.weights import WeightsRelease
-from silo_agent.rounds.opened_rounds import Start
 from support.opened import Tensors, opened, planned, released
 
 TENSORS: Tensors = {"a": (0, (5, 21), False), "b": (0, (1, 1), False), "c": (1, (12, 7), True)}

@@ -8,8 +8,8 @@ from huggingface_hub import ModelCard
 from crypto.plan import Plan
 from crypto.plan_rules import checked_plan
 from crypto.secagg.round import Round
+from silo_agent.opened_sums.opened_sum import OpenedRound
 from silo_agent.results.provenance import Provenance
-from silo_agent.rounds.opened_sum import OpenedRound
 from support.plans import plan
 
 ACHIEVED = 0.5

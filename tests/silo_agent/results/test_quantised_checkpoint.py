@@ -15,10 +15,9 @@ from transformers import AutoModelForCausalLM
 
 from crypto.errors import BadAudit, ModelError, OutputError
 from crypto.names import Bits
-from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.model.mapped_tensors import TORCH_DTYPES
-from silo_agent.model.tensor_files import read_tensor_file
-from silo_agent.pruning.gptq import Quantised, round_to_nearest
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.checkpoint.mapped_tensors import TORCH_DTYPES
+from silo_agent.checkpoint.tensor_files import read_tensor_file
 from silo_agent.results.quantised_checkpoint import (
     check_quantised_model,
     packed,
@@ -26,6 +25,7 @@ from silo_agent.results.quantised_checkpoint import (
     unpacked,
     write_quantised_model,
 )
+from silo_agent.second_order.gptq import Quantised, round_to_nearest
 from support.models import family, tiny_llama, tiny_model
 from support.raw_tensors import raw_tensors
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crypto.errors import BadAudit, ModelError, OutputError
-from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.model.tensor_files import read_tensor_file
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.checkpoint.tensor_files import read_tensor_file
 from silo_agent.results import sparse_checkpoint
 from silo_agent.results.sparse_checkpoint import SparseModel, check_sparse_model, division_of, write_sparse_model
 from support.models import tiny_llama

@@ -8,7 +8,7 @@ import yaml
 
 from silo_agent.cli import cli
 from silo_agent.host.owned_folder import owned_folder
-from silo_agent.rounds.opened_rounds import Start
+from silo_agent.opened_sums.opened_rounds import Start
 from silo_agent.rounds.run_files import RunFiles, drop_work, prune_runs
 from support.commands import Ran, run
 from support.plans import plan

@@ -17,14 +17,14 @@ from crypto.pruning.owl import owl_ratios
 from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Sparsity
 from crypto.releases.gram import product_bits
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model.calibration import read_sequences
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.opened_sums.opened_rounds import Start
+from silo_agent.opened_sums.opened_sum import OpenedRound
 from silo_agent.pruning.allocation import outlier_counts
 from silo_agent.pruning.prune import prune_blocks
 from silo_agent.pruning.pruned_files import pruned_files
 from silo_agent.pruning.pruners import sparsegpt
-from silo_agent.rounds.opened_rounds import Start
-from silo_agent.rounds.opened_sum import OpenedRound
 from silo_agent.rounds.run_pruning import PRUNING, RunPruning
 from silo_agent.writing.self_text import self_sequences
 from support.models import in_memory, tiny_llama, tokenizer, write_text

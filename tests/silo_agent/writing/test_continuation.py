@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from crypto.errors import ModelError
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.writing.continuation import TOKENS, continuations
 from support.models import family, in_memory, tiny_model
 

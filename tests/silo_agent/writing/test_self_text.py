@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 
 from crypto.errors import ModelError
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.writing import self_text
 from silo_agent.writing.self_text import self_sequences
 from support.models import BLOCKS, VOCABULARY, family, in_memory, tiny_llama, tiny_model, tokenizer

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.pruning.gptq import Quantised, group_size
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.second_order.gptq import Quantised, group_size
 
 
 class QuantisedFiles:

@@ -16,14 +16,14 @@ from crypto.names import ReleaseKind, Schedule
 from crypto.plan import Plan
 from crypto.pruning.sparsity import Sparsity
 from crypto.releases.planned_rounds import pruning_rounds
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.opened_sums.opened_rounds import Start
+from silo_agent.opened_sums.opened_sum import OpenedRound
+from silo_agent.opened_sums.walk_together import WalkTogether
 from silo_agent.pruning.allocation import outlier_count
 from silo_agent.pruning.expansion import ExpandedTensor
 from silo_agent.pruning.pruned_tensors import PrunedTensors
 from silo_agent.releases.silo_side import OpenedSum, expanded_tensors, pooled_energies
-from silo_agent.rounds.opened_rounds import Start
-from silo_agent.rounds.opened_sum import OpenedRound
-from silo_agent.rounds.walk_together import WalkTogether
 from silo_agent.writing.self_text import WRITING, self_sequences
 
 

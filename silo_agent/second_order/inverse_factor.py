@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from silo_agent.pruning.damped_gram import DAMPING
+from silo_agent.second_order.damped_gram import DAMPING
 
 
 @lru_cache(maxsize=1)  # q, k and v share one Gram matrix, the same object

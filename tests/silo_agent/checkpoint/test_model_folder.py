@@ -8,9 +8,9 @@ import pytest
 from huggingface_hub.errors import HTTPError
 
 from crypto.errors import ModelError
-from silo_agent.model import model_folder as module
-from silo_agent.model.dense_weights import DenseWeights
-from silo_agent.model.model_folder import copied_files, file_digests, model_folder
+from silo_agent.checkpoint import model_folder as module
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.checkpoint.model_folder import copied_files, file_digests, model_folder
 from support.models import tiny_llama
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -15,9 +15,9 @@ from crypto.pruning.owl import owl_ratios
 from crypto.pruning.sparsity import Pattern, Sparsity
 from crypto.releases.release_spec import has_input, spec_of
 from crypto.secagg.round import Round
+from silo_agent.opened_sums.opened_sum import OpenedRound
 from silo_agent.releases import outliers, sampling, scales
 from silo_agent.releases.silo_side import Solving
-from silo_agent.rounds.opened_sum import OpenedRound
 
 
 class Start:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from crypto.errors import ModelError
-from silo_agent.model.tensor_files import StoredTensor
+from silo_agent.checkpoint.tensor_files import StoredTensor
 
 
 @dataclass(frozen=True)

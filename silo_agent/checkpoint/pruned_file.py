@@ -6,8 +6,8 @@ from pathlib import Path
 from torch import Tensor
 
 from crypto.errors import InputError, ModelError
-from silo_agent.model.mapped_tensors import mapped_tensor
-from silo_agent.model.tensor_files import read_tensor_file
+from silo_agent.checkpoint.mapped_tensors import mapped_tensor
+from silo_agent.checkpoint.tensor_files import read_tensor_file
 
 
 class PrunedFile(Mapping[str, Tensor]):

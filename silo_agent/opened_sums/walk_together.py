@@ -6,9 +6,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from silo_agent.checkpoint.blocks import Block
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model.activations import BlockWalk
-from silo_agent.model.blocks import Block
-from silo_agent.model.dense_weights import DenseWeights
 
 
 class WalkTogether:

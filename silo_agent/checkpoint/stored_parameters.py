@@ -21,8 +21,8 @@ from transformers.core_model_loading import (
 )
 
 from crypto.errors import ModelError
-from silo_agent.model.mapped_tensors import TORCH_DTYPES
-from silo_agent.model.tensor_files import StoredTensor
+from silo_agent.checkpoint.mapped_tensors import TORCH_DTYPES
+from silo_agent.checkpoint.tensor_files import StoredTensor
 
 _DENSE: Final = ("F64", "F32", "BF16", "F16")  # float8 comes with scales
 

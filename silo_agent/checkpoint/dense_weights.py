@@ -20,13 +20,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from crypto.errors import ModelError
-from silo_agent.model.blocks import Block, Place, find_blocks, full_name, places, prunable_parameters
-from silo_agent.model.computed_buffers import compute_buffers
-from silo_agent.model.expert_stacks import expert_stacks
-from silo_agent.model.mapped_tensors import TORCH_DTYPES, mapped_tensor
-from silo_agent.model.model_folder import copied_files, file_content, file_digests
-from silo_agent.model.stored_parameters import stored_parameters
-from silo_agent.model.tensor_files import StoredTensor, read_tensor_file
+from silo_agent.checkpoint.blocks import Block, Place, find_blocks, full_name, places, prunable_parameters
+from silo_agent.checkpoint.computed_buffers import compute_buffers
+from silo_agent.checkpoint.expert_stacks import expert_stacks
+from silo_agent.checkpoint.mapped_tensors import TORCH_DTYPES, mapped_tensor
+from silo_agent.checkpoint.model_folder import copied_files, file_content, file_digests
+from silo_agent.checkpoint.stored_parameters import stored_parameters
+from silo_agent.checkpoint.tensor_files import StoredTensor, read_tensor_file
 
 # What transformers raises on a config or tokenizer file that it cannot use: there is no common class.
 _UNUSABLE = (

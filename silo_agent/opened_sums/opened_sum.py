@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from crypto.encoding.layout import Layout, OpenedChunk, open_chunk
 from crypto.encoding.words import words_of
 from crypto.secagg.round import Round
-from silo_agent.rounds.committed_words import read_chunks
+from silo_agent.opened_sums.committed_words import read_chunks
 
 
 def opened_chunks(layout: Layout, file: Path, survivors: int) -> Iterator[OpenedChunk]:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from crypto.names import ComparisonGroup, Pruner
 from crypto.pruning.sparsity import Sparsity
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.pruning.prune import prune_blocks
 from silo_agent.results.sparse_checkpoint import SparseModel, division_of, write_sparse_model
 from support.models import STACKED, family, tiny_model

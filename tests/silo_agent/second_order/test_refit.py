@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from silo_agent.pruning.refit import refit
+from silo_agent.second_order.refit import refit
 from support.grams import layer, layer_error
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from crypto.errors import InputError
-from silo_agent.model.pruned_file import PrunedFile
+from silo_agent.checkpoint.pruned_file import PrunedFile
 
 MASKS = {"a.weight": torch.tensor([[True, False, True]]), "b.weight": torch.zeros(2, 4, dtype=torch.bool)}
 SHAPES: dict[str, tuple[int, ...]] = {"a.weight": (1, 3), "b.weight": (2, 4)}

@@ -30,12 +30,12 @@ from crypto.plan_rules import checked_plan
 from crypto.pruning.sparsity import Pattern, Sparsity
 from crypto.releases.release_spec import layout_of
 from crypto.secagg.round import Round
+from silo_agent.opened_sums.opened_rounds import Start
+from silo_agent.opened_sums.opened_sum import OpenedRound
+from silo_agent.opened_sums.together import Together
 from silo_agent.pruning.expansion import ExpandedTensor
 from silo_agent.releases.silo_side import expanded_tensors
 from silo_agent.rounds.offer_checks import check_start
-from silo_agent.rounds.opened_rounds import Start
-from silo_agent.rounds.opened_sum import OpenedRound
-from silo_agent.rounds.together import Together
 from support.importance import importance
 from support.opened import Tensors, opened, planned
 

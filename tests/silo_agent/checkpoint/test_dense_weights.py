@@ -23,9 +23,9 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import Concatenate, MergeModulelist, Transpose, WeightConverter
 
 from crypto.errors import ModelError
-from silo_agent.model import stored_parameters
-from silo_agent.model.blocks import find_blocks, prunable_parameters
-from silo_agent.model.dense_weights import DenseWeights
+from silo_agent.checkpoint import stored_parameters
+from silo_agent.checkpoint.blocks import find_blocks, prunable_parameters
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from support.models import family, in_memory, tiny_llama, tiny_model
 
 

@@ -14,8 +14,8 @@ from crypto.names import Backend, Phase, Suite
 from crypto.secagg.round import Round
 from scenarios.world import World, random_lanes, tree
 from silo_agent.cli import cli
-from silo_agent.rounds.opened_sum import OpenedRound
-from silo_agent.rounds.verify import verify_opened
+from silo_agent.opened_sums.opened_sum import OpenedRound
+from silo_agent.opened_sums.verify import verify_opened
 from sparsilo.v1 import round_pb2
 from support.commands import Ran, run
 from support.opened import Tensors, planned

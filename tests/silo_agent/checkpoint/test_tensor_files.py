@@ -16,9 +16,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from crypto.errors import ModelError, OutputError
-from silo_agent.model.mapped_tensors import mapped_tensor
-from silo_agent.model.tensor_files import DTYPES as TABLE
-from silo_agent.model.tensor_files import Entry, read_tensor_file, write_tensor_file
+from silo_agent.checkpoint.mapped_tensors import mapped_tensor
+from silo_agent.checkpoint.tensor_files import DTYPES as TABLE
+from silo_agent.checkpoint.tensor_files import Entry, read_tensor_file, write_tensor_file
 from support.raw_tensors import raw_tensors
 
 
@@ -221,7 +221,7 @@ def test_reading_and_writing_load_no_torch(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from silo_agent.model.tensor_files import read_tensor_file, write_tensor_file
+from silo_agent.checkpoint.tensor_files import read_tensor_file, write_tensor_file
 
 file = Path(sys.argv[1])
 write_tensor_file(file, [("a", "BF16", (2,))], lambda _: [b"abcd"])

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from crypto.errors import ModelError
-from silo_agent.model.mapped_tensors import as_integers, mapped_tensor
-from silo_agent.model.tensor_files import StoredTensor, TensorFile, read_tensor_file
+from silo_agent.checkpoint.mapped_tensors import as_integers, mapped_tensor
+from silo_agent.checkpoint.tensor_files import StoredTensor, TensorFile, read_tensor_file
 
 FORMAT: Final = "sparsilo-bitmask/1"
 """Metadata `format` of every file of a container, where a dense file has `pt`."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from silo_agent.pruning.gptq import Bits, group_size, quantise, round_to_nearest
+from silo_agent.second_order.gptq import Bits, group_size, quantise, round_to_nearest
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -139,7 +139,7 @@ def test_a_gram_matrix_that_no_damping_helps_leaves_rounding(spoil: Callable[[Te
 def test_weights_that_move_beyond_float32_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, gram = layer(64, 256)
     factor = torch.eye(256) + torch.full((256, 256), 3e38).triu(1)
-    monkeypatch.setattr("silo_agent.pruning.gptq.inverse_factor", lambda _: factor)
+    monkeypatch.setattr("silo_agent.second_order.gptq.inverse_factor", lambda _: factor)
     assert all(map(torch.equal, quantise(weight, gram, 4), round_to_nearest(weight, 4)))
 
 

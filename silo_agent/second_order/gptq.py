@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from crypto.names import Bits
-from silo_agent.pruning.inverse_factor import inverse_factor
+from silo_agent.second_order.inverse_factor import inverse_factor
 
 BLOCK_COLUMNS: Final = 128
 

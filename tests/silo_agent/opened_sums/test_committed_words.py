@@ -8,7 +8,7 @@ import pytest
 from crypto.errors import InputError
 from crypto.plan import SILO_NAME
 from crypto.primitives.merkle import leaf
-from silo_agent.rounds.committed_words import SUM_FILE, WORDS_SUFFIX, CommittedWords, read_chunks
+from silo_agent.opened_sums.committed_words import SUM_FILE, WORDS_SUFFIX, CommittedWords, read_chunks
 
 LENGTHS = [24, 16, 24, 16, 24, 24]
 CHUNKS = [bytes([index]) * length for index, length in enumerate(LENGTHS)]

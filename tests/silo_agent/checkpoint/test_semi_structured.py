@@ -13,8 +13,8 @@ from torch.sparse._semi_structured_conversions import sparse_semi_structured_to_
 from transformers.pytorch_utils import Conv1D
 
 from crypto.errors import ModelError
-from silo_agent.model import semi_structured
-from silo_agent.model.semi_structured import check_two_of_four, convert_to_semi_structured
+from silo_agent.checkpoint import semi_structured
+from silo_agent.checkpoint.semi_structured import check_two_of_four, convert_to_semi_structured
 from support.models import family, in_memory, tiny_model
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from crypto.errors import ModelError
-from silo_agent.model.bitmask_container import BitmaskContainer, load, stored_bytes
+from silo_agent.checkpoint.bitmask_container import BitmaskContainer, load, stored_bytes
 from support.models import family, tiny_model
 
 WIDTH = {torch.float32: 4, torch.bfloat16: 2, torch.float16: 2, torch.float64: 8, torch.int8: 1, torch.bool: 1}

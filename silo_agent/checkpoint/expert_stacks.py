@@ -5,7 +5,7 @@ So every pruner, release kind and plan knows matrices alone. Only who writes fil
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from silo_agent.model.tensor_files import StoredTensor
+from silo_agent.checkpoint.tensor_files import StoredTensor
 
 
 def expert_stacks(

@@ -5,7 +5,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from silo_agent.model.tensor_files import DTYPES, StoredTensor
+from silo_agent.checkpoint.tensor_files import DTYPES, StoredTensor
 
 TORCH_DTYPES: Final[dict[str, torch.dtype]] = {name: getattr(torch, dtype.torch_name) for name, dtype in DTYPES.items()}
 """By the name in a header."""

@@ -15,14 +15,14 @@ from crypto.names import AGGREGATOR
 from crypto.secagg.round import Round
 from crypto.secagg.verified import Verified, step
 from silo_agent.host.ahead import ahead
-from silo_agent.rounds.committed_words import (
+from silo_agent.opened_sums.committed_words import (
     SUM_FILE,
     TRANSCRIPT_FILE,
     TRANSCRIPT_FOLDER,
     WORDS_SUFFIX,
     CommittedWords,
 )
-from silo_agent.rounds.opened_sum import OpenedRound
+from silo_agent.opened_sums.opened_sum import OpenedRound
 from sparsilo.v1 import round_pb2
 
 

@@ -1,0 +1,1 @@
+"""A model's files: the tensors that they store, and the blocks that these make up."""

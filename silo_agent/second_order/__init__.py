@@ -1,0 +1,1 @@
+"""What second-order pruners and quantising make of a Gram matrix."""
