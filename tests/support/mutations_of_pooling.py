@@ -116,8 +116,8 @@ MUTATIONS = (
     Mutation(
         CHECK,
         "silo_agent/consent/ledger.py",
-        "apart = one_plan and self.kind != other.kind",
-        "apart = self.kind != other.kind",
+        "apart = one_plan and {self.kind, other.kind} == APART_IN_A_PLAN",
+        "apart = {self.kind, other.kind} == APART_IN_A_PLAN",
         "tests/attacks/test_energies_less_a_gram.py::test_both_say_the_same_of_a_text",
     ),
     Mutation(
