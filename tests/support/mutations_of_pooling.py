@@ -117,6 +117,14 @@ MUTATIONS = (
         CHECK,
         "silo_agent/consent/ledger.py",
         "apart = one_plan and {self.kind, other.kind} == APART_IN_A_PLAN",
+        "apart = one_plan and self.kind != other.kind",
+        "tests/attacks/test_energies_less_a_gram.py"
+        "::test_the_energies_that_blocks_ratios_follow_from_overlap_the_rounds_of_one_plan",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/consent/ledger.py",
+        "apart = one_plan and {self.kind, other.kind} == APART_IN_A_PLAN",
         "apart = {self.kind, other.kind} == APART_IN_A_PLAN",
         "tests/attacks/test_energies_less_a_gram.py::test_both_say_the_same_of_a_text",
     ),
