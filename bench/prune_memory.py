@@ -1,9 +1,10 @@
-"""Peak memory on 12 and on 48 equal blocks: of `silo-agent prune`, and of either side of a whole `aggregator local`.
+"""Peak memory on 12 and on 48 equal blocks: of `silo-agent prune`, and of either side of whole local runs.
 
-Run `make bench-prune-memory` (Linux, a few minutes). Both commands run as a user would run them; a thread looks at
+Run `make bench-prune-memory` (Linux, half an hour). Both commands run as a user would run them; a thread looks at
 /proc/PID/status every few milliseconds. Peak is VmHWM, the kernel's own high-water mark of all resident pages: pages of
 the program, of memory it asked for (RssAnon) and of mapped files (RssFile), of which the largest seen are shown beside
-it. A mapped page counts as long as its mapping lives. Prints one JSON document; exits with 1 when a claim is not met.
+it. A mapped page counts as long as its mapping lives. A child begins with its parent's memory, which its program then
+replaces: that is not counted. Prints one JSON document; exits with 1 when a claim is not met.
 """
 
 import argparse
@@ -19,8 +20,16 @@ from bench.prune_speed import Shape, write_llama
 from tests.support.models import write_text
 
 BLOCKS = (12, 48)
-SHAPE = Shape(hidden=512, intermediate=1408, heads=8, blocks=0, samples=8, length=256)
+SHAPE = Shape(hidden=256, intermediate=704, heads=8, blocks=0, samples=4, length=128)
 SILOS = 3
+RUNS = {
+    "votes": ("--save-counts",),
+    "energies, wanda": ("--release", "energies"),
+    "energies, admm": ("--release", "energies", "--pruner", "admm"),
+    "gram, admm": ("--release", "gram", "--pruner", "admm"),
+    "gram, admm, 4 bits": ("--release", "gram", "--pruner", "admm", "--quantise", "4"),
+}
+"""By name the options of `aggregator local`; statistics that are pooled go block by block, a round each."""
 MOST_UNLIKE = 1.05
 FIELDS = ("VmHWM", "RssAnon", "RssFile", "RssShmem")
 EVERY_SECONDS = 0.005
@@ -36,7 +45,10 @@ def peaks(module: str, *arguments: str | Path) -> tuple[Peaks, Peaks]:
     seen: dict[int, Peaks] = defaultdict(lambda: dict.fromkeys(FIELDS, 0))
     while process.poll() is None:
         for pid in (process.pid, *children(process.pid)):
-            for field, size in memory(pid).items():
+            now = memory(pid)
+            if now and now["VmHWM"] < seen[pid]["VmHWM"]:  # another program than when last looked at
+                del seen[pid]
+            for field, size in now.items():
                 seen[pid][field] = max(seen[pid][field], size)
         sleep(EVERY_SECONDS)
     if process.returncode:
@@ -58,31 +70,34 @@ def memory(pid: int) -> Peaks:
     except OSError:
         return {}
     fields = (line.split(":") for line in lines)
-    return {name: 1024 * int(value.split()[0]) for name, value in fields if name in FIELDS}
+    sizes = {name: 1024 * int(value.split()[0]) for name, value in fields if name in FIELDS}
+    return sizes if len(sizes) == len(FIELDS) else {}  # it has ended
 
 
-def measure(blocks: int, folder: Path) -> dict[str, Peaks]:
+def measure(blocks: int, folder: Path, runs: list[str]) -> dict[str, Peaks]:
     model, text = folder / "model", [write_text(folder / f"silo-{at}.txt", CHARACTERS, at) for at in range(SILOS)]
     write_llama(model, SHAPE._replace(blocks=blocks))
     size = ["--samples", str(SHAPE.samples), "--sequence-length", str(SHAPE.length)]
-    prune, _ = peaks(
-        "silo_agent.cli",
-        *("prune", "--model", model, "--calibration", text[0], "--out", folder / "keep_mask.safetensors", *size),
-    )
+    masks = folder / "keep_mask.safetensors"
+    prune, _ = peaks("silo_agent.cli", "prune", "--model", model, "--calibration", text[0], "--out", masks, *size)
     progress(f"{blocks} blocks: pruned: {prune}")
+    by_role = {"silo-agent prune": prune}
     calibration = [word for file in text for word in ("--calibration", file)]
-    aggregator, silo = peaks(
-        "aggregator.cli", "local", "--model", model, *calibration, "--out", folder / "out", *size, "--save-counts"
-    )
-    progress(f"{blocks} blocks: aggregator: {aggregator}; silo: {silo}")
-    return {"silo-agent prune": prune, "aggregator": aggregator, "silo-agent run": silo}
+    for run in runs:
+        with TemporaryDirectory(dir=folder) as work:
+            out = Path(work) / "out"
+            options: list[str | Path] = ["local", "--model", model, *calibration, "--out", out, *size, *RUNS[run]]
+            aggregator, silo = peaks("aggregator.cli", *options)
+        progress(f"{blocks} blocks: {run}: aggregator: {aggregator}; silo: {silo}")
+        by_role |= {f"{run}: aggregator": aggregator, f"{run}: silo-agent run": silo}
+    return by_role
 
 
-def main(numbers: list[int]) -> None:
+def main(numbers: list[int], runs: list[str]) -> None:
     found: dict[int, dict[str, Peaks]] = {}
     for blocks in numbers:
         with TemporaryDirectory() as folder:
-            found[blocks] = measure(blocks, Path(folder))
+            found[blocks] = measure(blocks, Path(folder), runs)
     few, many = found[min(found)], found[max(found)]
     publish(
         {
@@ -104,4 +119,6 @@ def main(numbers: list[int]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Memory of pruning by the number of blocks.")
     parser.add_argument("--blocks", type=int, nargs="+", default=BLOCKS)
-    main(parser.parse_args().blocks)
+    parser.add_argument("--runs", nargs="+", default=[*RUNS], choices=RUNS)
+    arguments = parser.parse_args()
+    main(arguments.blocks, arguments.runs)
