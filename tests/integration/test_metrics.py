@@ -97,14 +97,14 @@ class Looks:
 def test_metrics_and_probes_during_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = tiny_llama(tmp_path / "dense")
+    model = tiny_llama(tmp_path / "folder-of-the-model")
     files = [write_text(tmp_path / f"secret-ward-{name}.txt", 900, seed=at) for at, name in enumerate("abc")]
     looks = Looks(monkeypatch)
     ran = local(model, files, tmp_path / "out", capsys, "--samples", 4, "--sequence-length", 32)
     assert ran.code == 0, ran.err
     looks.look_at_aggregator()
     for role in ROLES:
-        check_role(role, looks.during[role], looks.after[role], ["secret", str(tmp_path), "dense"])
+        check_role(role, looks.during[role], looks.after[role], ["secret", str(tmp_path), model.name])
     during, after = samples(looks.during["aggregator"]), samples(looks.after["aggregator"])
     assert during["sparsilo_aggregator_silos", ()] == 3
     assert during["sparsilo_aggregator_survivors", ()] == 0

@@ -205,7 +205,7 @@ def test_products_of_attentions_inputs_alone(name: str, tmp_path: Path, monkeypa
     weights = DenseWeights.open(tiny_model(tmp_path / "dense", family(name), seed=3))
     settled: dict[str, ReleaseKind] = {}
 
-    def note(self: Together, solved: ExpandedTensor, gram: Tensor, sparsity: Sparsity, kind: ReleaseKind) -> Any:
+    def note(self: Together, solved: ExpandedTensor, _g: Tensor, _s: Sparsity, kind: ReleaseKind, _a: Any) -> Any:
         settled[solved.name] = kind
         return solved
 
