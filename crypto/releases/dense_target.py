@@ -50,7 +50,9 @@ class DenseTargetSpec(GramSpec):
                 f"plan: rounds[{index}]: aims at the dense model block after block: the schedule is iterative"
             )
         if plan.pruning.gram_inputs is not GramInputs.ALL:
-            raise PlanError(f"plan: rounds[{index}]: the last layer is pruned by products: gram_inputs is all")
+            raise PlanError(
+                f"plan: rounds[{index}]: aims at the dense model by products of all inputs: leave out gram_inputs"
+            )
         for tensor in plan.tensors(index):
             outputs = oriented(tensor)[0]
             if len(tensor.output_exponents) != outputs:

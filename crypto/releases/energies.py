@@ -86,7 +86,7 @@ class EnergiesSpec(ReleaseSpec):
         yield Section(energies_section(tensor.name), oriented(tensor)[1], ENERGY_WIDTH)
 
     def what(self, plan: Plan) -> str:
-        """Say what is summed."""
+        """Return in words what rounds of this kind sum over a text."""
         del plan
         return "the sum of squares of each input feature of the weight matrices"
 

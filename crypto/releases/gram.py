@@ -52,7 +52,7 @@ class GramSpec(EnergiesSpec):
             yield Section(gram_section(tensor.name), triangle(oriented(tensor)[1]), GRAM_WIDTH)
 
     def what(self, plan: Plan) -> str:
-        """Say what is summed."""
+        """Return in words what rounds of this kind sum over a text."""
         products, squares = "the sum of products of every two input features of", "the sum of squares of each of"
         if plan.pruning.gram_inputs is GramInputs.ALL:
             return f"{products} the weight matrices"

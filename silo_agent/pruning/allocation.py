@@ -26,7 +26,7 @@ OUTLIER_FACTOR: Final = 5
 """The paper's M: an outlier's score is above M times the mean."""
 
 BITS: Final = 24
-"""Of a float32's significand."""
+"""How many bits a float32's significand has, the hidden one included."""
 
 EXPONENTS: Final = range(-148, 129)
 """Of float32 values in [2^(e - 1), 2^e), subnormal ones included."""

@@ -290,6 +290,13 @@ def test_an_approver_reads_what_the_target_adds() -> None:
     assert any(sentence.startswith("dense_target, over all survivors: ") for sentence in words.revealed_to.aggregator)
 
 
+def of_attention_alone(message: plan_pb2.Plan) -> None:
+    message.pruning.gram_inputs = "attention"
+    for tensor in message.model:
+        tensor.name = tensor.name.replace("b", "attn", 1)
+        tensor.shares_input_of = tensor.shares_input_of.replace("b", "attn", 1)
+
+
 def one_shot(message: plan_pb2.Plan) -> None:
     message.pruning.schedule = ""
     for _ in range(2):
@@ -330,6 +337,7 @@ def is_not_prunable(message: plan_pb2.Plan) -> None:
     ("change", "problem"),
     [
         (one_shot, "the schedule is iterative"),
+        (of_attention_alone, "leave out gram_inputs"),
         (reads_energies, "wanda reads energies alone"),
         (one_exponent_too_few, "model b0.w: output_exponents: are not 10"),
         (none_in_a_block, "output_exponents: are not those of one tensor in 2 blocks"),
