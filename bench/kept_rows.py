@@ -55,4 +55,5 @@ class KeptRows:
                         progress(f"{domain} {target} {way}:", rows[way])
 
     def _save(self) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self._file, json.dumps({"setting": self._setting, "tables": self.tables}, indent=2).encode())

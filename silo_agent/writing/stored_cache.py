@@ -15,23 +15,31 @@ def store(cache: Any, folder: Path) -> None:
 
     What looks back over a window stays in memory. A token more raises OutputError where the disk has no room.
     """
-    for index, layer in enumerate(getattr(cache, "layers", ())):
-        if type(layer) is DynamicLayer and layer.is_initialized:
-            _store(layer, folder, index)
+    layers = getattr(cache, "layers", [])
+    for index, layer in enumerate(layers):
+        if type(layer) is not DynamicLayer or layer.keys is None or layer.values is None:
+            continue
+        if layer.keys.numel() and layer.values.numel():  # a file of nothing cannot be mapped
+            layers[index] = _StoredLayer(layer.keys, layer.values, folder / str(index))
 
 
-def _store(layer: Any, folder: Path, index: int) -> None:
-    if not (layer.keys.numel() and layer.values.numel()):  # a file of nothing cannot be mapped
-        return
-    files = [_GrowingFile(folder / f"{index}.{kind}") for kind in ("keys", "values")]
+class _StoredLayer(DynamicLayer):
+    """A layer whose `keys` and `values` are in two files; as attributes they are empty."""
 
-    def update(*states: Any, **_: Any) -> tuple[Tensor, ...]:
-        """Add keys and values of further tokens; return those of all: [..., tokens, size]."""
-        return tuple(file.with_more(more) for file, more in zip(files, states, strict=False))
+    def __init__(self, keys: Tensor, values: Tensor, path: Path) -> None:
+        DynamicLayer.__init__(self)
+        self._files = [_GrowingFile(path.with_suffix(f".{kind}")) for kind in ("keys", "values")]
+        self.lazy_initialization(keys, values)
+        self.update(keys, values)
 
-    update(layer.keys, layer.values)
-    layer.lazy_initialization(layer.keys, layer.values)  # forgets them
-    layer.update, layer.get_seq_length = update, lambda: files[0].tokens
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **_options: Any) -> tuple[Tensor, Tensor]:
+        """Add keys and values of further tokens, [..., tokens, size]; return those of all."""
+        keys, values = self._files
+        return keys.with_more(key_states), values.with_more(value_states)
+
+    def get_seq_length(self) -> int:
+        """Return of how many tokens there are keys."""
+        return self._files[0].tokens
 
 
 class _GrowingFile:

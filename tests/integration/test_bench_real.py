@@ -72,7 +72,7 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(f"bench.{module}.WAYS", ways)
     text, tokens = torch.ones(1, real.PROMPT + 2, dtype=torch.int64), torch.ones(1, 8, dtype=torch.int64)
     figures = partial(real.figures_of, held_out=tokens, text=text)
-    file = tmp_path / "results.json"
+    file = tmp_path / "made with the first row" / "results.json"
     for targets, asked_for in ((["0.5", "2:4"], ["one", "one, OWL"]), (["0.5"], [*ways])):
         kept = KeptRows(file, {"length": 8})
         kept.measure(Silos([], [], tokens), "prose", targets, asked_for, dense, tokens, figures)
