@@ -15,10 +15,12 @@ from crypto.names import Allocation, Pruner
 from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Pattern, Sparsity
 from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.model.activations import BlockWalk
 from silo_agent.model.calibration import read_sequences
 from silo_agent.model.perplexity import negative_log_likelihood
 from silo_agent.pruning.allocation import spread_sparsities
-from silo_agent.pruning.prune import prune_blocks
+from silo_agent.pruning.prune import prune_blocks, prune_weight
+from silo_agent.second_order.public_correlations import with_public_correlations
 
 CPU = torch.device("cpu")
 
@@ -77,6 +79,29 @@ def prune(
         progress=lambda *_: None,
     )
     return {tensor.name: tensor.changed for tensor in pruned}
+
+
+def prune_by_energies(
+    weights: DenseWeights, text: Tensor, self_text: Tensor, pruner: Pruner, target: str
+) -> dict[str, Tensor]:
+    """By name the new weights that `--release energies` makes of all this text, block by block, without a run.
+
+    The pruner solves with the text's energies and the correlations of `self_text`. `target` is as in `prune`.
+    """
+    changed: dict[str, Tensor] = {}
+    sparsity = Sparsity(Pattern.parse(target) if ":" in target else Decimal(target), PRUNERS[pruner].own_group)
+    walks = [BlockWalk(weights, sequences, device=CPU) for sequences in (text, self_text)]
+    for block, _ in zip(*walks, strict=True):
+        energies, grams = walks[0].energies(), walks[1].grams()
+        of_block = {}
+        for name in block.prunable:
+            gram = with_public_correlations(energies[name], grams[name])
+            of_block[name] = prune_weight(weights, name, gram, pruner, sparsity, CPU).changed
+        changed |= of_block
+        if block is not weights.blocks[-1]:
+            for walk in walks:
+                walk.advance(of_block)
+    return changed
 
 
 def federate(model: Path, silos: Silos, out: Path, target: str, *options: str) -> None:

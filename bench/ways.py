@@ -14,7 +14,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from bench.pruned_models import Changed, Silos, federate, prune
+from bench.pruned_models import Changed, Silos, federate, prune, prune_by_energies
 from crypto.backends.verification import verify_transcript
 from crypto.names import Allocation, Pruner, Suite
 from crypto.pruning.sparsity import Sparsity
@@ -49,6 +49,11 @@ class Setting:
     def here_with_owl(self, pruner: Pruner, text: Tensor) -> Iterator[Changed]:
         """Yield a model whose blocks' sparsity ratios are OWL's of the text too."""
         yield self.weights, prune(self.weights, text, pruner, self.target, Allocation.OWL)
+
+    def by_energies(self, pruner: Pruner) -> Iterator[Changed]:
+        """Yield what `--release energies` makes of all silos' text, without a run."""
+        pooled = self.silos.pooled
+        yield self.weights, prune_by_energies(self.weights, pooled, self.self_text, pruner, self.target)
 
     def run(self, *options: str) -> Path:
         """Return the folder of a federation's results; one with these options runs once."""
@@ -136,6 +141,7 @@ def _of_solver(pruner: Pruner, solver: str) -> dict[str, Callable[[Setting], Ite
         f"{solver}, {ALONE}": lambda at: at.here(pruner, *at.silos.calibration),
         WEIGHTS if pruner is Pruner.SPARSEGPT else f"{WEIGHTS}, {solver}": lambda at: at.together(*weights),
         f"{ENERGIES}, {solver}": lambda at: at.together("--release", "energies", "--pruner", pruner),
+        f"{ENERGIES}, {solver}, centralised": lambda at: at.by_energies(pruner),
         f"{GRAM}, {solver}": lambda at: at.together("--release", "gram", "--pruner", pruner),
         f"{GRAM}, {solver}, dense target": lambda at: at.together("--release", "dense_target", "--pruner", pruner),
         f"{solver}, centralised": lambda at: at.here(pruner, at.silos.pooled),
