@@ -85,7 +85,9 @@ def measure(count: int, folder: Path) -> dict[str, Any]:
             programs.start(silo, "silo_agent.cli", "run", folder / silo / "agent.yaml")
         plan = folder / "plan.yaml"
         seconds = {"phase_seconds": PATIENCE_SECONDS, "preparation_seconds": PATIENCE_SECONDS}
-        plan.write_text(yaml.safe_dump({"samples": 4, "sequence_length": 32, "sparsity_ratio": 0.5, **seconds}))
+        plan.write_text(
+            yaml.safe_dump({"release": "votes", "samples": 4, "sequence_length": 32, "sparsity_ratio": 0.5, **seconds})
+        )
         began = monotonic()
         name, runs = command(aggregator, "plan", "submit", plan, "--config", config)["run"], Runs(folder / "state")
         while not (run := runs.find(name)).is_over:

@@ -23,8 +23,8 @@ BLOCKS = (12, 48)
 SHAPE = Shape(hidden=256, intermediate=704, heads=8, blocks=0, samples=4, length=128)
 SILOS = 3
 RUNS = {
-    "votes": ("--save-counts",),
-    "energies, wanda": ("--release", "energies"),
+    "votes": ("--release", "votes", "--save-counts"),
+    "energies, wanda": ("--release", "energies", "--pruner", "wanda"),
     "energies, admm": ("--release", "energies", "--pruner", "admm"),
     "gram, admm": ("--release", "gram", "--pruner", "admm"),
     "gram, admm, 4 bits": ("--release", "gram", "--pruner", "admm", "--quantise", "4"),

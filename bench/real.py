@@ -96,11 +96,13 @@ def figures_of(models: Iterable[Changed], held_out: Tensor, text: Tensor) -> Row
 
 
 def markdown(table: Mapping[str, Mapping[str, Row]], figure: str) -> str:
-    """A table of one figure, a row a line; what was not measured is left empty."""
+    """A table of one figure, a row a line; what was not measured is left empty, or out where that is all of a row."""
     targets = [target for target in RATIOS if target in table]
     lines = [f"| | {' | '.join(targets)} |", f"|---|{'--:|' * len(targets)}"]
     for way in WAYS:
         rows = [table[target].get(way) for target in targets]
+        if not any(rows):
+            continue
         cells = ["" if row is None else f"{row[figure]:.2f}" for row in rows]
         lines.append(f"| {way} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -123,8 +125,8 @@ The model is Gemma 3 of 268 M parameters, in 4 bits as its packages bring it, wi
 all together; lower is better. Beside it is the share of tokens of the dense model's greedy continuations of
 {len(PROMPTS)} prompts, {CONTINUED} tokens each, that the pruned model, given all before, holds the likeliest too.
 
-The rows are those of [What pruning together is worth](quality.md), which explains them; what was not measured is
-left empty.
+The rows are those of [What pruning together is worth](quality.md), which explains them. What was not measured is left
+empty, or out where that is all of a row.
 
 {chr(10).join(of_domains)}
 Measured on {machine["cpu"]} with Python {machine["python"]} and torch {version("torch")}.

@@ -129,8 +129,10 @@ ENERGIES, GRAM = "energies", "gram"
 WITH_OWL = ", OWL"
 """What a row's name ends with whose blocks have sparsity ratios of their own: there is none of an n:m pattern."""
 
-SHARED = ("--save-transcript",)
-OF_WEIGHTS = ("--release", "weights", "--pruner", "sparsegpt", *SHARED)
+OF_VOTES = ("--release", "votes")
+OF_WEIGHTS = ("--release", "weights", "--pruner", "sparsegpt", "--save-transcript")
+OF_ENERGIES = ("--release", "energies", "--pruner", "wanda")
+SHARED = (*OF_VOTES, "--save-transcript")
 SOLVERS: Final = {Pruner.SPARSEGPT: "SparseGPT", Pruner.ADMM: "ADMM", Pruner.ALPS: "ALPS"}
 
 
@@ -156,12 +158,12 @@ WAYS: Final[Mapping[str, Callable[[Setting], Iterable[Changed]]]] = {
     VOTES: lambda at: at.together(*SHARED),
     FEDPRLLM: lambda at: at.ties_at_random(*SHARED),
     "votes, ties by magnitude": lambda at: at.ties_by_magnitude(*SHARED),
-    ITERATIVE: lambda at: at.together("--schedule", "iterative"),
-    SCALED: lambda at: at.together("--weight-scaling"),
-    f"{VOTES}{WITH_OWL}": lambda at: at.together("--allocation", "owl"),
-    ENERGIES: lambda at: at.together("--release", "energies"),
+    ITERATIVE: lambda at: at.together(*OF_VOTES, "--schedule", "iterative"),
+    SCALED: lambda at: at.together(*OF_VOTES, "--weight-scaling"),
+    f"{VOTES}{WITH_OWL}": lambda at: at.together(*OF_VOTES, "--allocation", "owl"),
+    ENERGIES: lambda at: at.together(*OF_ENERGIES),
     f"{ENERGIES}, RIA": lambda at: at.together("--release", "energies", "--pruner", "ria"),
-    f"{ENERGIES}{WITH_OWL}": lambda at: at.together("--release", "energies", "--allocation", "owl"),
+    f"{ENERGIES}{WITH_OWL}": lambda at: at.together(*OF_ENERGIES, "--allocation", "owl"),
     "Wanda, centralised": lambda at: at.here(Pruner.WANDA, at.silos.pooled),
     FEDSPALLM: lambda at: at.ties_at_random(*OF_WEIGHTS),
     "weights, ties by magnitude": lambda at: at.ties_by_magnitude(*OF_WEIGHTS),

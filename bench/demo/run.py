@@ -41,7 +41,6 @@ def demo(out: Path, ratio: str) -> None:
         *("--out", str(out / "pruned")),
         *("--samples", str(SAMPLES), "--sequence-length", str(LENGTH), "--sparsity-ratio", ratio),
         *("--evaluate", str(HELD_OUT)),
-        "--save-counts",
     )
 
 
