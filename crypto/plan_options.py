@@ -133,8 +133,17 @@ class PlanOptions:
             "block should write to make up for pruning (dense_target).",
             choices=tuple(kind for kind in ReleaseKind if release_spec(kind).prunes),
         ),
-    ] = ReleaseKind.VOTES
-    pruner: Annotated[Pruner, partial(PlanOption, "pruning.pruner", _told_elsewhere)] = Pruner.WANDA
+    ] = ReleaseKind.GRAM
+    pruner: Annotated[
+        Pruner | None,
+        partial(
+            PlanOption,
+            "pruning.pruner",
+            _told_elsewhere,
+            "What decides which weights are zeroed, and changes others where it can.",
+            unset="wanda with votes, sparsegpt with weights, otherwise admm",
+        ),
+    ] = None
     sparsity_ratio: Annotated[
         Decimal | None,
         partial(
@@ -331,8 +340,13 @@ class PlanOptions:
         if self.pattern is not None:
             return Sparsity(Pattern.parse(self.pattern), ComparisonGroup.ROW)
         ratio = USUAL_RATIO if self.sparsity_ratio is None else self.sparsity_ratio
-        usual = PRUNERS[self.pruner].own_group if release_spec(self.release).pools else USUAL_GROUP
+        usual = PRUNERS[self.pruner_or_usual].own_group if release_spec(self.release).pools else USUAL_GROUP
         return Sparsity(ratio, self.comparison_group or usual)
+
+    @property
+    def pruner_or_usual(self) -> Pruner:
+        """The pruner asked for, or else the usual one of what is summed."""
+        return self.pruner or release_spec(self.release).usual_pruner
 
 
 def _named(name: str, annotation: Any) -> PlanOption:  # Any, as Python's own typing has annotations

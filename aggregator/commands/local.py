@@ -167,7 +167,9 @@ def _asked(options: Mapping[str, Any]) -> PlanOptions:
     if asked.pattern is not None:
         Pattern.parse(asked.pattern)  # found wrong here, before the model is looked at
     if options["save_counts"] and release_spec(asked.release).pools:
-        raise ConfigError(f"--save-counts: nobody votes in {asked.release} rounds", hint="leave it out")
+        raise ConfigError(
+            f"--save-counts: nobody votes in {asked.release} rounds", hint="add --release votes, or leave it out"
+        )
     return asked
 
 

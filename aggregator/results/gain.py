@@ -8,22 +8,16 @@ from crypto.pruning.pruners import PRUNERS
 from silo_agent.model.paired_difference import PairedDifference, Verdict
 
 NEXT_RELEASE: Final = {
-    ReleaseKind.VOTES: ReleaseKind.ENERGIES,
-    ReleaseKind.WEIGHTS: ReleaseKind.ENERGIES,
+    ReleaseKind.VOTES: ReleaseKind.GRAM,
+    ReleaseKind.WEIGHTS: ReleaseKind.GRAM,
     ReleaseKind.ENERGIES: ReleaseKind.GRAM,
     ReleaseKind.GRAM: ReleaseKind.DENSE_TARGET,
 }
 NEXT_PRUNER: Final = {
-    Pruner.MAGNITUDE: Pruner.WANDA,
-    Pruner.WANDA: Pruner.SPARSEGPT,
-    Pruner.RIA: Pruner.SPARSEGPT,
-    Pruner.SPARSEGPT: Pruner.ADMM,
-    Pruner.SWAPS: Pruner.ADMM,
+    **dict.fromkeys((Pruner.MAGNITUDE, Pruner.WANDA, Pruner.RIA, Pruner.SPARSEGPT, Pruner.SWAPS), Pruner.ADMM),
     Pruner.ADMM: Pruner.ALPS,
 }
-"""What lost less than the entry in measurements on small models, as a rule: another solver was worth more than another
-release.
-"""
+"""What lost less than the entry in measurements on two small models (docs/adr/0043)."""
 
 MUTE: Final = "Whether federating beat sharing nothing is unknown: this model cannot write the text for that."
 NOTHING_ELSE: Final = "Next to try: nothing. What lost less in measurements needs text that the model writes."
@@ -110,5 +104,5 @@ def _next_to_try(release: ReleaseKind, pruner: Pruner, is_worth_it: bool) -> Nex
             f"{next_pruner} where `silo-agent gain` says that own text helps."
         )
     if next_release is ReleaseKind.GRAM and release is not ReleaseKind.GRAM:
-        words += " A Gram matrix takes far more bytes than energies."
+        words += " Gram matrices take more bytes, and say which words occur."
     return NextToTry(next_release, next_pruner, words)

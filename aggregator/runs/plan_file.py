@@ -39,7 +39,8 @@ class PlanFile(PlanOptions):
             raise ConfigError(f"{file}: pattern: says it all", hint="leave out sparsity_ratio and comparison_group")
         if asked.save_counts and release_spec(asked.release).pools:
             raise ConfigError(
-                f"{file}: save_counts: nobody votes where {asked.release} are pooled", hint="leave it out"
+                f"{file}: save_counts: nobody votes in {asked.release} rounds",
+                hint="add release: votes, or leave it out",
             )
         # A 0 says in a file that nothing is asked for.
         return replace(asked, threshold=asked.threshold or None, sequence_length=asked.sequence_length or None)

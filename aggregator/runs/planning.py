@@ -125,7 +125,8 @@ class Planner:
             candidates = message.rounds.add(evaluation=plan_pb2.Evaluation(sequences=evaluate)).evaluation.candidates
             candidates.add(name=DENSE, dense=True)
             candidates.add(name=FEDERATED, pruned=True)
-            if PRUNERS[self._asked.pruner].reads_text and self._writes_text():  # else no text changes what it is
+            reads_text = PRUNERS[self._asked.pruner_or_usual].reads_text  # else no text changes what it prunes
+            if reads_text and self._writes_text():
                 candidates.add(name=SELF_CALIBRATED, self_calibrated=True)
             if not self._asked.cohort_floor and self._asked.schedule is Schedule.ONE_SHOT:
                 candidates.add(name=OWN, own=True)  # else a silo has no pruned model of its own
@@ -182,6 +183,7 @@ def _completed(asked: PlanOptions, weights: DenseWeights, silos: Sequence[str]) 
     all_blocks = dict.fromkeys(silos, len(weights.blocks)) if asked.cohort_floor else {}
     return replace(
         asked,
+        pruner=asked.pruner_or_usual,
         sparsity_ratio=None if isinstance(sparsity.target, Pattern) else sparsity.target,
         comparison_group=sparsity.group,
         schedule=asked.schedule or (Schedule.ITERATIVE if release_spec(asked.release).pools else Schedule.ONE_SHOT),

@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 from crypto.encoding.lanes import lane_width
 from crypto.encoding.layout import Section
 from crypto.errors import PlanError
-from crypto.names import Allocation, GramInputs, ReleaseKind
+from crypto.names import Allocation, GramInputs, Pruner, ReleaseKind
 from crypto.plan import Plan, oriented
 from crypto.pruning.attention import is_attentions
 from crypto.pruning.pruners import PRUNERS
@@ -64,6 +64,7 @@ class EnergiesSpec(ReleaseSpec):
     kind = ReleaseKind.ENERGIES
     says = "input statistics"
     prunes = True
+    usual_pruner = Pruner.ADMM
     pools = True
     opens = "for every input feature of the weight matrices the sum of squares over all silos' text"
     not_protected: ClassVar[tuple[str, ...]] = (

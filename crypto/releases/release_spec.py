@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import ClassVar
 
 from crypto.encoding.layout import Layout, Section
-from crypto.names import ReleaseKind
+from crypto.names import Pruner, ReleaseKind
 from crypto.plan import Plan
 
 
@@ -22,6 +22,8 @@ class ReleaseSpec(ABC):
     """What the values tell of the text. Two rounds that say the same, over the same weights, overlap (2.5.7)."""
     prunes: ClassVar[bool] = False
     """Whether the opened sums become the pruned model: then it is what a run can be asked to release."""
+    usual_pruner: ClassVar[Pruner]
+    """Of a kind that prunes, the pruner of a run that names none: the one it was published with, or measured best."""
     pools: ClassVar[bool] = False
     """Whether silos release statistics of their text, by whose sum everybody prunes, and not what each pruned."""
     preceded_by: ClassVar[tuple[ReleaseKind, ...]] = ()

@@ -6,7 +6,7 @@ from typing import ClassVar, Final
 
 from crypto.encoding.lanes import lane_width
 from crypto.encoding.layout import Section
-from crypto.names import Allocation, ReleaseKind, Schedule
+from crypto.names import Allocation, Pruner, ReleaseKind, Schedule
 from crypto.plan import Plan, oriented
 from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import group_shape
@@ -36,6 +36,7 @@ class VotesSpec(ReleaseSpec):
     kind = ReleaseKind.VOTES
     says = "keep masks"
     prunes = True
+    usual_pruner = Pruner.WANDA
     opens = "for every weight how many silos keep it, and for every comparison group how many weights they keep in all"
     not_protected: ClassVar[tuple[str, ...]] = (
         "Where all survivors agree on a weight, its count tells each one's choice. With few silos that is so for most "

@@ -6,7 +6,7 @@ from typing import Final
 from crypto.encoding.lanes import lane_width
 from crypto.encoding.layout import Section
 from crypto.errors import PlanError
-from crypto.names import ReleaseKind
+from crypto.names import Pruner, ReleaseKind
 from crypto.plan import Plan
 from crypto.pruning.pruners import PRUNERS
 from crypto.releases.votes import VotesSpec, counted_weights, vote_sections
@@ -24,6 +24,7 @@ class WeightsSpec(VotesSpec):
     """What votes are, with a signed fixed-point number a weight, whose scale the round before has fixed."""
 
     kind = ReleaseKind.WEIGHTS
+    usual_pruner = Pruner.SPARSEGPT
     preceded_by = (ReleaseKind.SCALES,)
     opens = (
         "for every weight how many silos keep it and the sum of their differences from the dense weight, and for every "

@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # --help need not wait for torch
 @click.command()
 @click.option("--model", required=True, help="Folder of the dense model, or its hub id, owner/name@commit.")
 @click.option("--calibration", required=True, type=FILE, help="This silo's text, .txt or .jsonl.")
-@pruner_option
+@pruner_option(default=Pruner.ADMM)
 @ratio_option
 @pattern_option
 @click.option("--samples", type=click.IntRange(1), default=128, show_default=True, help="Calibration sequences.")
@@ -68,7 +68,7 @@ def gain(
 
     \b
     Example:
-      silo-agent gain --model llama --calibration notes.jsonl --pruner sparsegpt --sparsity-ratio 0.6
+      silo-agent gain --model llama --calibration notes.jsonl --sparsity-ratio 0.6
     """
     with failing_as(output):
         if pattern is not None and sparsity_ratio is not None:

@@ -35,7 +35,7 @@ SELF: Final = "self"
 @click.option("--out", required=True, type=FILE, help="File to write: bool tensors, True = kept.")
 @click.option("--save-weights", type=FILE, help="File to write: the pruned weights themselves.")
 @click.option("--save-quantised", type=FILE, help="Folder to write: the model with quantised weights, packed.")
-@pruner_option
+@pruner_option(default=Pruner.WANDA)
 @ratio_option
 @pattern_option
 @click.option(

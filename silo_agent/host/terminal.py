@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from crypto.errors import SparsiloError
-from crypto.names import Suite
+from crypto.names import Pruner, Suite
 from crypto.plan_options import PLAN_OPTIONS, PlanOption
 from silo_agent.host.freed_memory import keep_freed_memory
 
@@ -84,9 +84,14 @@ def plan_option(option: PlanOption) -> Callable[[_Command], _Command]:
     )
 
 
-pruner_option, ratio_option, pattern_option = (
-    plan_option(option) for option in PLAN_OPTIONS if option.name in ("pruner", "sparsity_ratio", "pattern")
+ratio_option, pattern_option = (
+    plan_option(option) for option in PLAN_OPTIONS if option.name in ("sparsity_ratio", "pattern")
 )
+
+
+def pruner_option(default: Pruner) -> Callable[[_Command], _Command]:
+    """Return the option `--pruner` of a command that no release kind chooses the pruner for."""
+    return click.option("--pruner", type=choice_of(Pruner), default=default.value, show_default=True)
 
 
 def completion_command(program: str, group: click.Group) -> click.Command:

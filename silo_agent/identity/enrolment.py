@@ -120,6 +120,8 @@ def policy_file(trusted: bytes) -> str:
     return f"""# What this silo agrees to (docs/formats.md). Change it to what your institution decided.
 models: ["{trusted.hex()}"]  # the only models that may be pruned, by digest
 approval: manual  # a person looks at every plan: silo-agent pending, approve, reject
+release_kinds: [votes, weights, scales, outliers, sampling, evaluation]  # what rounds may sum; gram, a plan's default,
+# makes better models and tells which words occur: decide on it (docs/threat-model.md)
 least_survivors: 3
 least_honest_survivors: 3
 colluders: 0  # dishonest silos, beside the aggregator, that a plan must withstand

@@ -89,7 +89,7 @@ def _write_records(
         if seen is None:
             raise ModelError(
                 f"{weights.folder}: this kind of model cannot write text here: it keeps no keys and values",
-                hint="give a file with --calibration",
+                hint="give a file with --calibration; a run does without with --release votes",
             )
         if step == 1 and device.type == "cpu":
             store(seen, folder)

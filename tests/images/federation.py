@@ -28,6 +28,7 @@ CONFIG = ("--config", "/etc/sparsilo/aggregator.yaml")
 IDENTITY = "/var/lib/sparsilo/identity"
 AGENT = ("--config", f"{IDENTITY}/agent.yaml")
 PLAN = {
+    "release": "votes",
     "samples": 4,
     "sequence_length": 32,
     "sparsity_ratio": "0.5",

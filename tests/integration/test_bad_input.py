@@ -119,7 +119,10 @@ OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     "a pattern that is none": (("--pattern", "4:2"), "4:2"),
     "a pattern that does not divide the inputs": (("--pattern", "1:5"), "1:5"),
     "unknown schedule": (("--schedule", "never"), "one-shot"),
-    "weights that no pruner changes": (("--release", "weights"), "wanda leaves kept weights as they are"),
+    "weights that no pruner changes": (
+        ("--release", "weights", "--pruner", "wanda"),
+        "wanda leaves kept weights as they are",
+    ),
     "a capacity that is no number": (("--cohort-floor", 3, "--capacity", "a=x"), "SILO=NUMBER"),
     "a capacity of nobody": (("--cohort-floor", 3, "--capacity", "z=1"), "z is no silo"),
     "capacities that leave a block to two": (("--cohort-floor", 3, "--capacity", "a=1"), "capacity: 5 blocks in all"),

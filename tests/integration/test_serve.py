@@ -167,7 +167,7 @@ def test_a_plan_is_not_submitted_before_all_have_pinned_the_roster(deployment: D
     shown = deployment.silo("a", "roster", "show", "--output", "json").data
     assert deployment.silo("a", "roster", "pin", "--fingerprint", shown["fingerprint"]).code == 0
     plan = deployment.folder / "plan.yaml"
-    plan.write_text("samples: 4\nsequence_length: 32\n")
+    plan.write_text("release: votes\nsamples: 4\nsequence_length: 32\n")
     refused = deployment.aggregator("plan", "submit", plan)
     assert refused.code == 2
     assert "not signed by b, c" in refused.err

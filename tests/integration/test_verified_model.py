@@ -29,7 +29,7 @@ KINDS: dict[str, tuple[object, ...]] = {
         "--evaluate",
         1,
     ),
-    "energies": ("--release", "energies"),
+    "energies": ("--release", "energies", "--pruner", "wanda"),
     "quantised": ("--release", "gram", "--pruner", "sparsegpt", "--quantise", 4),
 }
 ROUNDS = {

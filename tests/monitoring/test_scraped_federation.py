@@ -79,7 +79,14 @@ def test_a_silo_is_killed_and_budgets_are_spent(tmp_path: Path, capsys: pytest.C
         yaml.safe_dump({"address": address, "public_address": address, "model": "dense", "state": "aggregator"})
     )
     plan = tmp_path / "plan.yaml"
-    asked = {"samples": 4, "sequence_length": 32, "threshold": 2, "phase_seconds": 10, "preparation_seconds": 10}
+    asked = {
+        "release": "votes",
+        "samples": 4,
+        "sequence_length": 32,
+        "threshold": 2,
+        "phase_seconds": 10,
+        "preparation_seconds": 10,
+    }
     plan.write_text(yaml.safe_dump(asked))
     agents = [tmp_path / silo / "agent.yaml" for silo in SILOS]
     with ExitStack() as stack:

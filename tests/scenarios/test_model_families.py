@@ -146,7 +146,7 @@ def federated(weights: DenseWeights, asked: PlanOptions, folder: Path) -> Path:
 @pytest.mark.parametrize("name", BLOCKS)
 def test_wanda_and_pooled_energies(name: str, tmp_path: Path) -> None:
     """The keep masks are those that Wanda chooses with all silos' text in one place."""
-    asked = PlanOptions(release=ReleaseKind.ENERGIES, sparsity_ratio=Decimal("0.6"), samples=6, sequence_length=LENGTH)
+    asked = PlanOptions(ReleaseKind.ENERGIES, Pruner.WANDA, Decimal("0.6"), samples=6, sequence_length=LENGTH)
     weights = DenseWeights.open(tiny_model(tmp_path / "dense", family(name), seed=3))
     model = DenseWeights.open(federated(weights, asked, tmp_path / "run"))
     text = torch.cat([sequences(silo) for silo in range(SILOS)])
@@ -263,7 +263,7 @@ def check(name: str, folder: Path, asked: PlanOptions, zeros: Any, dtype: torch.
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_wanda_and_votes(name: str, tmp_path: Path) -> None:
-    asked = PlanOptions(sparsity_ratio=Decimal("0.6"), samples=6, sequence_length=LENGTH)
+    asked = PlanOptions(ReleaseKind.VOTES, sparsity_ratio=Decimal("0.6"), samples=6, sequence_length=LENGTH)
     check(name, tmp_path, asked, lambda size: floor(Fraction("0.6") * size), torch.bfloat16)
 
 
@@ -276,7 +276,9 @@ def test_sparsegpt_and_weights_in_a_pattern(name: str, tmp_path: Path) -> None:
 
 
 def test_blocks_lose_what_the_plans_exponents_say(tmp_path: Path) -> None:
-    asked = PlanOptions(sparsity_ratio=Decimal("0.6"), allocation=Allocation.ALPHA, samples=6, sequence_length=LENGTH)
+    asked = PlanOptions(
+        ReleaseKind.VOTES, sparsity_ratio=Decimal("0.6"), allocation=Allocation.ALPHA, samples=6, sequence_length=LENGTH
+    )
     weights = DenseWeights.open(tiny_model(tmp_path / "dense", family("llama", num_hidden_layers=3), seed=3))
     model = DenseWeights.open(federated(weights, asked, tmp_path / "run"))
     sizes = [sum(weights.shape(name).numel() for name in block.prunable) for block in weights.blocks]

@@ -40,9 +40,10 @@ def run(command: click.Command, arguments: Sequence[object], capsys: pytest.Capt
 def local(
     model: Path, calibration: Sequence[Path], out: Path, capsys: pytest.CaptureFixture[str], *more: object
 ) -> Ran:
-    """`aggregator local`."""
+    """`aggregator local`, of votes unless another release is named."""
+    release = () if "--release" in more else ("--release", "votes")
     files = [word for file in calibration for word in ("--calibration", file)]
-    arguments = ["local", "--model", model, *files, "--out", out, "--output", "json", *more]
+    arguments = ["local", "--model", model, *files, "--out", out, "--output", "json", *release, *more]
     return run(aggregator, arguments, capsys)
 
 

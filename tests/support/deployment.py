@@ -21,7 +21,13 @@ from support.models import tiny_llama, write_text
 from support.small_plans import SMALL_PLANS
 
 PATIENCE = 300.0
-PLAN: Mapping[str, object] = {"samples": 4, "sequence_length": 32, "phase_seconds": 60, "preparation_seconds": 300}
+PLAN: Mapping[str, object] = {
+    "release": "votes",
+    "samples": 4,
+    "sequence_length": 32,
+    "phase_seconds": 60,
+    "preparation_seconds": 300,
+}
 
 
 def until(true: Callable[[], Any], patience: float = PATIENCE) -> Any:

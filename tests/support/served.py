@@ -38,7 +38,7 @@ class Served:
 
     def submit(self) -> Plan:
         """A run of votes over four silos, of whom three are enough."""
-        asked = b"samples: 4\nsequence_length: 32\n"
+        asked = b"release: votes\nsamples: 4\nsequence_length: 32\n"
         (self.folder / "plan.yaml").write_bytes(asked)
         roster = {silo: key.public_bytes for silo, key in signing_keys(4).items()}
         weights = DenseWeights.open(self.folder / "dense")

@@ -54,7 +54,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = folder / "aggregator.yaml"
     file.write_text(f"public_address: localhost:1\nmodel: {model}\nstate: state\n")
     asked = folder / "plan.yaml"
-    asked.write_text("sparsity_ratio: 0.5\nsamples: 4\nsequence_length: 32\n")
+    asked.write_text("release: votes\nsparsity_ratio: 0.5\nsamples: 4\nsequence_length: 32\n")
     roster = {silo: key.public_bytes for silo, key in signing_keys(3).items()}
     options = PlanFile.read(asked)
     plan = Planner(

@@ -12,13 +12,18 @@ from aggregator.commands.local import local
 from aggregator.runs.plan_file import PlanFile
 from aggregator.runs.planning import Planner
 from aggregator.runs.run import Wanted
-from crypto.errors import ConfigError
+from crypto.errors import ConfigError, PlanError
 from crypto.names import Backend, Suite
+from crypto.plan import Plan
 from crypto.plan_options import PLAN_OPTIONS, PlanOption
 from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.consent.policy import Policy, check_policy
+from silo_agent.identity.enrolment import policy_file
 from sparsilo.v1 import plan_pb2
 from support.models import tiny_llama
 from support.plans import signing_keys
+
+ROOT = Path(__file__).parents[3]
 
 
 def read(folder: Path, **fields: object) -> PlanFile:
@@ -81,20 +86,23 @@ def test_what_a_planner_gets(tmp_path: Path) -> None:
     assert [member.capacity for member in message.roster] == [2, 2, 2, 2]
 
 
-def test_what_a_planner_gets_by_default(tmp_path: Path) -> None:
-    weights = DenseWeights.open(tiny_llama(tmp_path / "dense"))
+def planned(folder: Path, **fields: object) -> Plan:
+    """The plan of a plan.yaml with these fields, over four silos."""
+    if not (folder / "dense").exists():
+        tiny_llama(folder / "dense")
+    weights, asked = DenseWeights.open(folder / "dense"), read(folder, **fields)
     roster = {silo: key.public_bytes for silo, key in signing_keys(4).items()}
+    planner = Planner(weights, asked, roster, Suite.DEFAULT, bytes, watch=lambda *_: None)
+    return planner.pruning(asked.evaluate)
 
+
+def test_what_a_planner_gets_by_default(tmp_path: Path) -> None:
     def message(**fields: object) -> plan_pb2.Plan:
-        return (
-            Planner(weights, read(tmp_path, **fields), roster, Suite.DEFAULT, bytes, watch=lambda *_: None)
-            .pruning()
-            .message
-        )
+        return planned(tmp_path, **fields).message
 
     by_default = message()
     pruning = by_default.pruning
-    assert (pruning.pruner, pruning.sparsity_ratio, pruning.comparison_group) == ("wanda", "0.5", "layer")
+    assert (pruning.pruner, pruning.sparsity_ratio, pruning.comparison_group) == ("admm", "0.5", "layer")
     assert (by_default.threshold, pruning.sequence_length) == (3, 256), "the model has 256 positions"
     assert message(threshold=0, sequence_length=0, cohort_floor=0) == by_default, "0 asks for nothing"
     assert message(pattern="2:4").pruning.pattern == "2:4"
@@ -114,6 +122,7 @@ def test_what_a_planner_gets_by_default(tmp_path: Path) -> None:
         ({"threshold": -1}, "threshold: must not be negative"),
         ({"phase_seconds": 1.5}, "phase_seconds: must be a whole number"),
         ({"save_counts": 1}, "save_counts: must be true or false"),
+        ({"save_counts": True}, "save_counts: nobody votes in gram rounds"),
         ({"pattern": "2:4", "sparsity_ratio": 0.5}, "pattern: says it all"),
         ({"pattern": "2:4", "comparison_group": "row"}, "pattern: says it all"),
         ({"evaluate": -1}, "evaluate: must not be negative"),
@@ -129,6 +138,27 @@ def test_a_wrong_field(fields: dict[str, Any], problem: str, tmp_path: Path) -> 
     assert refused.value.message.startswith(f"{tmp_path / 'plan.yaml'}: {problem}"), refused.value.message
 
 
+@pytest.mark.parametrize(
+    ("release", "pruner"),
+    [("votes", "wanda"), ("weights", "sparsegpt"), ("energies", "admm"), ("gram", "admm"), ("dense_target", "admm")],
+)
+def test_a_run_that_names_no_pruner_has_the_usual_one_of_what_is_summed(
+    release: str, pruner: str, tmp_path: Path
+) -> None:
+    assert planned(tmp_path, release=release).pruning.pruner == pruner
+
+
+def test_an_enrolled_silo_takes_a_plan_that_says_nothing_only_once_somebody_has_decided_on_gram(tmp_path: Path) -> None:
+    plan = planned(tmp_path, evaluate=16)
+    file, silo = tmp_path / "policy.yaml", plan.silos[0]
+    file.write_text(policy_file(plan.model_digest))
+    with pytest.raises(PlanError, match="a round of gram, which this silo does not release") as refused:
+        check_policy(plan, Policy.read(file), silo)
+    assert refused.value.hint == "release_kinds in the policy"
+    file.write_text(file.read_text().replace("release_kinds: [", "release_kinds: [gram, "))
+    check_policy(plan, Policy.read(file), silo)
+
+
 def row(option: PlanOption) -> str:
     """An option's line in docs/formats.md."""
     kinds: dict[type, str] = {bool: "`true` or `false`", int: "whole number", str: "text", Decimal: "decimal in [0, 1)"}
@@ -138,7 +168,7 @@ def row(option: PlanOption) -> str:
 
 
 def test_formats_md_has_every_option() -> None:
-    text = (Path(__file__).parents[3] / "docs/formats.md").read_text()
+    text = (ROOT / "docs/formats.md").read_text()
     assert "\n".join(row(option) for option in PLAN_OPTIONS) in text
     for field in fields(PlanFile):
         assert f"| `{field.name}` |" in text

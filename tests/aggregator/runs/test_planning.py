@@ -90,7 +90,13 @@ def planner(
     **options: Any,
 ) -> Planner:
     roster = {silo: key.public_bytes for silo, key in reversed(signing_keys(silos, suite).items())}
-    usual: dict[str, Any] = {"samples": 8, "sequence_length": 32, "phase_seconds": 60, "preparation_seconds": 6 * 3600}
+    usual: dict[str, Any] = {
+        "release": ReleaseKind.VOTES,
+        "samples": 8,
+        "sequence_length": 32,
+        "phase_seconds": 60,
+        "preparation_seconds": 6 * 3600,
+    }
     if "pattern" not in options:
         usual["comparison_group"] = ComparisonGroup.ROW
     asked = PlanOptions(**usual | options)

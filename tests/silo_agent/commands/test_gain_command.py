@@ -12,7 +12,7 @@ from silo_agent.cli import cli
 from support.commands import Ran, prune, run
 from support.models import in_memory, tiny_llama, write_text
 
-SHAPE = ("--samples", 4, "--sequence-length", 32, "--sparsity-ratio", "0.7")
+SHAPE = ("--pruner", "wanda", "--samples", 4, "--sequence-length", 32, "--sparsity-ratio", "0.7")
 
 
 def gain(model: Path, calibration: Path, capsys: pytest.CaptureFixture[str], *more: object) -> Ran:

@@ -318,11 +318,18 @@ ASKED_WITH: dict[str, dict[str, object]] = {
 """What has to be asked as well for an option to mean anything."""
 
 
+OF_ASKED_PLAN: dict[str, object] = {"release": ReleaseKind.VOTES, "pruner": Pruner.WANDA}
+"""What `asked_plan` has in place of defaults."""
+
+
 def other_values(option: PlanOption) -> list[object]:
-    """Some values of an option that are not its default."""
+    """Some values of an option that `asked_plan` does not have by itself."""
     values: dict[type, list[object]] = {bool: [True], int: [1, 2], str: ["2:5"], Decimal: [Decimal("0.25")]}
     own = values.get(option.kind) or list(option.choices or option.kind)
-    usual = (option.default, option.unset.partition(";")[0])  # that of votes comes first
+    usual = (
+        OF_ASKED_PLAN.get(option.name, option.default),
+        option.unset.partition(";")[0],
+    )  # that of votes comes first
     return [{"silo-003": value} if option.by_silo else value for value in own if value not in usual]
 
 
