@@ -175,7 +175,7 @@ MUTATIONS = (
         "crypto/releases/energies.py",
         "        tensor.shares_input_of or tensor.name for tensor in",
         "        tensor.name for tensor in",
-        f"{RULES}::test_products_of_attentions_inputs_beside_energies_of_all_others",
+        "tests/crypto/releases/test_gram.py::test_products_of_attentions_inputs_beside_energies_of_all_others",
     ),
     Mutation(
         CHECK,

@@ -1,17 +1,14 @@
 """Plans that pool statistics: what they have to say of inputs, what they refuse, and how much a silo uploads."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
 from crypto.errors import PlanError
 from crypto.names import ReleaseKind
-from crypto.plan import Plan
 from crypto.plan_rules import checked_plan
 from crypto.releases.energies import most_a_silo
 from crypto.releases.gram import product_bits
-from crypto.releases.planned_rounds import planned_rounds
 from crypto.releases.release_spec import layout_of
 from crypto.secagg.round import Round
 from silo_agent.consent.expected_traffic import bytes_down, bytes_up
@@ -19,65 +16,7 @@ from silo_agent.consent.ledger import Release
 from silo_agent.consent.plan_in_words import plan_in_words
 from sparsilo.v1 import plan_pb2
 from support.plans import plan_message
-
-PRUNERS = {ReleaseKind.ENERGIES: "wanda", ReleaseKind.GRAM: "sparsegpt"}
-TARGET = ReleaseKind.DENSE_TARGET
-
-
-def pooled(
-    kind: ReleaseKind,
-    tensors: list[tuple[str, int, tuple[int, int], str]],
-    *,
-    silos: int = 4,
-    schedule: str = "iterative",
-    chunk_words: int = 4,
-    **pruning: object,
-) -> plan_pb2.Plan:
-    """A plan of the kind, over tensors given as (name, block, shape, whose input it shares)."""
-    message = plan_message(silos, chunk_words=chunk_words, group="row")
-    del message.model[:], message.rounds[:]
-    only_attention = pruning.get("gram_inputs") == "attention"
-    attention = {shared or name for name, _, _, shared in tensors if "attn" in name}
-    for name, block, shape, shared in sorted(tensors):
-        each = kind is not ReleaseKind.ENERGIES and (name in attention or not only_attention)
-        exponents = b"" if shared else b"\xf0" * (shape[1] if each else 1)
-        message.model.add(
-            name=name, digest=bytes(32), shape=shape, prunable=True, block=block,
-            shares_input_of=shared, scale_exponents=exponents,
-        )  # fmt: skip
-        if kind is TARGET and name.endswith("w"):
-            message.model[-1].output_exponents = bytes(shape[0])
-    message.pruning.pruner, message.pruning.schedule = PRUNERS.get(kind, "sparsegpt"), schedule
-    for field, value in pruning.items():
-        setattr(message.pruning, field, value)
-    for release, block in planned_rounds(Plan(message, b""), kind):
-        getattr(message.rounds.add(block=block), release).SetInParent()
-    return message
-
-
-def small(kind: ReleaseKind, **options: Any) -> plan_pb2.Plan:
-    tensors = [
-        ("blocks.0.k", 0, (3, 10), ""),
-        ("blocks.0.q", 0, (6, 10), "blocks.0.k"),
-        ("blocks.0.up", 0, (8, 6), ""),
-        ("blocks.1.k", 1, (3, 10), ""),
-    ]
-    return pooled(kind, tensors, **options)
-
-
-def llama(hidden: int, intermediate: int, kv: int, blocks: int) -> Iterator[tuple[str, int, tuple[int, int], str]]:
-    """The prunable tensors of a Llama: q, k and v share an input, and so do gate and up."""
-    for block in range(blocks):
-        for name, rows, columns, shared in (
-            *(("attn.k", kv, hidden, ""), ("attn.q", hidden, hidden, "attn.k"), ("attn.v", kv, hidden, "attn.k")),
-            ("attn.o", hidden, hidden, ""),
-            *(
-                ("gate", intermediate, hidden, ""),
-                ("up", intermediate, hidden, "gate"),
-                ("w", hidden, intermediate, ""),
-            ),
-        ):
-            yield f"b{block}.{name}", block, (rows, columns), shared and f"b{block}.{shared}"
+from support.pooled_plans import PRUNERS, TARGET, llama, pooled, small
 
 
 @pytest.mark.clause("2.4.10")
@@ -259,179 +198,10 @@ def test_votes_say_nothing_of_inputs() -> None:
         checked_plan(message)
 
 
-def aiming(**options: Any) -> plan_pb2.Plan:
-    """Two blocks, of each of which `w` writes last."""
-    tensors = [
-        *(("b0.k", 0, (3, 10), ""), ("b0.q", 0, (6, 10), "b0.k"), ("b0.w", 0, (10, 6), "")),
-        *(("b1.k", 1, (3, 10), ""), ("b1.w", 1, (10, 4), "")),
-    ]
-    return pooled(TARGET, tensors, **options)
-
-
-@pytest.mark.clause("2.4.14")
-def test_the_tensor_that_writes_last_has_a_round_of_its_own() -> None:
-    plan = checked_plan(aiming())
-    rounds = [(plan.release_kind(index), plan.block(index)) for index in range(4)]
-    assert rounds == [(ReleaseKind.GRAM, 0), (TARGET, 0), (ReleaseKind.GRAM, 1), (TARGET, 1)]
-    about = [[tensor.name for tensor in plan.tensors(index)] for index in range(4)]
-    assert about == [["b0.k", "b0.q"], ["b0.w"], ["b1.k"], ["b1.w"]]
-    sections = [(section.name, section.lanes, section.width) for section in layout_of(plan, 1).sections]
-    assert sections == [("clipped", 2, (4 * 60).bit_length()), ("gram b0.w", 21, 32), ("target b0.w", 60, 32)]
-    assert [section.name for section in layout_of(plan, 0).sections] == ["clipped", "gram b0.k"]
-
-
-def test_an_approver_reads_what_the_target_adds() -> None:
-    words = plan_in_words(checked_plan(aiming()), "silo-001")
-    gram, target = words.leaves
-    assert (gram.release, gram.rounds, target.release, target.rounds) == ("gram", 2, "dense_target", 2)
-    assert f" {55 + 55} numbers" in gram.what and f" {21 + 60 + 10 + 40} numbers" in target.what
-    assert "of each block's last layer" in target.what
-    assert any("the dense model runs over the same text" in sentence for sentence in words.computed_here)
-    assert any(sentence.startswith("dense_target, over all survivors: ") for sentence in words.revealed_to.aggregator)
-
-
-def of_attention_alone(message: plan_pb2.Plan) -> None:
-    message.pruning.gram_inputs = "attention"
-    for tensor in message.model:
-        tensor.name = tensor.name.replace("b", "attn", 1)
-        tensor.shares_input_of = tensor.shares_input_of.replace("b", "attn", 1)
-
-
-def one_shot(message: plan_pb2.Plan) -> None:
-    message.pruning.schedule = ""
-    for _ in range(2):
-        message.rounds.pop()
-    for round_ in message.rounds:
-        round_.ClearField("block")
-
-
-def reads_energies(message: plan_pb2.Plan) -> None:
-    message.pruning.pruner = "wanda"
-
-
-def one_exponent_too_few(message: plan_pb2.Plan) -> None:
-    message.model[2].output_exponents = bytes(9)
-
-
-def none_in_a_block(message: plan_pb2.Plan) -> None:
-    message.model[4].output_exponents = b""
-
-
-def two_in_a_block(message: plan_pb2.Plan) -> None:
-    message.model[0].output_exponents = bytes(3)
-
-
-def shares_with_an_earlier_one(message: plan_pb2.Plan) -> None:
-    message.model[4].shares_input_of, message.model[4].scale_exponents, message.model[4].shape[1] = "b1.k", b"", 10
-
-
-def nothing_else_in_the_block(message: plan_pb2.Plan) -> None:
-    del message.model[3]
-
-
-def is_not_prunable(message: plan_pb2.Plan) -> None:
-    message.model.add(name="z", digest=bytes(32), shape=[3], output_exponents=bytes(3))
-
-
-@pytest.mark.parametrize(
-    ("change", "problem"),
-    [
-        (one_shot, "the schedule is iterative"),
-        (of_attention_alone, "leave out gram_inputs"),
-        (reads_energies, "wanda reads energies alone"),
-        (one_exponent_too_few, "model b0.w: output_exponents: are not 10"),
-        (none_in_a_block, "output_exponents: are not those of one tensor in 2 blocks"),
-        (two_in_a_block, "output_exponents: are not those of one tensor in 2 blocks"),
-        (shares_with_an_earlier_one, "shares_input_of: 'b1.k' has no such input"),
-        (nothing_else_in_the_block, "output_exponents: are those of a block's only prunable tensor"),
-        (is_not_prunable, "model z: has an input that no round is about"),
-    ],
-)
-def test_a_plan_that_aims_at_nothing(change: Callable[[plan_pb2.Plan], None], problem: str) -> None:
-    message = aiming()
-    checked_plan(message)
-    change(message)
-    with pytest.raises(PlanError, match=problem):
-        checked_plan(message)
-
-
-def test_gram_alone_aims_at_nothing() -> None:
-    message = small(ReleaseKind.GRAM)
-    message.model[2].output_exponents = bytes(8)
-    with pytest.raises(PlanError, match="output_exponents: are not those of one tensor in 0 blocks"):
-        checked_plan(message)
-
-
 def uploaded(message: plan_pb2.Plan) -> int:
     """Bytes of a silo's words in all rounds."""
     plan = checked_plan(message)
     return sum(sum(layout_of(plan, index).lengths) for index in range(len(plan.message.rounds)))
-
-
-def of_attention(**options: Any) -> plan_pb2.Plan:
-    """Block 1 computes attention and MLP side by side: `fc` has the input of `attn.qkv`."""
-    tensors = [
-        ("blocks.0.attn.k", 0, (3, 10), ""),
-        ("blocks.0.attn.q", 0, (6, 10), "blocks.0.attn.k"),
-        ("blocks.0.up", 0, (8, 6), ""),
-        ("blocks.1.attn.qkv", 1, (9, 5), "blocks.1.fc"),
-        ("blocks.1.fc", 1, (7, 5), ""),
-        ("blocks.1.proj", 1, (5, 7), ""),
-    ]
-    return pooled(ReleaseKind.GRAM, tensors, gram_inputs="attention", **options)
-
-
-@pytest.mark.clause("2.4.17")
-def test_products_of_attentions_inputs_beside_energies_of_all_others() -> None:
-    """Also where another weight that shares the input has the section."""
-    plan = checked_plan(of_attention())
-    sections = [[(s.name, s.lanes, s.width) for s in layout_of(plan, index).sections] for index in range(2)]
-    assert sections == [
-        [
-            ("clipped", 2, (4 * 55).bit_length()),
-            ("gram blocks.0.attn.k", 55, 32),
-            ("energies blocks.0.up", 6, 64),
-        ],
-        [
-            ("clipped", 2, (4 * 15).bit_length()),
-            ("gram blocks.1.fc", 15, 32),
-            ("energies blocks.1.proj", 7, 64),
-        ],
-    ]
-    words = plan_in_words(plan, "silo-000")
-    what = (
-        "the sum of products of every two input features of attention's weight matrices, and the sum of squares of "
-        "each of the others"
-    )
-    assert words.computed_here[0].startswith(f"{what} on 4 sequences")
-    assert words.leaves[0].what.startswith(f"{what}, {55 + 6 + 15 + 7} numbers")
-    assert "products are summed of the inputs of attention's weights alone, and of all other inputs squares" in (
-        words.also_asked
-    )
-    assert not any("attention" in said for said in plan_in_words(checked_plan(small(ReleaseKind.GRAM)), "a").also_asked)
-
-
-@pytest.mark.clause("2.4.17")
-@pytest.mark.parametrize(
-    ("tensor", "exponents", "due"), [("blocks.0.attn.k", 1, 10), ("blocks.1.fc", 1, 5), ("blocks.0.up", 6, 1)]
-)
-def test_which_inputs_have_products_nobody_chooses(tensor: str, exponents: int, due: int) -> None:
-    message = of_attention()
-    next(entry for entry in message.model if entry.name == tensor).scale_exponents = bytes(exponents)
-    with pytest.raises(PlanError, match=f"model {tensor}: scale_exponents: are not {due}"):
-        checked_plan(message)
-
-
-@pytest.mark.clause("2.1.6")
-def test_of_which_inputs_products_are_summed() -> None:
-    message = of_attention()
-    message.pruning.gram_inputs = "mlp"
-    with pytest.raises(PlanError, match="gram_inputs: 'mlp' is unknown"):
-        checked_plan(message)
-    with pytest.raises(PlanError, match="gram_inputs: are of products, and no round sums them"):
-        checked_plan(small(ReleaseKind.ENERGIES, gram_inputs="attention"))
-    with pytest.raises(PlanError, match="no weight of this model is attention's by its name"):
-        checked_plan(small(ReleaseKind.GRAM, gram_inputs="attention"))
 
 
 def test_upload_of_large_models() -> None:
