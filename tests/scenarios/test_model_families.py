@@ -312,6 +312,7 @@ QUANTISING = {
     "gram": (ReleaseKind.GRAM, Pruner.SPARSEGPT, Decimal("0.5")),
     "energies": (ReleaseKind.ENERGIES, Pruner.WANDA, Decimal("0.5")),
     "alone": (ReleaseKind.GRAM, Pruner.SPARSEGPT, Decimal(0)),
+    "target": (ReleaseKind.DENSE_TARGET, Pruner.ADMM, Decimal("0.5")),
 }
 
 
@@ -330,10 +331,12 @@ def test_what_was_pruned_is_quantised_by_the_pooled_statistic(case: str, tmp_pat
     errors = torch.zeros(3)
     for name, gram in walk.grams().items():  # of the first block, whose inputs are the same in both runs
         new, before, dense = quantised.tensor(name), pruned.tensor(name), weights.tensor(name)
-        assert (new == 0)[before == 0].all()
         group = group_size(new.shape[1])
         assert all(len(weights_of_a_scale.unique()) <= 16 for weights_of_a_scale in new.view(-1, group))
-        changes = [kind - dense for kind in (before, new, round_to_nearest(before, 4, before != 0).weight)]
+        if kind is ReleaseKind.DENSE_TARGET and "down_proj" in name:
+            continue  # its own round came after the others were quantised
+        assert (new == 0)[before == 0].all()
+        changes = [made - dense for made in (before, new, round_to_nearest(before, 4, before != 0).weight)]
         errors += torch.stack([(change @ gram * change).sum() for change in changes])
     of_pruning, of_both, of_both_to_nearest = errors.tolist()
     assert of_both - of_pruning < 0.8 * (of_both_to_nearest - of_pruning)
