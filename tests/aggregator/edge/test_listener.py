@@ -57,10 +57,7 @@ class Serving:
             raw = socket.create_connection(("127.0.0.1", self.port), 20)
             with context.wrap_socket(raw) as tls:
                 return tls.getpeercert(True) or b""
-        except (
-            ConnectionResetError,
-            ssl.SSLEOFError,
-        ):  # in a server's queue when it stopped listening, or greeted by it
+        except (ConnectionResetError, ssl.SSLEOFError):  # a server stopped: in its queue, or greeted by it
             return self.shown()
 
     def channel(self) -> grpc.Channel:
