@@ -193,6 +193,7 @@ Quotients of perplexities; where there is more than one, by sparsity ratio in th
 
 {claims_markdown(made)}
 
+Each row was kept when it was measured: they are not all of one day.
 Measured on {machine["cpu"]} with Python {machine["python"]} and torch {version("torch")}.
 """
 
