@@ -1,0 +1,1 @@
+"""What makes a sum private: one mechanism a file. None knows the accountant."""
