@@ -36,7 +36,7 @@ from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.checkpoint.pruned_file import PrunedFile
 from silo_agent.config import AgentConfig
 from silo_agent.host.health import serve_health
-from silo_agent.model.calibration import data_digest, read_sequences, usual_length
+from silo_agent.model.calibration import check_text, data_digest, read_sequences, usual_length
 from silo_agent.model.device import named_device
 from silo_agent.pruning.pruned_files import pruned_files
 from silo_agent.rounds.run_files import RunFiles
@@ -118,6 +118,9 @@ def _check(settings: LocalSettings) -> DenseWeights:
     weights = DenseWeights.open(settings.model)
     length = usual_length(weights.config, settings.asked.sequence_length)
     for file in settings.calibration:
+        if settings.asked.epsilon is not None:  # then a text has as many units as it has
+            check_text(file)
+            continue
         read_sequences(
             file,
             weights.tokenizer,

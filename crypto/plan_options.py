@@ -45,7 +45,7 @@ class PlanOption:
     """Whether `aggregator local` has the option."""
     name: str = field(kw_only=True)
     kind: Any = field(kw_only=True)  # as above
-    """The type of its value, or of each silo's: bool, int, str, Decimal or an enumeration."""
+    """The type of its value, or of each silo's: bool, int, float, str, Decimal or an enumeration."""
     by_silo: bool = field(kw_only=True)
     default: object = field(kw_only=True)
 
@@ -104,6 +104,14 @@ def _gram_inputs(plan: Plan) -> str | None:
     if plan.pruning.gram_inputs is GramInputs.ALL:
         return None
     return "products are summed of the inputs of attention's weights alone, and of all other inputs squares"
+
+
+def _promise(plan: Plan) -> str | None:
+    """Say what a plan promises a unit of text."""
+    pruning = plan.message.pruning
+    if not pruning.clip:
+        return None
+    return f"noise is added: epsilon {pruning.epsilon:g} at delta {pruning.delta:g} is kept for each unit of text"
 
 
 def _smaller_cohorts(plan: Plan) -> str | None:
@@ -237,6 +245,27 @@ class PlanOptions:
             empty_for=GramInputs.ALL,
         ),
     ] = GramInputs.ALL
+    epsilon: Annotated[
+        float | None,
+        partial(
+            PlanOption,
+            "pruning.epsilon",
+            _promise,
+            "With energies: silos add noise, so that this differential privacy is kept for each unit of text, a person "
+            "or else a record.",
+            unset="no noise",
+        ),
+    ] = None
+    delta: Annotated[
+        float | None,
+        partial(
+            PlanOption,
+            "pruning.delta",
+            _told_elsewhere,
+            "With --epsilon: the probability with which it may not be kept.",
+            unset="0.000001",
+        ),
+    ] = None
     silo_sparsity_ratios: Annotated[
         Mapping[str, Decimal],
         partial(

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from enum import StrEnum
 from itertools import pairwise
-from math import prod
+from math import inf, prod
 from typing import Final, TypeVar
 
 from crypto.encoding.wire import decode, encode
@@ -33,6 +33,7 @@ from crypto.plan import (
     oriented,
 )
 from crypto.primitives.signing import check_public_key
+from crypto.privacy.clipping import MOST_CLIP
 from crypto.pruning.attention import check_attention
 from crypto.pruning.pruners import PRUNERS, RUINOUS
 from crypto.pruning.sparsity import Pattern, parse_ratio, spell_ratio
@@ -68,6 +69,7 @@ def decode_plan(encoded: bytes) -> Plan:
     _check_exponents(plan)
     _check_quantisation(plan)
     _check_gram_inputs(plan)
+    _check_privacy(plan)
     _check_layer_sampling(plan)
     _check_sizes(plan.message)
     _check_rounds(plan)
@@ -200,6 +202,30 @@ def _check_gram_inputs(plan: Plan) -> None:
         kinds = {message.WhichOneof("release") for message in plan.message.rounds}
         _require(ReleaseKind.GRAM in kinds, "gram_inputs", "are of products, and no round sums them: release gram")
         check_attention(tensor.name for tensor in plan.prunable)
+
+
+def _check_privacy(plan: Plan) -> None:
+    """A promise comes with its noise, and every round keeps it. That the noise is enough for it, each silo computes."""
+    pruning, silos = plan.message.pruning, len(plan.silos)
+    epsilon, delta, clip = pruning.epsilon, pruning.delta, pruning.clip
+    if not clip:
+        _require(epsilon == delta == 0, "epsilon", "is promised, and the plan has no noise")
+        return
+    _require(0 < epsilon < inf, "epsilon", f"{epsilon} is not above 0")
+    _require(0 < delta < 1, "delta", f"{delta} is not between 0 and 1")
+    _require(clip <= MOST_CLIP, "clip", f"{clip} is above {MOST_CLIP}")
+    _require(
+        silos * pruning.samples * clip < 1 << 62, "clip", f"{clip} is too long for the sum of all units to be exact"
+    )
+    is_hidden = plan.backend is not Backend.INSECURE_PLAINTEXT
+    _require(is_hidden, "backend", f"{plan.backend} shows each silo's values with no more than its own noise")
+    for index in range(len(plan.message.rounds)):
+        kind = plan.release_kind(index)
+        _require(
+            spec_of(plan, index).is_bounded,
+            f"rounds[{index}]",
+            f"{kind} has no noise, so no epsilon is kept: release energies, and evaluate nothing",
+        )
 
 
 def _pools(plan: Plan) -> bool:

@@ -4,24 +4,27 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import floor, inf
 from pathlib import Path
 from typing import Final
 
 import torch
 
 from aggregator.rounds.round_driver import Watch
-from aggregator.runs.public_scales import public_scales
+from aggregator.runs.public_scales import Scaling, public_scales
 from crypto.errors import ConfigError, ModelError, PlanError
 from crypto.names import PROTOCOL, Allocation, Backend, GramInputs, ReleaseKind, Schedule, Suite
 from crypto.plan import FEWEST_SILOS, RUN_BYTES, Plan, least_threshold
 from crypto.plan_options import PLAN_OPTIONS, PlanOptions
 from crypto.plan_rules import checked_plan
+from crypto.privacy.accountant import combined_multiplier, least_multiplier
+from crypto.privacy.clipping import MOST_CLIP
 from crypto.pruning.attention import check_attention, is_attentions
 from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Pattern
 from crypto.releases.energies import OF_PRODUCTS
 from crypto.releases.planned_rounds import planned_rounds
-from crypto.releases.release_spec import release_spec
+from crypto.releases.release_spec import events_of, release_spec
 from crypto.secagg.session import Entropy
 from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model.calibration import usual_length
@@ -40,6 +43,9 @@ FEDERATED: Final = "federated"
 OWN: Final = "own"
 SELF_CALIBRATED: Final = "self_calibrated"
 """What an evaluation at the end of a pruning calls its candidates."""
+
+USUAL_DELTA: Final = 1e-6
+"""Well below one in the number of people in a silo's text, which it has to be."""
 
 _log = logging.getLogger(__name__)
 
@@ -97,13 +103,18 @@ class Planner:
 
     def _describe_inputs(self, weights: DenseWeights, watch: Watch) -> None:
         asked = self._asked
-        tokens = asked.samples * usual_length(weights.config, asked.sequence_length)
+        tokens = (1 if asked.epsilon else asked.samples) * usual_length(weights.config, asked.sequence_length)
         attention = asked.gram is GramInputs.ATTENTION
         if attention:
             check_attention(weights.prunable)  # before text is written, which takes long
         sums_products, aims = asked.release in OF_PRODUCTS, asked.release is ReleaseKind.DENSE_TARGET
-        products = is_attentions if attention else lambda _: sums_products
-        inputs = public_scales(weights, products, tokens, CPU, watch, aims=aims)
+
+        def scaling(name: str) -> Scaling:
+            if asked.epsilon:
+                return Scaling.UNITS
+            return Scaling.PRODUCTS if sums_products and (is_attentions(name) or not attention) else Scaling.SUMS
+
+        inputs = public_scales(weights, scaling, tokens, CPU, watch, aims=aims)
         for tensor in self.model:
             if tensor.prunable:
                 tensor.shares_input_of = inputs[tensor.name].shares_input_of
@@ -121,6 +132,8 @@ class Planner:
         for kind, block in planned_rounds(Plan(message, b""), self._asked.release):
             spec = message.rounds.add(block=block)  # None leaves it out
             getattr(spec, kind).SetInParent()
+        if self._asked.epsilon and self._asked.delta:
+            message.pruning.clip = _clip(message, self._asked.epsilon, self._asked.delta)
         if evaluate:
             candidates = message.rounds.add(evaluation=plan_pb2.Evaluation(sequences=evaluate)).evaluation.candidates
             candidates.add(name=DENSE, dense=True)
@@ -170,6 +183,20 @@ class Planner:
         return message
 
 
+def _clip(message: plan_pb2.Plan, epsilon: float, delta: float) -> int:
+    """Return the longest contribution of a unit with which all rounds of a plan keep the promise.
+
+    Raises PlanError where there is none.
+    """
+    message.pruning.clip = 1
+    of_one_unit = combined_multiplier(events_of(Plan(message, b"")))
+    longest = floor(of_one_unit / least_multiplier(epsilon, delta))
+    if not longest:
+        raise PlanError(f"plan: epsilon: {epsilon:g} is so small that nothing but noise would be left")
+    exact = ((1 << 62) - 1) // (len(message.roster) * message.pruning.samples)
+    return min(longest, MOST_CLIP, exact)
+
+
 def _completed(asked: PlanOptions, weights: DenseWeights, silos: Sequence[str]) -> PlanOptions:
     """Return the options with a value for each that was not given. Raises ConfigError or PlanError."""
     sparsity, length = asked.sparsity, usual_length(weights.config, asked.sequence_length)
@@ -180,6 +207,16 @@ def _completed(asked: PlanOptions, weights: DenseWeights, silos: Sequence[str]) 
     for name, value in (("threshold", threshold), ("cohort floor", asked.cohort_floor)):
         if not 0 <= value <= len(silos):  # which the wire's unsigned field might not even hold
             raise PlanError(f"plan: {name}: {value} is out of range for {len(silos)} silos")
+    if asked.epsilon is None and asked.delta is not None:
+        raise PlanError("plan: delta: is the other half of an epsilon", hint="give --epsilon too")
+    for name, number, most in (("epsilon", asked.epsilon, inf), ("delta", asked.delta, 1.0)):
+        if number is not None and not 0 < number < most:
+            raise PlanError(f"plan: {name}: {number:g} is not above 0" + (", and below 1" if most == 1 else ""))
+    if asked.epsilon is not None and not release_spec(asked.release).is_bounded:
+        raise PlanError(
+            f"plan: epsilon: {asked.release} has no bound on what a person changes, so no noise keeps it",
+            hint="give --release energies",
+        )
     all_blocks = dict.fromkeys(silos, len(weights.blocks)) if asked.cohort_floor else {}
     return replace(
         asked,
@@ -188,6 +225,7 @@ def _completed(asked: PlanOptions, weights: DenseWeights, silos: Sequence[str]) 
         comparison_group=sparsity.group,
         schedule=asked.schedule or (Schedule.ITERATIVE if release_spec(asked.release).pools else Schedule.ONE_SHOT),
         sequence_length=length,
+        delta=asked.delta or (USUAL_DELTA if asked.epsilon is not None else None),
         threshold=threshold,
         capacities={**all_blocks, **asked.capacities},
         preparation_seconds=max(asked.preparation_seconds, asked.phase_seconds),

@@ -6,6 +6,7 @@ only near: lanes have room above them, and silos say how much did not fit.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import partial
 from typing import Final
 
@@ -36,6 +37,17 @@ FAINTEST: Final = 2.0**-20
 """Of the mean energy: a feature that is fainter on the model's own text gets the scale of one that is so faint."""
 
 
+class Scaling(StrEnum):
+    """What the exponents of an input's features are for."""
+
+    SUMS = "sums"
+    """One for all features: sums of squares in lanes of 64 bits."""
+    PRODUCTS = "products"
+    """One each: products of two features in lanes of 32 bits."""
+    UNITS = "units"
+    """One each: the energy that a unit of text is expected to have there."""
+
+
 @dataclass(frozen=True)
 class Input:
     """What a plan says of the input of one prunable."""
@@ -50,16 +62,16 @@ class Input:
 
 def public_scales(
     weights: DenseWeights,
-    products: Callable[[str], bool],
+    scaling: Callable[[str], Scaling],
     tokens: int,
     device: torch.device,
     progress: Callable[[str, int, int], None],
     *,
     aims: bool = False,
 ) -> dict[str, Input]:
-    """Return by prunable what a plan says of its input, where each silo has so many `tokens` of text.
+    """Return by prunable what a plan says of its input, where each silo, or each unit of text, has so many `tokens`.
 
-    `products` says of a prunable whether products of its input features are to be summed: each then has a scale.
+    `scaling` says of a prunable what the exponents are for; for products those of another that shares its input are.
     `progress` is told what is being done, how much of it is done, and how much there is. Where a block's last layer
     `aims` at the dense model, its outputs have scales too.
     Raises ModelError where a target is to be summed, and no prunable of a block has one.
@@ -75,14 +87,15 @@ def public_scales(
         last = _last(walk, block, weights) if aims else ""
         usual = {name: energy * (tokens / text.numel()) for name, energy in energies.items()}
         shared = {name: _first_with_input(name, energies, walk.tokens, text.numel()) for name in block.prunable}
-        of_products = {first or name for name, first in shared.items() if products(name)}
+        of_products = {first or name for name, first in shared.items() if scaling(name) is Scaling.PRODUCTS}
         for name, first in shared.items():
-            inputs[name] = Input(first, b"" if first else _exponents(usual[name], each=name in of_products))
+            what = Scaling.PRODUCTS if name in of_products else scaling(name)
+            inputs[name] = Input(first, b"" if first else _exponents(usual[name], what))
         progress(SCALING, block.index + 1, len(weights.blocks))
         if aims or block is not weights.blocks[-1]:
             walk.advance({})
         if aims:
-            outputs = _exponents(walk.outputs() * (tokens / text.numel()), each=True)
+            outputs = _exponents(walk.outputs() * (tokens / text.numel()), Scaling.PRODUCTS)
             inputs[last] = replace(inputs[last], output_exponents=outputs)
     return inputs
 
@@ -110,13 +123,17 @@ def _first_with_input(name: str, energies: Mapping[str, Tensor], reached: Mappin
     return "" if first == name else first
 
 
-def _exponents(energy: Tensor, *, each: bool) -> bytes:
-    """Return exponents of two as signed bytes: for all features of an input, or one for `each`."""
+def _exponents(energy: Tensor, scaling: Scaling) -> bytes:
+    """Return exponents of two as signed bytes: for all features of an input, or one each."""
     values = energy.double().cpu().numpy()
     mean = values.mean() or 1.0
-    if each:
-        exponents = np.ceil(np.log2(np.maximum(values, mean * FAINTEST)) / 2) + HEADROOM
-    else:
-        exponents = np.array([np.rint(np.log2(mean)) - BELOW_MEAN])
+    of_each = np.log2(np.maximum(values, mean * FAINTEST))
+    match scaling:
+        case Scaling.SUMS:
+            exponents = np.array([np.rint(np.log2(mean)) - BELOW_MEAN])
+        case Scaling.PRODUCTS:
+            exponents = np.ceil(of_each / 2) + HEADROOM
+        case Scaling.UNITS:
+            exponents = np.rint(of_each)
     encoded: bytes = exponents.clip(-128, 127).astype(np.int8).tobytes()
     return encoded

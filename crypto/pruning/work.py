@@ -90,6 +90,11 @@ class PruningWork:
         return GramInputs(self.message.gram_inputs or GramInputs.ALL)
 
     @property
+    def clip(self) -> int:
+        """With noise, how long a unit's contribution is at most, in units of which a share has 2^20; 0 without."""
+        return self.message.clip
+
+    @property
     def quantise_bits(self) -> Bits | None:
         """Of how many bits the integers are that kept weights become; None: they stay as they are."""
         return next((bits for bits in BITS if bits == self.message.quantise_bits), None)

@@ -5,13 +5,19 @@ place. Pruners that need products of two features get those from text that the m
 """
 
 from collections.abc import Iterator, Sequence
+from math import sqrt
 from typing import ClassVar, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from crypto.encoding.lanes import lane_width
 from crypto.encoding.layout import Section
 from crypto.errors import PlanError
 from crypto.names import Allocation, GramInputs, Pruner, ReleaseKind
 from crypto.plan import Plan, oriented
+from crypto.privacy.events import GaussianEvent, PrivacyEvent
+from crypto.privacy.noise_shares import noise_multiplier, noise_shares
 from crypto.pruning.attention import is_attentions
 from crypto.pruning.pruners import PRUNERS
 from crypto.releases.planned_rounds import release_of
@@ -20,6 +26,9 @@ from sparsilo.v1 import plan_pb2
 
 CLIPPED_SECTION: Final = "clipped"
 ENERGY_WIDTH: Final = 64
+
+CLIP_FACTOR: Final = 1.2
+"""Relative to a unit whose energies are those of public text: real text is more uneven, and so mostly is clipped."""
 
 OF_PRODUCTS: Final = (ReleaseKind.GRAM, ReleaseKind.DENSE_TARGET)
 """The releases that sum products of two input features."""
@@ -33,6 +42,18 @@ def energies_section(tensor: str) -> str:
 def most_a_silo(width: int, silos: int) -> int:
     """Return the largest power of two of which `silos` fit into a lane of `width` bits together."""
     return 1 << width - silos.bit_length()
+
+
+def exponents_of(tensor: plan_pb2.Tensor) -> NDArray[np.int64]:
+    """Return the exponents of two that a plan has of a tensor's input, one for all its features or one each."""
+    return np.frombuffer(tensor.scale_exponents, np.int8).astype(np.int64)
+
+
+def clip_radius(features: int) -> float:
+    """Return the length at which the energies of a unit are clipped: `features` numbers over a block's inputs, each
+    divided by what a sequence of the model's own text has there.
+    """
+    return CLIP_FACTOR * sqrt(features)
 
 
 def own_inputs(plan: Plan, index: int) -> list[plan_pb2.Tensor]:
@@ -66,6 +87,7 @@ class EnergiesSpec(ReleaseSpec):
     prunes = True
     usual_pruner = Pruner.ADMM
     pools = True
+    is_bounded = True
     opens = "for every input feature of the weight matrices the sum of squares over all silos' text"
     not_protected: ClassVar[tuple[str, ...]] = (
         "The sums of the first block's inputs are sums over the words of all silos' text: which words are frequent in "
@@ -75,10 +97,14 @@ class EnergiesSpec(ReleaseSpec):
     unseen = "text, statistics or keep mask"
 
     def sections(self, plan: Plan, index: int, silos: int) -> Iterator[Section]:
-        """Yield the counts of what was clipped, a section each, then the sections that have the statistics."""
+        """Yield the counts of what was clipped, a section each, then the sections that have the statistics.
+
+        With noise nothing is counted, for no noise would be on that.
+        """
         statistics = [section for tensor in own_inputs(plan, index) for section in self.statistics(plan, tensor)]
-        most = max(section.lanes for section in statistics)
-        yield Section(CLIPPED_SECTION, len(statistics), lane_width(silos * most))
+        if not plan.pruning.clip:
+            most = max(section.lanes for section in statistics)
+            yield Section(CLIPPED_SECTION, len(statistics), lane_width(silos * most))
         yield from statistics
 
     def statistics(self, plan: Plan, tensor: plan_pb2.Tensor) -> Iterator[Section]:
@@ -113,8 +139,16 @@ class EnergiesSpec(ReleaseSpec):
                     raise PlanError(f"{field}: shares_input_of: {tensor.shares_input_of!r} has no such input")
                 if tensor.scale_exponents:
                     raise PlanError(f"{field}: scale_exponents: are those of {tensor.shares_input_of}")
-            elif len(tensor.scale_exponents) != (due := features if tensor.name in of_products else 1):
+            elif len(tensor.scale_exponents) != (due := features if work.clip or tensor.name in of_products else 1):
                 raise PlanError(f"{field}: scale_exponents: are not {due}")
+
+    def events(self, plan: Plan, index: int) -> tuple[PrivacyEvent, ...]:
+        """Return a Gaussian release for each block that the round is about, where the plan has noise."""
+        clip = plan.pruning.clip
+        if not (clip and self.is_bounded):
+            return super().events(plan, index)
+        blocks = {tensor.block for tensor in own_inputs(plan, index)}
+        return (GaussianEvent(noise_multiplier(clip, noise_shares(plan)), len(blocks)),)
 
     def computes(self, plan: Plan, index: int, silo: str) -> Iterator[str]:
         """Yield what is summed on how much text."""
@@ -129,6 +163,8 @@ class EnergiesSpec(ReleaseSpec):
         """Say what is summed, and how many numbers that is."""
         inputs = [tensor for index in rounds for tensor in own_inputs(plan, index)]
         numbers = sum(section.lanes for tensor in inputs for section in self.statistics(plan, tensor))
+        if plan.pruning.clip:
+            return f"{self.what(plan)}, {numbers:,} numbers, with this silo's share of the noise added"
         return f"{self.what(plan)}, {numbers:,} numbers, and how many of them were too large for the plan's scales"
 
 

@@ -7,11 +7,15 @@ holds its `SPEC`. The silo's side of it is the module of that name in silo_agent
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from importlib import import_module
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from crypto.encoding.layout import Layout, Section
 from crypto.names import Pruner, ReleaseKind
 from crypto.plan import Plan
+from crypto.privacy.events import ExactEvent, PrivacyEvent
+
+UNIT_SEQUENCES: Final = 8
+"""The most sequences of a unit that are looked at with noise: what it contributes is bounded anyway."""
 
 
 class ReleaseSpec(ABC):
@@ -30,6 +34,11 @@ class ReleaseSpec(ABC):
     """The kinds of the rounds that come right before each of its rounds, over the same blocks."""
     stands_alone: ClassVar[bool] = False
     """Whether rounds of the kind need no pruning: they may end any plan, or be all of it."""
+
+    is_bounded: ClassVar[bool] = False
+    """Whether a plan with noise may have rounds of the kind: a unit of text changes them by the plan's clip at most, or
+    not at all.
+    """
 
     opens: ClassVar[str]
     """What the aggregator learns over all survivors together."""
@@ -52,6 +61,11 @@ class ReleaseSpec(ABC):
     def check(self, plan: Plan, index: int) -> None:
         """Raise PlanError where the round contradicts itself."""
         del plan, index  # most kinds have nothing that could
+
+    def events(self, plan: Plan, index: int) -> tuple[PrivacyEvent, ...]:
+        """Return what the round spends of a privacy budget."""
+        del plan, index
+        return (ExactEvent(),)
 
     def files(self, plan: Plan, index: int) -> frozenset[bytes]:
         """Return the SHA-256 of each file that a silo fetches for the round."""
@@ -92,7 +106,18 @@ def layout_of(plan: Plan, index: int, silos: int | None = None) -> Layout:
     return Layout(tuple(sections), plan.message.chunk_words)
 
 
+def events_of(plan: Plan, first: int = 0) -> list[PrivacyEvent]:
+    """Return what all rounds of a plan from `first` on spend of a privacy budget."""
+    rounds = range(first, len(plan.message.rounds))
+    return [event for index in rounds for event in spec_of(plan, index).events(plan, index)]
+
+
 def calibration_in_words(plan: Plan) -> str:
     """Say how much of a silo's text its statistics are computed on."""
     pruning = plan.message.pruning
+    if pruning.clip:
+        return (
+            f"at most {pruning.samples:,} units of this silo's text, each a person or else a record, and at most "
+            f"{UNIT_SEQUENCES} sequences of {pruning.sequence_length:,} tokens of each"
+        )
     return f"{pruning.samples:,} sequences of {pruning.sequence_length:,} tokens of this silo's text"

@@ -6,6 +6,7 @@ from typing import Final
 from crypto.encoding.layout import Section
 from crypto.names import ReleaseKind
 from crypto.plan import Plan
+from crypto.privacy.events import PrivacyEvent
 from crypto.releases.release_spec import ReleaseSpec
 
 COIN_SECTION: Final = "coin"
@@ -17,12 +18,18 @@ class SamplingSpec(ReleaseSpec):
 
     kind = ReleaseKind.SAMPLING
     says = "sampling"
+    is_bounded = True
     opens = "a random number that no silo chose alone"
 
     def sections(self, plan: Plan, index: int, silos: int) -> Iterator[Section]:
         """Yield the one section, whose sums wrap around as words do."""
         del plan, index, silos
         yield Section(COIN_SECTION, COIN_WORDS, 64)
+
+    def events(self, plan: Plan, index: int) -> tuple[PrivacyEvent, ...]:
+        """Return nothing: random words say nothing of the text."""
+        del plan, index
+        return ()
 
     def computes(self, plan: Plan, index: int, silo: str) -> Iterator[str]:
         """Yield nothing: random words are not computed."""

@@ -127,6 +127,8 @@ class Policy:
     """The budget of differential privacy; None means unlimited."""
     delta: float | None = None
     """The probability with which the budget may be exceeded; None where none is set."""
+    whole_noise: bool = False
+    """Whether this silo adds all the noise that a plan's promise needs, and counts on no other silo's share."""
     hours: Hours | None = None
     """When this silo takes part in rounds; None means always."""
 
@@ -153,6 +155,9 @@ class Policy:
         }
         if "release_kinds" in given:
             values["release_kinds"] = _kinds(file, given.pop("release_kinds"))
+        if "whole_noise" in given:
+            values["whole_noise"] = given.pop("whole_noise")
+            _require(type(values["whole_noise"]) is bool, f"{file}: whole_noise: must be true or false")
         if "hours" in given:
             values["hours"] = _hours(file, given.pop("hours"))
         values |= {name: _bound(file, name, value) for name, value in given.items()}

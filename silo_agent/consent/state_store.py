@@ -16,6 +16,8 @@ from typing import Final
 
 from crypto.errors import InputError, ReleaseRefused
 from crypto.names import Phase
+from crypto.primitives.keystream import SEED_BYTES
+from crypto.secagg.session import Entropy
 from silo_agent.consent.ledger import Release, check_release
 from silo_agent.host.sqlite_file import bring_up_to_date, transaction
 
@@ -81,7 +83,18 @@ def _withdrawn_rounds(database: sqlite3.Connection) -> None:
     database.execute("ALTER TABLE releases ADD COLUMN withdrawn INTEGER NOT NULL DEFAULT 0")
 
 
-_STEPS: Final = (_first_tables, _known_survivors_and_settled_rounds, _table_of_candidates, _withdrawn_rounds)
+def _seeds_of_noise(database: sqlite3.Connection) -> None:
+    """Make the table of what the noise of a round under way follows from."""
+    database.execute("CREATE TABLE noise_seeds (round BLOB PRIMARY KEY, seed BLOB NOT NULL) STRICT")
+
+
+_STEPS: Final = (
+    _first_tables,
+    _known_survivors_and_settled_rounds,
+    _table_of_candidates,
+    _withdrawn_rounds,
+    _seeds_of_noise,
+)
 
 
 class Decision(StrEnum):
@@ -173,6 +186,25 @@ class StateStore:
         """Record that a quorum signed a release's survivors, before this silo reveals anything that opens the sum."""
         with transaction(self._file) as database:
             database.execute("UPDATE releases SET confirmed = ? WHERE round = ?", (",".join(survivors), begun.round))
+
+    def noise_seed(self, round_digest: bytes, entropy: Entropy) -> bytes:
+        """Return the 32 bytes that a round's noise follows from: from `entropy`, or those that were drawn before.
+
+        An agent that dies after it drew noise, and before anything left, draws no other noise for the same values. The
+        seeds of other rounds go: an agent takes part in one at a time.
+        """
+        with transaction(self._file) as database:
+            database.execute("DELETE FROM noise_seeds WHERE round != ?", (round_digest,))
+            database.execute(
+                "INSERT OR IGNORE INTO noise_seeds (round, seed) VALUES (?, ?)", (round_digest, entropy(SEED_BYTES))
+            )
+            [seed] = database.execute("SELECT seed FROM noise_seeds WHERE round = ?", (round_digest,)).fetchone()
+            return bytes(seed)
+
+    def forget_noise(self) -> None:
+        """Forget the seed of a round that is over: with it whoever reads this file could take the noise off."""
+        with transaction(self._file) as database:
+            database.execute("DELETE FROM noise_seeds")
 
     def releases(self) -> list[Release]:
         """Return the ledger, oldest release first."""

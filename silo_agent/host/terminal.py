@@ -69,6 +69,8 @@ def plan_option(option: PlanOption) -> Callable[[_Command], _Command]:
     kind: Any = None  # as click takes it: a type or a click.ParamType
     if issubclass(option.kind, StrEnum):
         kind = click.Choice([member.value for member in option.choices or option.kind])
+    elif option.kind is float:
+        kind = float
     elif option.kind is int and not option.by_silo:
         kind = int if option.least is None else click.IntRange(option.least)
     default = option.default.value if isinstance(option.default, StrEnum) else option.default

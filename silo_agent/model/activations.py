@@ -45,7 +45,8 @@ class BlockWalk:
     Iterating yields the blocks in order, each loaded while it is the current one: `energies` and `grams` look at what
     its weights see, `advance`, once a block, makes the next block's inputs. Compute dtype: float32 on the CPU, the
     stored dtype elsewhere. Sequences of one length share batches; nothing is padded. With `beside_dense` the sequences
-    go through the dense model too, block by block at the same time: see `dense_target`. Hidden states stay on the GPUs
+    go through the dense model too, block by block at the same time: see `dense_target`. Kept `apart`, each is a batch
+    of its own: see `energies_of_each`. Hidden states stay on the GPUs
     while they take at most a quarter of the free memory, else in memory up to `IN_MEMORY`, else in a file that is gone
     when the walk is. `cuda` means all GPUs, `cuda:1` one. Raises ConfigError
     where sequences are longer than the model's positions, ModelError where blocks see more of the text than hidden
@@ -62,6 +63,7 @@ class BlockWalk:
         *,
         device: torch.device,
         beside_dense: bool = False,
+        apart: bool = False,
     ) -> None:
         length, limit = max(map(len, sequences)), positions(weights.config)
         if limit is not None and length > limit:
@@ -81,6 +83,7 @@ class BlockWalk:
             slots[block.index] = self._pass_throughs[block.index]
         self._calls: list[list[tuple[Any, ...]]] = []  # by batch, by block; the same object where it is equal
         self._known_calls: dict[torch.Size, list[tuple[Any, ...]]] = {}  # of the first batch of a shape
+        self._apart = apart
         self._enter(sequences)
         beside = self._hidden if beside_dense else []
         self._dense = list(room([hidden.shape for hidden in beside], self._dtype, self._devices))
@@ -102,7 +105,10 @@ class BlockWalk:
             raise self._unlike(why)
         self._weights.release(self._blocks[0])
         width = self._pass_throughs[0].called[0].numel() // ids.numel()
-        self._batches = list(batches(sequences, tokens_per_batch(self._devices, width, self._dtype)))
+        if self._apart:
+            self._batches = [sequence[None] for sequence in sequences]
+        else:
+            self._batches = list(batches(sequences, tokens_per_batch(self._devices, width, self._dtype)))
         shapes = {ids.shape: self._entering(ids).shape for ids in {of.shape: of for of in self._batches}.values()}
         self._hidden = list(room([shapes[ids.shape] for ids in self._batches], self._dtype, self._devices))
         for ids, hidden in zip(self._batches, self._hidden, strict=True):
@@ -160,12 +166,12 @@ class BlockWalk:
         Summed in float32 over `ROWS_SQUARED` tokens, in float64 beyond.
         """
 
-        def add(total: Tensor, rows: Tensor) -> None:
-            for some in torch.split(rows, ROWS_SQUARED):
-                total += some.float().square().sum(0)
+        return self._sum_up(*_SQUARES, share=not onward, onward=onward)  # what is run onward cannot be run again
 
-        zeros = partial(torch.zeros, dtype=torch.float64)
-        return self._sum_up(zeros, add, share=not onward, onward=onward)  # what is run onward cannot be run again
+    def energies_of_each(self, *, onward: bool = False) -> Iterator[dict[str, Tensor]]:
+        """Yield for each sequence of a walk that keeps them `apart` what `energies` returns of all."""
+        for index in range(len(self._batches)):
+            yield self._sum_up(*_SQUARES, share=not onward, onward=onward, batches_=[index])
 
     def grams(self) -> dict[str, Tensor]:
         """Return X^T X over the tokens X [tokens, d_in] that reach each prunable, by name: float32 [d_in, d_in].
@@ -189,8 +195,11 @@ class BlockWalk:
         *,
         share: bool = True,
         onward: bool = False,
+        batches_: Sequence[int] | None = None,
     ) -> dict[str, Tensor]:
         """Run the current block and `add` the rows [tokens, d_in] that reach each prunable to its total.
+
+        All batches are run, or those with these places.
 
         Layers called one after the other with the same input (q, k and v) share a total. It is zero for experts that no
         token reaches. Raises ModelError where matrices are used otherwise than rows are multiplied with them.
@@ -216,13 +225,13 @@ class BlockWalk:
                 apart |= shares.setdefault(name, last[1]) != last[1]
 
         shows = [self._products(copied, see) for copied in range(len(self._copies))]
-        for index in range(len(self._batches)):
+        for index in range(len(self._batches)) if batches_ is None else batches_:
             with shows[index % len(shows)]:
                 output = self._run(index, self._hidden[index])
             if onward:
                 self._hidden[index].copy_(_hidden_states(output))
         if share and (apart or any(calls[name] != calls[first] for name, first in shares.items())):
-            return self._sum_up(zeros, add, share=False)  # they had the same input, but not always
+            return self._sum_up(zeros, add, share=False, batches_=batches_)  # they had the same input, but not always
         summed: dict[str, Tensor] = {}
         for (name, _), total in totals.items():
             there = total.to(self._devices[0])
@@ -382,6 +391,14 @@ class BlockWalk:
         args, kwargs = trees.tree_map_only(Tensor, lambda tensor: tensor.to(device), call)
         with self._block_by_block():
             return self._copies[copied](hidden.to(device), *args, **kwargs)
+
+
+def _add_squares(total: Tensor, rows: Tensor) -> None:
+    for some in torch.split(rows, ROWS_SQUARED):
+        total += some.float().square().sum(0)
+
+
+_SQUARES: Final = partial(torch.zeros, dtype=torch.float64), _add_squares
 
 
 def _hidden_states(output: Any) -> Tensor:

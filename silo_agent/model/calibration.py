@@ -144,12 +144,17 @@ class WatchedText:
 
 def records(file: Path) -> Iterator[str]:
     """Yield every record's text. Raises CalibrationError naming the file, and the line where one is at fault."""
+    return (text for text, _ in records_of_units(file))
+
+
+def records_of_units(file: Path) -> Iterator[tuple[str, str | None]]:
+    """Yield every record's text, and the unit that it belongs to; None where it names none. Raises as `records`."""
     if file.suffix not in (".txt", ".jsonl"):
         raise CalibrationError(f"{file}: is neither .txt nor .jsonl", hint="name the file by its format")
     try:
         with file.open("rb") as lines:
             if file.suffix == ".txt":
-                yield _decode(file, lines.read(), 1)
+                yield _decode(file, lines.read(), 1), None
             else:
                 for number, line in enumerate(iter(partial(lines.readline, MOST_LINE_BYTES + 1), b""), 1):
                     if len(line) > MOST_LINE_BYTES:
@@ -158,7 +163,7 @@ def records(file: Path) -> Iterator[str]:
                             hint="split the record into several, a line each",
                         )
                     if line.strip():
-                        yield _text(file, _decode(file, line, number), number)
+                        yield _record(file, _decode(file, line, number), number)
     except OSError as error:
         raise CalibrationError(f"{file}: {error.strerror}", hint="name a file that can be read") from error
 
@@ -171,8 +176,8 @@ def _decode(file: Path, content: bytes, first_line: int) -> str:
         raise CalibrationError(f"{file}: line {line}: not UTF-8", hint="save the file as UTF-8") from None
 
 
-def _text(file: Path, line: str, number: int) -> str:
-    """Return a JSON line's `text`. Messages carry nothing of the line itself, which is private."""
+def _record(file: Path, line: str, number: int) -> tuple[str, str | None]:
+    """Return a JSON line's `text` and `unit`. Messages carry nothing of the line itself, which is private."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -182,4 +187,10 @@ def _text(file: Path, line: str, number: int) -> str:
         raise CalibrationError(f"{file}: line {number}: no `text` string", hint='write {"text": "..."} a line')
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise CalibrationError(f"{file}: line {number}: `text` has a lone surrogate", hint="write valid Unicode")
-    return text
+    unit = record.get("unit")
+    if not (unit is None or type(unit) in (str, int)):  # a truth value is an int to Python
+        raise CalibrationError(
+            f"{file}: line {number}: `unit` is neither a text nor a whole number",
+            hint="name the person that the record is about, or leave it out",
+        )
+    return text, None if unit is None else str(unit)

@@ -49,7 +49,7 @@ class Together:
         self._weights, self._progress = weights, progress
         self._taken = 0
         self._outliers: list[int] = []
-        self._walk = WalkTogether(weights, lambda: self.self_text, device)
+        self._walk, self._dense_walk = (WalkTogether(weights, lambda: self.self_text, device) for _ in range(2))
 
     def take(self, opened: Sequence[OpenedRound]) -> None:
         """Take up those rounds of a plan's pruning, from its first on, that were not taken before.
@@ -74,13 +74,21 @@ class Together:
         iterative = self.plan.pruning.schedule is Schedule.ITERATIVE
         return self._walk.at(block, self.changed if iterative else lambda _: {}).grams()
 
+    def public_energies(self, block: int, *, dense: bool) -> Mapping[str, Tensor]:
+        """Return the energies of a block's inputs on text that the model writes, as `BlockWalk.energies` does.
+
+        `dense`: they are those of the dense model, whatever was made of the blocks before.
+        """
+        walk, changed = (self._dense_walk, None) if dense else (self._walk, self.changed)
+        return walk.at(block, changed or (lambda _: {})).energies()
+
     def outliers(self, dense: OpenedSum) -> Sequence[int]:
         """Return by block how many weights stand out by the pooled statistics `dense`, of the dense model (2.8.1).
 
         It reads every weight, and so is computed once: a plan has one such round.
         """
         if not self._outliers:
-            energies = pooled_energies(dense)
+            energies = pooled_energies(dense, self)
             by_name = {tensor.name: energies[tensor.shares_input_of or tensor.name] for tensor in self.plan.prunable}
             of_block = partial(outlier_count, self._weights, energies=by_name, device=self.device)
             self._outliers = [of_block(block) for block in self._weights.blocks]

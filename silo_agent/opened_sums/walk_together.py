@@ -1,6 +1,6 @@
 """Sequences on their way through the model as the silos make it together, from one block to a later one."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -14,19 +14,20 @@ from silo_agent.model.activations import BlockWalk
 class WalkTogether:
     """Waits at a block until a later one is asked for. `sequences` is called once, when the walk begins.
 
-    With `beside_dense` they go through the dense model too, as `BlockWalk` has it.
+    With `beside_dense` they go through the dense model too, and `apart` each by itself, as `BlockWalk` has both.
     """
 
     def __init__(
         self,
         weights: DenseWeights,
-        sequences: Callable[[], Tensor],
+        sequences: Callable[[], Tensor | Sequence[Tensor]],
         device: torch.device,
         *,
         beside_dense: bool = False,
+        apart: bool = False,
     ) -> None:
         self._weights, self._sequences, self._device = weights, sequences, device
-        self._beside_dense = beside_dense
+        self._how = {"beside_dense": beside_dense, "apart": apart}
         self._current: Block | None = None
 
     def at(self, index: int, changed: Callable[[int], Mapping[str, Tensor]]) -> BlockWalk:
@@ -40,7 +41,7 @@ class WalkTogether:
 
     @cached_property
     def _walk(self) -> BlockWalk:
-        return BlockWalk(self._weights, self._sequences(), device=self._device, beside_dense=self._beside_dense)
+        return BlockWalk(self._weights, self._sequences(), device=self._device, **self._how)
 
     @cached_property
     def _blocks(self) -> Iterator[Block]:

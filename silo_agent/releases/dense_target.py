@@ -13,12 +13,12 @@ from torch import Tensor
 from crypto.encoding.layout import OpenedChunk
 from crypto.plan import oriented
 from crypto.releases.dense_target import target_section
-from crypto.releases.energies import own_inputs
+from crypto.releases.energies import exponents_of, own_inputs
 from crypto.releases.gram import product_bits
 from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.pruning.aimed_weight import aimed
 from silo_agent.pruning.expansion import ExpandedTensor
-from silo_agent.releases.energies import exponents_of, pruned_alike, warn_of_clipped
+from silo_agent.releases.energies import pruned_alike, warn_of_clipped
 from silo_agent.releases.gram import LANES_FILE, GramRelease, pooled_gram
 from silo_agent.releases.silo_side import Earlier, OpenedSum, SiloWork, next_section
 from sparsilo.v1 import plan_pb2

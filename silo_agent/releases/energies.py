@@ -23,6 +23,7 @@ from crypto.releases.energies import (
     CLIPPED_SECTION,
     ENERGY_WIDTH,
     energies_section,
+    exponents_of,
     has_products,
     most_a_silo,
     own_inputs,
@@ -31,7 +32,8 @@ from crypto.releases.release_spec import layout_of
 from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.pruning.expansion import ExpandedTensor
 from silo_agent.pruning.prune import as_integers, prune_weight
-from silo_agent.releases.silo_side import Earlier, OpenedSum, SiloWork, next_section
+from silo_agent.releases.contributed_energies import contributed, estimated
+from silo_agent.releases.silo_side import Earlier, OpenedSum, SiloRelease, SiloWork, Solving, next_section
 from silo_agent.second_order.public_correlations import with_public_correlations
 from sparsilo.v1 import plan_pb2
 
@@ -40,8 +42,10 @@ NO_LIMIT: Final = (1 << 64) - 1
 _log = logging.getLogger(__name__)
 
 
-def prepare(work: SiloWork) -> "EnergiesRelease":
+def prepare(work: SiloWork) -> SiloRelease:
     """Sum up the squares of the inputs of the round's tensors."""
+    if work.plan.pruning.clip:
+        return contributed(work)
     energies: dict[str, Tensor] = {}
     for of_block in work.statistics("energies"):
         check_shared(work.plan, work.index, of_block)
@@ -51,7 +55,7 @@ def prepare(work: SiloWork) -> "EnergiesRelease":
 
 def expanded(earlier: Earlier, opened: OpenedSum, weights: DenseWeights) -> Iterator[ExpandedTensor]:
     """Yield each tensor as the planned pruner prunes it by the pooled energies."""
-    plan, index, energies = earlier.plan, opened.round.index, pooled_energies(opened)
+    plan, index, energies = earlier.plan, opened.round.index, pooled_energies(opened, earlier.solving)
     updates = PRUNERS[plan.pruning.pruner].updates_weights
     needs_products = updates or plan.pruning.quantise_bits is not None
     for block, inputs in groupby(own_inputs(plan, index), lambda tensor: tensor.block):
@@ -62,9 +66,11 @@ def expanded(earlier: Earlier, opened: OpenedSum, weights: DenseWeights) -> Iter
             yield from pruned_alike(earlier, index, owner, gram if updates else energy, gram, weights)
 
 
-def pooled_energies(opened: OpenedSum) -> dict[str, Tensor]:
+def pooled_energies(opened: OpenedSum, solving: Solving) -> dict[str, Tensor]:
     """Return the pooled energies of a round's inputs by the tensor that has a section: float32 [d_in]."""
     plan, index, chunks = opened.round.plan, opened.round.index, opened.chunks()
+    if plan.pruning.clip:
+        return estimated(opened, solving)
     warn_of_clipped(plan, index, chunks)
     return {tensor.name: pooled_energy(plan, tensor, chunks) for tensor in own_inputs(plan, index)}
 
@@ -83,11 +89,6 @@ class EnergiesRelease:
     def lanes(self, chunk: Chunk) -> NDArray[Any]:
         """Return the values of one chunk's lanes."""
         return self._lanes[chunk.section.name][chunk.start : chunk.start + chunk.lanes]
-
-
-def exponents_of(tensor: plan_pb2.Tensor) -> NDArray[np.int64]:
-    """Return the exponents of two that the plan has of a tensor's input, one for all its features or one each."""
-    return np.frombuffer(tensor.scale_exponents, np.int8).astype(np.int64)
 
 
 def encode_energy(plan: Plan, tensor: plan_pb2.Tensor, energy: Tensor) -> tuple[NDArray[np.uint64], int]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from crypto.encoding.fixed_point import encode_signed
 from crypto.encoding.layout import Chunk, OpenedChunk
 from crypto.plan import Plan, oriented
-from crypto.releases.energies import CLIPPED_SECTION, energies_section, has_products, own_inputs
+from crypto.releases.energies import CLIPPED_SECTION, energies_section, exponents_of, has_products, own_inputs
 from crypto.releases.gram import gram_section, product_bits, triangle
 from crypto.releases.release_spec import layout_of
 from silo_agent.checkpoint.dense_weights import DenseWeights
@@ -24,12 +24,11 @@ from silo_agent.pruning.expansion import ExpandedTensor
 from silo_agent.releases.energies import (
     check_shared,
     encode_energy,
-    exponents_of,
     pooled_energy,
     pruned_alike,
     warn_of_clipped,
 )
-from silo_agent.releases.silo_side import Earlier, OpenedSum, SiloWork, next_section
+from silo_agent.releases.silo_side import Earlier, OpenedSum, SiloWork, Solving, next_section
 from silo_agent.second_order.public_correlations import with_public_correlations
 from sparsilo.v1 import plan_pb2
 
@@ -65,8 +64,9 @@ def expanded(earlier: Earlier, opened: OpenedSum, weights: DenseWeights) -> Iter
             yield from pruned_alike(earlier, index, owner, gram, gram, weights)
 
 
-def pooled_energies(opened: OpenedSum) -> dict[str, Tensor]:
+def pooled_energies(opened: OpenedSum, solving: Solving) -> dict[str, Tensor]:
     """Return the pooled energies of a round's inputs by the tensor that has a section: float32 [d_in]."""
+    del solving  # nothing public has a part in them
     plan, index, chunks = opened.round.plan, opened.round.index, opened.chunks()
     warn_of_clipped(plan, index, chunks)
     survivors, silos = opened.survivors, len(opened.round.silos)

@@ -64,6 +64,12 @@ class Solving(Protocol):
     def public_grams(self, block: int) -> Mapping[str, Tensor]:
         """Return X^T X of a block's inputs on text that the model writes, by prunable: float32 [d_in, d_in]."""
 
+    def public_energies(self, block: int, *, dense: bool) -> Mapping[str, Tensor]:
+        """Return the energies of a block's inputs on text that the model writes, by prunable: float32 [d_in].
+
+        `dense`: of the dense model, and not of what was made of the blocks before together.
+        """
+
     def outliers(self, dense: "OpenedSum") -> Sequence[int]:
         """Return by block how many weights stand out by the pooled statistics `dense`, of the dense model (2.8.1)."""
 
@@ -117,6 +123,8 @@ class SiloWork:
     """Prunes the whole model on text that it writes itself, where that was not done yet."""
     statistics: Callable[[Statistic], Iterator[Mapping[str, Tensor]]]
     """Sums up the inputs of the round's prunables over the calibration sequences, block by block, by name."""
+    energies_of_units: Callable[[], Iterator[Iterator[Mapping[str, Tensor]]]]
+    """By block of the round's scope and by unit of text, what the statistic "energies" is of that unit alone."""
     dense_target: Callable[[str], tuple[Tensor, Tensor]]
     """From the last layer of the round's block to what `BlockWalk.dense_target` has of it, the others as pruned."""
     folder: Path
@@ -151,7 +159,7 @@ class PruningSide(SiloSide, Protocol):
 class PoolingSide(PruningSide, Protocol):
     """What a kind that pools statistics has besides."""
 
-    def pooled_energies(self, opened: OpenedSum) -> Mapping[str, Tensor]:
+    def pooled_energies(self, opened: OpenedSum, solving: Solving) -> Mapping[str, Tensor]:
         """Return the pooled energies of a round's inputs by the tensor that has a section: float32 [d_in]."""
 
 
@@ -171,11 +179,11 @@ def expanded_tensors(earlier: Earlier, opened: OpenedSum, weights: DenseWeights)
         yield from pruning.expanded(earlier, opened, weights)
 
 
-def pooled_energies(opened: OpenedSum) -> Mapping[str, Tensor]:
+def pooled_energies(opened: OpenedSum, solving: Solving) -> Mapping[str, Tensor]:
     """Return the pooled energies of a round of a kind that pools, by the tensor that has a section: float32 [d_in]."""
     side: Any = silo_side(opened.round.plan.release_kind(opened.round.index))
     pooling: PoolingSide = side
-    return pooling.pooled_energies(opened)
+    return pooling.pooled_energies(opened, solving)
 
 
 def next_section(

@@ -1,16 +1,22 @@
 """What an offered round must be about for this silo: what it holds, and what the rounds before opened."""
 
 from collections.abc import Mapping
+from typing import Final
 
 from crypto.errors import IdentityError, PlanError, UnexpectedMessage
 from crypto.names import AGGREGATOR
 from crypto.plan import Plan
+from crypto.privacy.accountant import epsilon
 from crypto.pruning.sparsity import parse_ratio, spell_ratio
+from crypto.releases.release_spec import events_of
 from crypto.secagg.round import Round
 from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.config import AgentConfig
 from silo_agent.model.calibration import usual_length
 from silo_agent.opened_sums.opened_rounds import Start
+
+ROUNDING: Final = 1e-5
+"""Relative: two versions of the accountant's library may solve for an epsilon a little differently."""
 
 
 def check_plan(
@@ -49,6 +55,19 @@ def check_plan(
             hint="upload_bytes_per_second in agent.yaml, or least_bytes_per_second in the plan",
         )
     usual_length(weights.config, plan.message.pruning.sequence_length)  # raises where the model has fewer positions
+    check_promise(plan)
+
+
+def check_promise(plan: Plan) -> None:
+    """Raise PlanError where the noise of a plan is not enough for the epsilon that it promises (2.3.10)."""
+    promised = plan.message.pruning
+    if promised.clip:
+        kept = epsilon(events_of(plan), promised.delta)
+        if kept > promised.epsilon * (1 + ROUNDING):
+            raise PlanError(
+                f"the plan promises epsilon {promised.epsilon:g} at delta {promised.delta:g}, and its noise keeps "
+                f"{kept:.3g}"
+            )
 
 
 def check_model(plan: Plan, weights: DenseWeights, digests: Mapping[str, bytes]) -> None:

@@ -27,6 +27,7 @@ from crypto.errors import (
 )
 from crypto.names import Phase
 from crypto.plan import Plan
+from crypto.privacy.noise_shares import noise_shares
 from crypto.secagg.round import Round
 from crypto.secagg.session import SiloSession
 from silo_agent.checkpoint.dense_weights import DenseWeights
@@ -35,6 +36,7 @@ from silo_agent.config import AgentConfig
 from silo_agent.consent.accusations import Accusations
 from silo_agent.consent.audit_log import AuditLog
 from silo_agent.consent.ledger import Release
+from silo_agent.consent.policy import Policy
 from silo_agent.consent.state_store import STATE_FILE, StateStore
 from silo_agent.host.logs import lines_about
 from silo_agent.host.metrics import SiloMetrics
@@ -45,6 +47,7 @@ from silo_agent.model.device import named_device
 from silo_agent.network.calls import Advance, Call, Committed, Upload
 from silo_agent.network.transport import Transport
 from silo_agent.opened_sums.opened_rounds import Start
+from silo_agent.releases.noise import NoisyRelease
 from silo_agent.releases.silo_side import SiloRelease
 from silo_agent.rounds.adopted_masks import adopt_masks
 from silo_agent.rounds.agreement import Agreement
@@ -220,6 +223,8 @@ class Agent:
             _log.error("%s round: failed: %s", kind, reason)
             raise
         finally:
+            with suppress(SparsiloError):  # a disk that fails; the next round's seed takes this one's place
+                self._store.forget_noise()
             self._metrics.rounds.labels(kind, outcome).inc()
 
     def _prepare(self, run: RunOfPlan, start: Start) -> SiloRelease:
@@ -230,12 +235,20 @@ class Agent:
         """
         began = monotonic()
         try:
-            return run.prepare(start)
+            return self._with_noise(start.round, run.prepare(start))
         except Exception as error:  # from torch and the disk it may be of any kind
             if self._config.stay:
                 _log.error("%s", _reason(error))
                 sleep(max(0.0, began + run.plan.message.preparation_seconds - monotonic()))
             raise PreparationFailed(_reason(error)) from error
+
+    def _with_noise(self, round_: Round, release: SiloRelease) -> SiloRelease:
+        """Return what is released with this silo's noise, where the plan has noise."""
+        if not round_.plan.pruning.clip:
+            return release
+        alone = Policy.read(self._config.policy).whole_noise
+        seed = self._store.noise_seed(round_.digest, secrets.token_bytes)
+        return NoisyRelease(release, seed, round_.digest, noise_shares(round_.plan) if alone else 1)
 
     def _run_of(self, plan: Plan, data: bytes) -> RunOfPlan:
         """Return the plan's run on this text; what an earlier plan's, or text's, left in memory goes."""

@@ -11,11 +11,12 @@ from torch import Tensor
 from crypto.backends.verification import MAX_TRANSCRIPT_BYTES
 from crypto.errors import CalibrationError, InputError, SparsiloError
 from crypto.plan import Plan
-from crypto.releases.release_spec import spec_of
+from crypto.releases.release_spec import UNIT_SEQUENCES, spec_of
 from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.checkpoint.pruned_file import PrunedFile
 from silo_agent.config import AgentConfig
 from silo_agent.model.calibration import data_digest, read_sequences
+from silo_agent.model.units import read_units
 from silo_agent.network.transport import Transport
 from silo_agent.opened_sums.opened_rounds import Start
 from silo_agent.opened_sums.opened_sum import OpenedRound
@@ -53,6 +54,7 @@ class RunOfPlan:
             config.silo,
             weights,
             lambda: self._sequences(0)[0],
+            self._units,
             self.files.work,
             device,
             progress,
@@ -111,6 +113,7 @@ class RunOfPlan:
             pruned=lambda: self._pruning.files(start),
             self_calibrated=self._pruning.self_calibrated,
             statistics=lambda statistic: self._pruning.statistics(start, statistic),
+            energies_of_units=lambda: self._pruning.energies_of_units(start),
             dense_target=lambda name: self._pruning.dense_target(start, name),
             folder=self.files.work,
             together=lambda: self._pruning.together(start),
@@ -122,6 +125,16 @@ class RunOfPlan:
         if data_digest(self._config.calibration) != self.data:
             raise CalibrationError(f"{self._config.calibration}: was replaced during the round", hint="take part again")
         return release
+
+    def _units(self) -> list[list[Tensor]]:
+        pruning = self.plan.message.pruning
+        return read_units(
+            self._config.calibration,
+            self._weights.tokenizer,
+            units=pruning.samples,
+            sequence_length=pruning.sequence_length,
+            sequences=UNIT_SEQUENCES,
+        )
 
     def _sequences(self, held_out: int) -> tuple[Tensor, Tensor]:
         pruning = self.plan.message.pruning

@@ -1,8 +1,9 @@
 """One silo's pruning in one run: computed when a round asks for it, and kept in the run's folder."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -53,15 +54,16 @@ class RunPruning:
         silo: str,
         weights: DenseWeights,
         sequences: Callable[[], Tensor],
+        units: Callable[[], Sequence[Sequence[Tensor]]],
         folder: Path,
         device: torch.device,
         progress: Progress,
     ) -> None:
         self.plan = plan
-        self._silo, self._weights, self._sequences = silo, weights, sequences
+        self._silo, self._weights, self._sequences, self._units = silo, weights, sequences, units
         self._folder, self._device, self._progress = folder, device, partial(progress, PRUNING)
         aims = release_of(plan) is ReleaseKind.DENSE_TARGET
-        self._walk = WalkTogether(weights, sequences, device, beside_dense=aims)
+        self._walk = WalkTogether(weights, self._texts, device, beside_dense=aims, apart=bool(plan.pruning.clip))
         self._together = Together(plan, weights, folder / TOGETHER, device, progress)
         self.solving: Final[Solving] = self._together
         """What weights are pruned by opened sums with."""
@@ -116,6 +118,23 @@ class RunPruning:
                     walk.advance({})
             self._progress(current.index + 1, blocks)
 
+    def energies_of_units(self, start: Start) -> Iterator[Iterator[Mapping[str, Tensor]]]:
+        """Yield by block of a round's scope, and in it by unit of text, the energies of its prunables' inputs.
+
+        They are of what `statistics` would sum up, by name: float32 [d_in]. A unit without a sequence is left out.
+        """
+        block, counts = self.plan.block(start.index), [len(unit) for unit in self._units() if unit]
+        if not counts:
+            return
+        if block is not None:
+            yield _of_units(self._reach(start, block).energies_of_each(), counts)
+            self._progress(block + 1, len(self._weights.blocks))
+            return
+        walk = BlockWalk(self._weights, self._texts(), device=self._device, apart=True)
+        for current in walk:
+            yield _of_units(walk.energies_of_each(onward=True), counts)
+            self._progress(current.index + 1, len(self._weights.blocks))
+
     def dense_target(self, start: Start, name: str) -> tuple[Tensor, Tensor]:
         """Return what `BlockWalk.dense_target` has of `name`, the last layer of the block that a round is about.
 
@@ -133,6 +152,11 @@ class RunPruning:
         """Return by name what the opened sums so far made of the model (14.3.1)."""
         self._together.take(start.opened)
         return self._together.tensors
+
+    def _texts(self) -> Tensor | Sequence[Tensor]:
+        if self.plan.pruning.clip:
+            return [sequence for unit in self._units() for sequence in unit]
+        return self._sequences()
 
     def _all(self, start: Start) -> Iterator[Pruned]:
         return self._pruned(
@@ -162,6 +186,13 @@ class RunPruning:
         """Return the walk at a block, on the outputs of the globally pruned ones before it."""
         self._together.take(start.opened)
         return self._walk.at(index, self._together.changed)
+
+
+def _of_units(energies: Iterator[Mapping[str, Tensor]], counts: Sequence[int]) -> Iterator[Mapping[str, Tensor]]:
+    """Yield the sums of the energies of so many sequences in a row."""
+    for count in counts:
+        of_sequences = list(islice(energies, count))
+        yield {name: torch.stack([of[name] for of in of_sequences]).sum(0) for name in of_sequences[0]}
 
 
 def _summed(walk: BlockWalk, statistic: Statistic) -> Mapping[str, Tensor]:

@@ -24,6 +24,8 @@ PREFIX: Final = "SPARSILO_"
 NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 """An environment that overrides nothing."""
 _WHOLE: Final = re.compile(r"[0-9]{1,18}")
+_NUMBER: Final = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?(e-?[0-9]{1,2})?")
+"""YAML takes 1e-6, which has no dot, for a text."""
 
 
 class Config(Protocol):
@@ -108,6 +110,11 @@ def _typed(where: str, kind: Any, value: object, folder: Path) -> object:
         if type(value) is not kind:  # a truth value is an int to Python
             raise ConfigError(f"{where}: must be {'true or false' if kind is bool else 'a whole number'}")
         return value
+    if kind is float:
+        is_number = type(value) in (int, float) or (isinstance(value, str) and _NUMBER.fullmatch(value))
+        if not is_number:
+            raise ConfigError(f"{where}: must be a number, such as 0.5")
+        return float(str(value))
     if kind is Decimal:
         try:
             return parse_ratio(str(value))
