@@ -10,7 +10,9 @@ from crypto.backends.backend_spec import backend_spec
 from crypto.names import ReleaseKind
 from crypto.plan import Plan
 from crypto.plan_options import PLAN_OPTIONS
-from crypto.releases.release_spec import release_spec, spec_of
+from crypto.privacy.accountant import combined_multiplier, epsilon
+from crypto.privacy.events import GaussianEvent
+from crypto.releases.release_spec import events_of, release_spec, spec_of
 from crypto.secagg.round import least_survivors
 from silo_agent.consent.expected_traffic import (
     bytes_down,
@@ -114,8 +116,8 @@ def plan_in_words(plan: Plan, silo: str) -> PlanInWords:
         least_survivors=least,
         colluders=message.colluders,
         withstands=backend_spec(plan.backend).withstands(message.colluders),
-        epsilon=EPSILON,
-        not_protected=tuple(_not_protected(kinds, least)),
+        epsilon=_promised(plan),
+        not_protected=tuple(_not_protected(plan, kinds, least)),
         preparation_seconds=message.preparation_seconds,
         phase_seconds=message.phase_seconds,
         least_bytes_per_second=plan.least_bytes_per_second,
@@ -196,13 +198,30 @@ def _to_silos(plan: Plan, kinds: list[ReleaseKind]) -> Iterator[str]:
         yield f"all of the sums that later rounds start from: {listed}"
 
 
-def _not_protected(kinds: list[ReleaseKind], least: int) -> Iterator[str]:
+def _promised(plan: Plan) -> str:
+    """Say what differential privacy a plan keeps, and for whom; and how little that is for a silo as a whole."""
+    promise = plan.message.pruning
+    if not promise.clip:
+        return EPSILON
+    of_silo = combined_multiplier(events_of(plan)) / promise.samples
+    of_text = epsilon([GaussianEvent(of_silo)], promise.delta)
+    return (
+        f"{promise.epsilon:g} at delta {promise.delta:g} for each unit of text, a person or else a record, in all rounds "
+        f"of this plan together; {of_text:.2g} for this silo's text as a whole"
+    )
+
+
+def _not_protected(plan: Plan, kinds: list[ReleaseKind], least: int) -> Iterator[str]:
     yield from dict.fromkeys(sentence for kind in kinds for sentence in release_spec(kind).not_protected)
     yield (
         f"Whoever knows the parts of all other survivors subtracts them: with {least} survivors, {least - 1} silos "
         "that work together learn this one's."
     )
-    yield "The sums are exact statistics of the silos' text."
+    if plan.pruning.clip:
+        yield "Noise hides a unit, not what many units have in common: that is what the sums are for."
+        yield "A person whose records name another unit, or none, or lie in two silos, is protected less by as much."
+    else:
+        yield "The sums are exact statistics of the silos' text."
     yield "Whoever made the model and the plan chose the questions: take the model from a source that you trust."
 
 

@@ -31,7 +31,7 @@ def read_units(file: Path, tokenizer: Any, *, units: int, sequence_length: int, 
             continue  # the unit is beyond those that are used, and later records may be of one that is
         of_unit = tokens.setdefault(unit, [])
         try:
-            for ids in tokenised(file, number, record, tokenizer):
+            for ids in tokenised(file, number, record, tokenizer) if record else ():  # of nothing there are tokens too
                 of_unit += ids[: sequences * sequence_length - len(of_unit)]
         except CalibrationError as error:
             _log.warning("%s; it is left out", error.message)

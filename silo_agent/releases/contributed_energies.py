@@ -20,6 +20,7 @@ from crypto.privacy.clipping import contribution
 from crypto.privacy.noise_shares import SHARE_BITS, noise_shares
 from crypto.releases.energies import clip_radius, energies_section, exponents_of, own_inputs
 from silo_agent.pruning.shrinkage import towards_public
+from silo_agent.releases.shared_inputs import check_shared
 from silo_agent.releases.silo_side import OpenedSum, SiloWork, Solving, next_section
 from sparsilo.v1 import plan_pb2
 
@@ -33,6 +34,7 @@ def contributed(work: SiloWork) -> "ContributedEnergies":
         exponents = np.concatenate([exponents_of(tensor) for tensor in inputs])
         total = np.zeros(len(exponents), np.int64)
         for energies in units:
+            check_shared(work.plan, work.index, energies)
             values = torch.cat([energies[tensor.name] for tensor in inputs]).double().cpu().numpy()
             total += contribution(np.ldexp(values, -exponents), clip_radius(len(values)), clip)
         release.add(inputs, total)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from crypto.encoding.fixed_point import encode_clipped
 from crypto.encoding.layout import Chunk, OpenedChunk
-from crypto.errors import PlanError
 from crypto.names import ReleaseKind
 from crypto.plan import Plan, oriented
 from crypto.pruning.pruners import PRUNERS
@@ -33,6 +32,7 @@ from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.pruning.expansion import ExpandedTensor
 from silo_agent.pruning.prune import as_integers, prune_weight
 from silo_agent.releases.contributed_energies import contributed, estimated
+from silo_agent.releases.shared_inputs import check_shared
 from silo_agent.releases.silo_side import Earlier, OpenedSum, SiloRelease, SiloWork, Solving, next_section
 from silo_agent.second_order.public_correlations import with_public_correlations
 from sparsilo.v1 import plan_pb2
@@ -106,17 +106,6 @@ def unit_exponents(plan: Plan, tensor: plan_pb2.Tensor) -> NDArray[np.int64]:
     if has_products(plan, tensor):
         return 2 * exponents - (most_a_silo(ENERGY_WIDTH, len(plan.silos)).bit_length() - 1)
     return exponents
-
-
-def check_shared(plan: Plan, index: int, statistics: Mapping[str, Tensor]) -> None:
-    """Check that tensors share an input where the plan says so. Raises PlanError.
-
-    One input has one sum on every text. Two that have the same on all silos' text do not exist in practice.
-    """
-    for tensor in plan.tensors(index):
-        shared = tensor.shares_input_of
-        if shared and tensor.name in statistics and not torch.equal(statistics[tensor.name], statistics[shared]):
-            raise PlanError(f"the plan says that {tensor.name} and {shared} have one input, and here they have two")
 
 
 def warn_of_clipped(plan: Plan, index: int, chunks: Iterator[OpenedChunk]) -> None:

@@ -22,12 +22,12 @@ from crypto.releases.release_spec import layout_of
 from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.pruning.expansion import ExpandedTensor
 from silo_agent.releases.energies import (
-    check_shared,
     encode_energy,
     pooled_energy,
     pruned_alike,
     warn_of_clipped,
 )
+from silo_agent.releases.shared_inputs import check_shared
 from silo_agent.releases.silo_side import Earlier, OpenedSum, SiloWork, Solving, next_section
 from silo_agent.second_order.public_correlations import with_public_correlations
 from sparsilo.v1 import plan_pb2

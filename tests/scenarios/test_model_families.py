@@ -102,7 +102,7 @@ def together(weights: DenseWeights, asked: PlanOptions, folder: Path) -> tuple[T
     silos = {
         silo: RunPruning(
             *(plan, silo, weights, lambda index=index: sequences(index)),  # type: ignore[misc]
-            *(folder / silo, torch.device("cpu"), lambda *_: None),
+            *(list, folder / silo, torch.device("cpu"), lambda *_: None),
         )
         for index, silo in enumerate(plan.silos)
     }

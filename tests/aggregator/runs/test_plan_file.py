@@ -161,7 +161,13 @@ def test_an_enrolled_silo_takes_a_plan_that_says_nothing_only_once_somebody_has_
 
 def row(option: PlanOption) -> str:
     """An option's line in docs/formats.md."""
-    kinds: dict[type, str] = {bool: "`true` or `false`", int: "whole number", str: "text", Decimal: "decimal in [0, 1)"}
+    kinds: dict[type, str] = {
+        bool: "`true` or `false`",
+        int: "whole number",
+        float: "number",
+        str: "text",
+        Decimal: "decimal in [0, 1)",
+    }
     value = kinds.get(option.kind) or ", ".join(f"`{member}`" for member in option.choices or option.kind)
     default = option.unset or ("none" if option.default in (None, {}) else str(option.default).lower())
     return f"| `{option.name}` | {'silo: ' * option.by_silo}{value} | {default} | {option.help} |"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from aggregator.runs.public_scales import public_scales
+from aggregator.runs.public_scales import Scaling, public_scales
 from crypto.errors import ModelError
 from crypto.names import ReleaseKind
 from silo_agent.checkpoint.dense_weights import DenseWeights
@@ -22,7 +22,9 @@ TOKENS = 4096
 def test_scales_are_near_what_the_models_own_text_comes_to(kind: ReleaseKind, tmp_path: Path) -> None:
     """Of other text than the scales are taken from: usual energies have some 32 bits, products 10 bits of room."""
     weights = DenseWeights.open(tiny_llama(tmp_path / "dense"))
-    inputs = public_scales(weights, lambda _: kind is ReleaseKind.GRAM, TOKENS, CPU, lambda *_: None)
+    inputs = public_scales(
+        weights, lambda _: Scaling.PRODUCTS if kind is ReleaseKind.GRAM else Scaling.SUMS, TOKENS, CPU, lambda *_: None
+    )
     text = self_sequences(weights, samples=64, sequence_length=64, device=CPU, progress=lambda *_: None, seed=9)
     walk = BlockWalk(weights, text, device=CPU)
     for _ in walk:
@@ -44,7 +46,7 @@ def test_scales_are_near_what_the_models_own_text_comes_to(kind: ReleaseKind, tm
 def test_who_shares_an_input(tmp_path: Path) -> None:
     weights = DenseWeights.open(tiny_llama(tmp_path / "dense"))
     told: list[tuple[str, int, int]] = []
-    inputs = public_scales(weights, lambda _: False, TOKENS, CPU, lambda *step: told.append(step))
+    inputs = public_scales(weights, lambda _: Scaling.SUMS, TOKENS, CPU, lambda *step: told.append(step))
     tasks = dict.fromkeys(task for task, _, _ in told)
     assert list(tasks) == ["writing calibration text", "scaling inputs of blocks"]
     assert told[-1] == ("scaling inputs of blocks", 2, 2)
@@ -64,7 +66,7 @@ def test_who_shares_an_input(tmp_path: Path) -> None:
 def test_an_experts_input_is_its_own(tmp_path: Path) -> None:
     """Which tokens reach it is for the text to say, so no plan may count on it."""
     weights = DenseWeights.open(tiny_model(tmp_path, family("mixtral")))
-    inputs = public_scales(weights, lambda _: False, TOKENS, CPU, lambda *_: None)
+    inputs = public_scales(weights, lambda _: Scaling.SUMS, TOKENS, CPU, lambda *_: None)
     experts = [said for name, said in inputs.items() if "experts" in name]
     assert experts
     assert not any(said.shares_input_of for said in experts)
@@ -73,7 +75,8 @@ def test_an_experts_input_is_its_own(tmp_path: Path) -> None:
 def test_scales_of_outputs_are_near_dense_hidden_states(tmp_path: Path) -> None:
     weights = DenseWeights.open(tiny_llama(tmp_path / "dense"))
     inputs, gram = (
-        public_scales(weights, lambda _: True, TOKENS, CPU, lambda *_: None, aims=aims) for aims in (True, False)
+        public_scales(weights, lambda _: Scaling.PRODUCTS, TOKENS, CPU, lambda *_: None, aims=aims)
+        for aims in (True, False)
     )
     text = self_sequences(weights, samples=64, sequence_length=64, device=CPU, progress=lambda *_: None, seed=9)
     hidden = in_memory(weights.folder).model(input_ids=text, output_hidden_states=True).hidden_states
@@ -94,4 +97,4 @@ def test_a_model_in_which_nothing_writes_last_has_no_target(name: str, tmp_path:
     with pytest.raises(
         ModelError, match=r"model.layers.0: has no weight matrix that writes to the residual stream last"
     ):
-        public_scales(weights, lambda _: True, TOKENS, CPU, lambda *_: None, aims=True)
+        public_scales(weights, lambda _: Scaling.PRODUCTS, TOKENS, CPU, lambda *_: None, aims=True)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,14 +22,17 @@ from crypto.releases.planned_rounds import planned_rounds
 from crypto.secagg.round import Round
 from silo_agent.opened_sums.opened_rounds import Start
 from silo_agent.releases.dense_target import DenseTargetRelease, pooled_target
-from silo_agent.releases.energies import EnergiesRelease, check_shared, pooled_energies, pooled_energy
+from silo_agent.releases.energies import EnergiesRelease, pooled_energies, pooled_energy
 from silo_agent.releases.gram import GramRelease, pooled_gram
+from silo_agent.releases.shared_inputs import check_shared
 from silo_agent.releases.silo_side import next_section
 from support.opened import opened, released
 from support.plans import plan_message
 
 ENERGIES, GRAM = ReleaseKind.ENERGIES, ReleaseKind.GRAM
 SILOS, FEATURES = 5, 7
+NOTHING_PUBLIC: Any = None
+"""Without noise public text has no part in what was pooled."""
 
 
 def plan_of(kind: ReleaseKind, exponents: bytes, chunk_words: int = 3) -> Plan:
@@ -112,7 +116,9 @@ def test_energies_in_a_plan_with_scales_of_products_are_relative_to_their_square
     assert expected[:2] == [most // 2, most]
     round_ = opened(Start(plan).round, summed([lanes] * SILOS), SILOS, tmp_path)
     exact = [SILOS * Fraction(lane) * Fraction(4) ** e / most for lane, e in zip(expected, exponents, strict=True)]
-    assert pooled_energies(round_)["blocks.0.weight"].tolist() == [float(np.float32(float(value))) for value in exact]
+    assert pooled_energies(round_, NOTHING_PUBLIC)["blocks.0.weight"].tolist() == [
+        float(np.float32(float(value))) for value in exact
+    ]
 
 
 def test_energies_that_do_not_fit_are_cut_and_counted() -> None:

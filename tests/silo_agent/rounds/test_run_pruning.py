@@ -66,7 +66,7 @@ class Run:
             if task == PRUNING:
                 self.done.append(step)  # type: ignore[arg-type]
 
-        self.pruning = RunPruning(plan, ME, weights, read, state, CPU, progress)
+        self.pruning = RunPruning(plan, ME, weights, read, list, state, CPU, progress)
 
     def keep_masks(self, start: Start) -> dict[str, Tensor]:
         return load_file(self.pruning.files(start).keep_masks)
