@@ -6,6 +6,7 @@ from typing import Final
 from crypto.encoding.layout import Section
 from crypto.names import ReleaseKind
 from crypto.plan import Plan
+from crypto.privacy.events import PrivacyEvent
 from crypto.releases.release_spec import ReleaseSpec
 
 COIN_SECTION: Final = "coin"
@@ -23,6 +24,11 @@ class SamplingSpec(ReleaseSpec):
         """Yield the one section, whose sums wrap around as words do."""
         del plan, index, silos
         yield Section(COIN_SECTION, COIN_WORDS, 64)
+
+    def events(self, plan: Plan, index: int) -> tuple[PrivacyEvent, ...]:
+        """Return nothing: random words say nothing of the text."""
+        del plan, index
+        return ()
 
     def computes(self, plan: Plan, index: int, silo: str) -> Iterator[str]:
         """Yield nothing: random words are not computed."""
