@@ -37,7 +37,7 @@ BUDGET: Final = ("releases", "epsilon", "delta", "epoch")
 USUAL_DELTA: Final = 1e-6
 """At which delta epsilon is said where the policy names none."""
 ROUNDING: Final = 1 + 1e-9
-"""Times how much an epsilon may be too large: the accountant finds it by trying."""
+"""How many times the budget an epsilon may seem to be: the accountant finds it by trying."""
 
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
 _EPOCH: Final = re.compile("[a-z0-9-]{0,63}")
@@ -374,15 +374,15 @@ def check_epsilon(policy: Policy, spent: Sequence[Spent], wanted: Sequence[Priva
     total = epsilon_of(of_epoch, policy.shown_delta, wanted)
     if total > policy.epsilon * ROUNDING:
         exact = without_noise(of_epoch)
-        before = (
+        so_far = (
             f"{exact} rounds were released without noise, so the epsilon spent is unlimited"
             if exact
             else f"epsilon {epsilon_of(of_epoch, policy.shown_delta):.6g} is spent"
         )
         would_be = "unlimited" if isinf(total) else f"{total:.6g}"
         raise ReleaseRefused(
-            f"{before}; with the rounds to come it would be {would_be}, and this silo's privacy budget is epsilon "
+            f"{so_far}; with the rounds to come it would be {would_be}, and this silo's privacy budget is epsilon "
             f"{policy.epsilon:g} at delta {policy.shown_delta:g}",
-            hint="only where the text is of other people, whom nothing was released of: give epoch in the policy a new "
-            "name",
+            hint="epoch in the policy may get a new name only where the text is of other people, of whom nothing was "
+            "released",
         )

@@ -198,7 +198,7 @@ def test_nothing_is_sent_for_a_wrong_fingerprint_nor_computed_before_approval(de
         until(lambda silo=silo: deployment.silo(silo, "pending", "--output", "json").data["pending"])
         state = deployment.folder / silo / "state"
         kept = {file.name for file in state.iterdir()} - {"agent.sqlite-journal"}  # SQLite's, while it writes
-        assert kept == {"agent.sqlite", "audit.jsonl", "lock", "privacy-ledger.jsonl"}
+        assert kept == {"agent.sqlite", "audit.jsonl", "lock"}
         wrong = deployment.silo(silo, "roster", "pin", "--fingerprint", "0" * 64)
         assert wrong.code == 2
     pinned = {(deployment.folder / silo / "roster.yaml").read_bytes() for silo in deployment.silos}

@@ -216,10 +216,10 @@ def test_without_a_cap_or_a_policy_the_usual_delta_is_taken(
     for budget in ("", "{epoch: '2026'}"):
         if budget:
             policy(tmp_path, budget)
-        found = ledger(tmp_path, capsys, "--output", "json").data["privacy"]
-        assert [spend["delta"] for spend in found] == [1e-6] * 5
-        assert [spend["left"] for spend in found] == [None] * 5
-        assert found[2]["epsilon"] == epsilon(NOISY * 2, 1e-6)
+        listed = ledger(tmp_path, capsys, "--output", "json").data["privacy"]
+        assert [spend["delta"] for spend in listed] == [1e-6] * 5
+        assert [spend["left"] for spend in listed] == [None] * 5
+        assert listed[2]["epsilon"] == epsilon(NOISY * 2, 1e-6)
 
 
 @pytest.mark.clause("14.7.6")
