@@ -72,6 +72,11 @@ class ReleaseSpec(ABC):
         del plan, index
         return frozenset()
 
+    def events(self, plan: Plan, index: int) -> tuple[PrivacyEvent, ...]:
+        """Return what the round tells of a unit of the text: everything, unless the kind adds noise."""
+        del plan, index
+        return (ExactEvent(),)
+
     @abstractmethod
     def computes(self, plan: Plan, index: int, silo: str) -> Iterator[str]:
         """Yield what `silo` computes for the round, in words."""
@@ -90,6 +95,13 @@ def release_spec(kind: ReleaseKind) -> ReleaseSpec:
 def spec_of(plan: Plan, index: int) -> ReleaseSpec:
     """Return the spec of what a round of `plan` sums."""
     return release_spec(plan.release_kind(index))
+
+
+def events_of(plan: Plan, first: int = 0) -> list[PrivacyEvent]:
+    """Return what the rounds of `plan` from `first` on tell of a unit of the text."""
+    return [
+        event for index in range(first, len(plan.message.rounds)) for event in spec_of(plan, index).events(plan, index)
+    ]
 
 
 def has_input(plan: Plan, index: int) -> bool:

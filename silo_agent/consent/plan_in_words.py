@@ -206,8 +206,8 @@ def _promised(plan: Plan) -> str:
     of_silo = combined_multiplier(events_of(plan)) / promise.samples
     of_text = epsilon([GaussianEvent(of_silo)], promise.delta)
     return (
-        f"{promise.epsilon:g} at delta {promise.delta:g} for each unit of text, a person or else a record, in all rounds "
-        f"of this plan together; {of_text:.2g} for this silo's text as a whole"
+        f"{promise.epsilon:g} at delta {promise.delta:g} for each unit of text, a person or else a record, in all "
+        f"rounds of this plan together; {of_text:.2g} for this silo's text as a whole"
     )
 
 

@@ -4,11 +4,12 @@ Every function named `check_...` returns nothing where all is well, and raises a
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, time, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from math import isinf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -16,7 +17,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from crypto.errors import ConfigError, PlanError, ReleaseRefused
 from crypto.names import ReleaseKind
 from crypto.plan import Plan, model_digest
+from crypto.privacy.events import ExactEvent, PrivacyEvent
+from crypto.releases.release_spec import events_of, spec_of
 from silo_agent.consent.bounds import BOUNDS, Number, is_most, spelled
+from silo_agent.consent.privacy_ledger import Spent, epsilon_of, without_noise
 from silo_agent.settings.plain_yaml import read_mapping
 
 if TYPE_CHECKING:  # a command that shows a plan need not wait for torch
@@ -28,7 +32,15 @@ DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MOST_COUNT: Final = (1 << 31) - 1
 """The largest budget of releases, and number of accusations or of keep masks."""
 
+BUDGET: Final = ("releases", "epsilon", "delta", "epoch")
+"""The fields of the policy that are under `budget`."""
+USUAL_DELTA: Final = 1e-6
+"""At which delta epsilon is said where the policy names none."""
+ROUNDING: Final = 1 + 1e-9
+"""How many times the budget an epsilon may seem to be: the accountant finds it by trying."""
+
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
+_EPOCH: Final = re.compile("[a-z0-9-]{0,63}")
 _TIME: Final = re.compile("([01][0-9]|2[0-3]):[0-5][0-9]")
 
 
@@ -124,11 +136,13 @@ class Policy:
     candidates: int = 8
     """How many keep masks from outside may be run over the same text, in all."""
     epsilon: float | None = None
-    """The budget of differential privacy; None means unlimited."""
+    """The budget of differential privacy: what all releases of an epoch may spend; None means unlimited."""
     delta: float | None = None
     """The probability with which the budget may be exceeded; None where none is set."""
     whole_noise: bool = False
     """Whether this silo adds all the noise that a plan's promise needs, and counts on no other silo's share."""
+    epoch: str = ""
+    """Which people the text is of. A new name says that it is of other people, of whom nothing was released yet."""
     hours: Hours | None = None
     """When this silo takes part in rounds; None means always."""
 
@@ -137,13 +151,13 @@ class Policy:
         """Read policy.yaml. Raises ConfigError naming file and field."""
         given = dict(read_mapping(file))
         budget = _mapping(file, "budget", given.pop("budget", {}))
-        known = {field.name for field in fields(cls)} - {"releases", "epsilon", "delta"}
+        known = {field.name for field in fields(cls)} - {*BUDGET}
         for name in given:
             _require(name in known, f"{file}: {name}: unknown field", f"known: {', '.join(sorted({*known, 'budget'}))}")
         for name in ("models", "approval"):
             _require(name in given, f"{file}: {name}: is missing")
         for name in budget:
-            _require(name in ("releases", "epsilon", "delta"), f"{file}: budget: {name}: unknown field")
+            _require(name in BUDGET, f"{file}: budget: {name}: unknown field")
         values: dict[str, Any] = {
             "approval": _choice(file, "approval", given.pop("approval"), {str(choice): choice for choice in Approval}),
             "models": _models(file, given.pop("models")),
@@ -152,6 +166,7 @@ class Policy:
             "accusations": _count(file, "accusations", given.pop("accusations", cls.accusations)),
             "epsilon": _epsilon(file, budget.get("epsilon", UNLIMITED)),
             "delta": _delta(file, budget.get("delta")),
+            "epoch": _epoch(file, budget.get("epoch", cls.epoch)),
         }
         if "release_kinds" in given:
             values["release_kinds"] = _kinds(file, given.pop("release_kinds"))
@@ -162,11 +177,18 @@ class Policy:
             values["hours"] = _hours(file, given.pop("hours"))
         values |= {name: _bound(file, name, value) for name, value in given.items()}
         policy = cls(**values)
+        has_both = policy.epsilon is None or policy.delta is not None
+        _require(has_both, f"{file}: budget: delta: is missing, and epsilon needs it", "such as 0.000001")
         for name in filter(is_most, BOUNDS):
             least_name, most = name.replace("most_", "least_", 1), getattr(policy, name)
             least = getattr(policy, least_name, most)
             _require(least <= most, f"{file}: {name}: {most} is below {least_name}, which is {least}")
         return policy
+
+    @property
+    def shown_delta(self) -> float:
+        """Return at which delta epsilon is said."""
+        return self.delta or USUAL_DELTA
 
 
 def _require(is_so: bool, problem: str, hint: str = "") -> None:
@@ -230,6 +252,13 @@ def _delta(file: Path, value: object) -> float | None:
     return value
 
 
+def _epoch(file: Path, value: object) -> str:
+    is_name = isinstance(value, str) and bool(_EPOCH.fullmatch(value))
+    hint = "in quotes where it is a number"
+    _require(is_name, f"{file}: budget: epoch: must be a name of at most 63 letters a-z, digits and -", hint)
+    return str(value)
+
+
 def _hours(file: Path, value: object) -> Hours:
     given = _mapping(file, "hours", value)
     for name in given:
@@ -280,10 +309,28 @@ def check_policy(plan: Plan, policy: Policy, silo: str) -> None:
                     f"plan: {what}: {spelled(asked)} where this silo {verb} {spelled(limit)}",
                     hint=f"{name} in the policy",
                 )
-    if policy.epsilon is not None:
+    _check_own_epsilon(plan, policy)
+
+
+def _check_own_epsilon(plan: Plan, policy: Policy) -> None:
+    """Check that the rounds of `plan` alone spend no more than the policy's epsilon (14.7.3)."""
+    if policy.epsilon is None:
+        return
+    events, rounds = events_of(plan), range(len(plan.message.rounds))
+    if ExactEvent() in events:
+        exact = dict.fromkeys(
+            plan.release_kind(index) for index in rounds if ExactEvent() in spec_of(plan, index).events(plan, index)
+        )
         raise PlanError(
             f"the plan adds no noise, and this silo's privacy budget is epsilon {policy.epsilon:g}",
-            hint="this version has no differential privacy: epsilon in the policy can only be unlimited",
+            hint=f"plan with --epsilon; without noise are its rounds of {', '.join(exact)}",
+        )
+    alone = epsilon_of((), policy.shown_delta, events)
+    if alone > policy.epsilon * ROUNDING:
+        raise PlanError(
+            f"the plan spends epsilon {alone:.6g}, and this silo's privacy budget is epsilon {policy.epsilon:g} at "
+            f"delta {policy.shown_delta:g}",
+            hint="plan with a smaller --epsilon; epsilon in the policy is the limit",
         )
 
 
@@ -318,4 +365,29 @@ def check_budget(policy: Policy, made: int, wanted: int) -> None:
         raise ReleaseRefused(
             f"{wanted} rounds are to come, and this text has {left} of {policy.releases} left",
             hint="calibrate on other text, or decide on a larger budget: releases in the policy",
+        )
+
+
+def check_epsilon(policy: Policy, spent: Sequence[Spent], wanted: Sequence[PrivacyEvent]) -> None:
+    """Check that the privacy budget has room for `wanted` beside what its epoch's releases spent on any text (14.7.4).
+
+    Raises ReleaseRefused where it has not.
+    """
+    if policy.epsilon is None:
+        return
+    of_epoch = [release for release in spent if release.epoch == policy.epoch]
+    total = epsilon_of(of_epoch, policy.shown_delta, wanted)
+    if total > policy.epsilon * ROUNDING:
+        exact = without_noise(of_epoch)
+        so_far = (
+            f"{exact} rounds were released without noise, so the epsilon spent is unlimited"
+            if exact
+            else f"epsilon {epsilon_of(of_epoch, policy.shown_delta):.6g} is spent"
+        )
+        would_be = "unlimited" if isinf(total) else f"{total:.6g}"
+        raise ReleaseRefused(
+            f"{so_far}; with the rounds to come it would be {would_be}, and this silo's privacy budget is epsilon "
+            f"{policy.epsilon:g} at delta {policy.shown_delta:g}",
+            hint="epoch in the policy may get a new name only where the text is of other people, of whom nothing was "
+            "released",
         )

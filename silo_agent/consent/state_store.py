@@ -1,5 +1,5 @@
 """What an agent must not forget when it is killed: what it said in every round, its release ledger, the plans that it
-was offered with what was decided on them, and the head of its audit log.
+was offered with what was decided on them, and the heads of its audit log and its privacy ledger.
 
 They lie in one SQLite file. Every method returns when its change is on disk. The file is opened for each change, so
 that two agents that share a folder by mistake still keep one promise.
@@ -42,7 +42,9 @@ _OFFERS = """CREATE TABLE IF NOT EXISTS offers (
 _AUDIT_HEAD = """CREATE TABLE IF NOT EXISTS audit_head (
     only INTEGER PRIMARY KEY CHECK (only = 1), count INTEGER NOT NULL, last TEXT NOT NULL
 ) STRICT"""
-
+_PRIVACY_HEAD = """CREATE TABLE privacy_head (
+    only INTEGER PRIMARY KEY CHECK (only = 1), count INTEGER NOT NULL, last TEXT NOT NULL
+) STRICT"""
 _CANDIDATES = """CREATE TABLE candidates (
     data BLOB NOT NULL, digest BLOB NOT NULL, PRIMARY KEY (data, digest)
 ) STRICT"""
@@ -83,17 +85,19 @@ def _withdrawn_rounds(database: sqlite3.Connection) -> None:
     database.execute("ALTER TABLE releases ADD COLUMN withdrawn INTEGER NOT NULL DEFAULT 0")
 
 
+def _head_of_the_privacy_ledger(database: sqlite3.Connection) -> None:
+    """Make the table of version 5."""
+    database.execute(_PRIVACY_HEAD)
+
+
 def _seeds_of_noise(database: sqlite3.Connection) -> None:
-    """Make the table of what the noise of a round under way follows from."""
+    """Make the table of version 6: what the noise of a round under way follows from."""
     database.execute("CREATE TABLE noise_seeds (round BLOB PRIMARY KEY, seed BLOB NOT NULL) STRICT")
 
 
 _STEPS: Final = (
-    _first_tables,
-    _known_survivors_and_settled_rounds,
-    _table_of_candidates,
-    _withdrawn_rounds,
-    _seeds_of_noise,
+    *(_first_tables, _known_survivors_and_settled_rounds, _table_of_candidates, _withdrawn_rounds),
+    *(_head_of_the_privacy_ledger, _seeds_of_noise),
 )
 
 
@@ -280,22 +284,36 @@ class StateStore:
             [count] = database.execute(query, (_iso(since),)).fetchone()
             return int(count)
 
-    # The audit log's head
+    # The heads of both logs
 
     def audit_head(self) -> tuple[int, str] | None:
         """Return number and SHA-256 (hex) of the audit log's last line; None before the first."""
         with transaction(self._file) as database:
-            row = database.execute("SELECT count, last FROM audit_head").fetchone()
-            return (int(row[0]), str(row[1])) if row else None
+            return _head(database, "SELECT count, last FROM audit_head")
 
     def note_audit_head(self, count: int, last: str) -> None:
         """Record number and SHA-256 (hex) of the audit log's last line, once the line is on disk."""
         with transaction(self._file) as database:
             database.execute("INSERT OR REPLACE INTO audit_head (only, count, last) VALUES (1, ?, ?)", (count, last))
 
+    def privacy_head(self) -> tuple[int, str] | None:
+        """Return number and SHA-256 (hex) of the privacy ledger's last line; None before the first."""
+        with transaction(self._file) as database:
+            return _head(database, "SELECT count, last FROM privacy_head")
+
+    def note_privacy_head(self, count: int, last: str) -> None:
+        """Record number and SHA-256 (hex) of the privacy ledger's last line, once the line is on disk."""
+        with transaction(self._file) as database:
+            database.execute("INSERT OR REPLACE INTO privacy_head (only, count, last) VALUES (1, ?, ?)", (count, last))
+
 
 def _iso(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def _head(database: sqlite3.Connection, query: str) -> tuple[int, str] | None:
+    row = database.execute(query).fetchone()
+    return (int(row[0]), str(row[1])) if row else None
 
 
 def _releases(database: sqlite3.Connection) -> list[Release]:

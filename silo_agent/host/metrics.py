@@ -80,7 +80,8 @@ class SiloMetrics(RoundMetrics):
         self.budget_spent = Gauge(
             "sparsilo_silo_budget_spent_ratio", "Spent part of the policy's budget.", ["budget"], registry=registry
         )
-        self.budget_spent.labels("releases")
+        for budget in ("releases", "epsilon"):
+            self.budget_spent.labels(budget)
 
 
 def from_zero(counter: Counter, *labels: Iterable[str]) -> None:

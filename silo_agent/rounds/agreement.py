@@ -1,4 +1,4 @@
-"""Whether this silo takes part in a round: policy, ledger, budget, and where one has to, a person's decision."""
+"""Whether this silo takes part in a round: policy, ledgers, budget, and where one has to, a person's decision."""
 
 import logging
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Final
 
 from crypto.errors import InputError, ReleaseRefused, SparsiloError
 from crypto.plan import Plan
-from crypto.releases.release_spec import spec_of
+from crypto.releases.release_spec import events_of, spec_of
 from crypto.secagg.round import Round
 from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.config import AgentConfig
@@ -23,8 +23,10 @@ from silo_agent.consent.policy import (
     check_accusations,
     check_budget,
     check_candidates,
+    check_epsilon,
     check_policy,
 )
+from silo_agent.consent.privacy_ledger import PrivacyLedger, Spent, epsilon_of
 from silo_agent.consent.state_store import Decision, StateStore
 from silo_agent.host.metrics import SiloMetrics
 from silo_agent.model.calibration import WatchedText
@@ -44,6 +46,7 @@ class Agreement:
     ) -> None:
         self._config, self._weights, self._store = config, weights, store
         self._accusations, self._audit, self._metrics = Accusations(config.state), audit, metrics
+        self._privacy = PrivacyLedger(config.state)
         self._text = WatchedText(config.calibration)
         self._counted = b""  # the last plan whose decision is in the metrics
         self._waiting = ""  # what is waited for, as the log has it
@@ -75,13 +78,25 @@ class Agreement:
         self._store.count_candidates(self._data, spec_of(plan, round_.index).files(plan, round_.index))
         return Release.of(round_, self._data)
 
+    def charge(self, round_: Round, data: bytes) -> None:
+        """Enter what a round tells of a unit into the privacy ledger, before anything is computed for it (14.7.2).
+
+        `data` is the SHA-256 of the calibration file. Raises ReleaseRefused where the budget has no room for it.
+        """
+        policy, wanted = Policy.read(self._config.policy), events_of(round_.plan, round_.index)
+        spends = _spends(round_, data, policy.epoch)
+        self._privacy.charge(spends, lambda earlier: check_epsilon(policy, earlier, wanted), datetime.now(UTC))
+
     def observe(self) -> None:
         """Show in the metrics which plans wait, of how many rounds the aggregator is accused, and what is spent."""
         self._metrics.pending_plans.set(self._store.undecided(datetime.now(UTC) - STILL_OFFERED))
         self._metrics.accusations.set(len(self._accusations.standing()))
         with suppress(InputError):  # a policy or text that cannot be read refuses the next plan, and says so then
-            spent = self._charged() / Policy.read(self._config.policy).releases
-            self._metrics.budget_spent.labels("releases").set(spent)
+            policy = Policy.read(self._config.policy)
+            self._metrics.budget_spent.labels("releases").set(self._charged() / policy.releases)
+            spent = [release for release in self._privacy.spent() if release.epoch == policy.epoch]
+            part = epsilon_of(spent, policy.shown_delta) / policy.epsilon if policy.epsilon else 0
+            self._metrics.budget_spent.labels("epsilon").set(part)
 
     def _check(self, round_: Round, policy: Policy, roster: Mapping[str, bytes]) -> None:
         plan = round_.plan
@@ -91,6 +106,9 @@ class Agreement:
             check_plan(plan, self._config, roster, self._weights, self._digests)
             check_candidates(policy, len(self._store.candidates(self._data) | candidate_files(plan)))
             check_budget(policy, self._charged(but=round_.digest), len(plan.message.rounds) - round_.index)
+            spends = _spends(round_, self._data, policy.epoch)
+            spent = [release for release in self._privacy.spent() if release != spends]
+            check_epsilon(policy, spent, events_of(plan, round_.index))
         except SparsiloError as error:
             self._note("refused", "policy", plan=plan.digest.hex(), round=round_.index, reason=str(error))
             self._metrics.decisions.labels("refused").inc()
@@ -125,3 +143,9 @@ class Agreement:
 
     def _note(self, event: str, by: str, **fields: object) -> None:
         self._audit.append(event, by, datetime.now(UTC), **fields)
+
+
+def _spends(round_: Round, data: bytes, epoch: str) -> Spent:
+    """Return what a round tells of a unit of a text, as the privacy ledger has it."""
+    spec = spec_of(round_.plan, round_.index)
+    return Spent(round_.digest, data, epoch, spec.kind, spec.events(round_.plan, round_.index))

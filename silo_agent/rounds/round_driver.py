@@ -203,7 +203,7 @@ class Agent:
                 check_start(round_, start, self._config.silo)
                 run.fetch(round_.index)
                 session = spec.silo_session(round_, self._config.silo, self._signing_key, secrets.token_bytes)
-                prepare = partial(self._prepare, run, start)
+                prepare = partial(self._prepare, run, start, release.data)
                 calls = one_round(session, prepare, release, self._store, get_num_threads())
                 first = next(calls)
             self._go_through(session, first, calls)
@@ -227,12 +227,14 @@ class Agent:
                 self._store.forget_noise()
             self._metrics.rounds.labels(kind, outcome).inc()
 
-    def _prepare(self, run: RunOfPlan, start: Start) -> SiloRelease:
-        """Compute what this silo releases in the round that `start` is followed by.
+    def _prepare(self, run: RunOfPlan, start: Start, data: bytes) -> SiloRelease:
+        """Compute what this silo releases in the round that `start` is followed by, once it is charged for it.
 
-        Raises PreparationFailed whatever went wrong. An agent that stays does so when the plan's time to prepare is
-        over: neither what it was nor when must be heard outside (14.2.3).
+        Raises ReleaseRefused where the privacy budget has no room for it. Raises PreparationFailed whatever went wrong
+        then. An agent that stays does so when the plan's time to prepare is over: neither what it was nor when must be
+        heard outside (14.2.3).
         """
+        self._agreement.charge(start.round, data)
         began = monotonic()
         try:
             return self._with_noise(start.round, run.prepare(start))

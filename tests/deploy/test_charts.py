@@ -139,6 +139,10 @@ SILO_WRONG: list[tuple[str, object]] = [
     ("policy.budget.delta", 0),
     ("policy.budget.delta", 1),
     ("policy.budget.delta", "0.1"),
+    ("policy.budget.delta", None),
+    ("policy.budget.epoch", "A b"),
+    ("policy.budget.epoch", "x" * 64),
+    ("policy.budget.epoch", 2026),
     ("policy.approval", "yes"),
     ("policy.hours", {"days": ["mon"], "from": "8:00", "to": "18:00", "timezone": "Europe/Berlin"}),
     ("policy.hours", {"days": ["mon"], "from": "08:00", "to": "24:00", "timezone": "Europe/Berlin"}),
@@ -339,6 +343,7 @@ def test_the_agent_reads_its_policy(scenario: str, tmp_path: Path) -> None:
     assert policy.release_kinds == set(wanted["release_kinds"])
     assert (policy.approval, policy.releases, policy.delta) == (wanted["approval"], budget["releases"], budget["delta"])
     assert policy.epsilon == (None if budget["epsilon"] == "unlimited" else budget["epsilon"])
+    assert policy.epoch == budget["epoch"]
     assert (policy.hours is None) == (wanted["hours"] == {})
     for field in BOUNDS:
         assert getattr(policy, field) == (Decimal(str(wanted[field])) if "ratio" in field else wanted[field])

@@ -19,6 +19,7 @@ from crypto.encoding.wire import encode
 from crypto.identity import Authority
 from crypto.names import Phase, Suite
 from crypto.primitives.signing import SigningKey
+from crypto.privacy.events import ExactEvent, GaussianEvent
 from crypto.pruning.sparsity import Pattern, parse_ratio
 from crypto.roster import roster_file
 from fuzz.target import Target, canonical, folder, written
@@ -27,6 +28,7 @@ from silo_agent.checkpoint.pruned_file import PrunedFile
 from silo_agent.config import AgentConfig
 from silo_agent.consent.audit_log import AuditLog, read_audit_log, verify_audit_log
 from silo_agent.consent.policy import Policy
+from silo_agent.consent.privacy_ledger import PRIVACY_FILE, PrivacyLedger, Spent
 from silo_agent.consent.state_store import StateStore
 from silo_agent.host.credential_files import read_signing_key
 from silo_agent.identity.enrolment import policy_file
@@ -151,6 +153,17 @@ def audit_log(file: Path) -> None:
     verify_audit_log(file)
 
 
+def make_privacy_ledger() -> None:
+    (folder() / "agent.sqlite").unlink(missing_ok=True)
+    spent = Spent(bytes(32), bytes(32), "2026", "energies", (GaussianEvent(4.0), ExactEvent()))
+    PrivacyLedger(folder()).charge(spent, lambda earlier: None, NOW)
+
+
+def privacy_ledger(file: Path) -> None:
+    (folder() / "agent.sqlite").unlink(missing_ok=True)
+    PrivacyLedger(file.parent).spent()
+
+
 def spool(data: bytes) -> None:
     """The first 80 bytes lie on disk, the rest is a message that arrives."""
     lengths = (40, 40, 16)
@@ -192,6 +205,9 @@ TARGETS = {
     ),
     "calibration_txt": Target(in_file("text.txt", lambda file: list(records(file))), lambda: ["café\n".encode()]),
     "audit_log": Target(in_file("audit.jsonl", audit_log), made("audit.jsonl", make_audit_log)),
+    "privacy_ledger": Target(
+        in_file(PRIVACY_FILE, privacy_ledger), made(PRIVACY_FILE, make_privacy_ledger), mutants=100
+    ),
     "agent_state": Target(sqlite("agent.sqlite", agent_state), made("agent.sqlite", make_agent_state), mutants=100),
     "enrolments": Target(
         sqlite("enrolments.sqlite", enrolments), made("enrolments.sqlite", make_enrolments), mutants=100

@@ -22,8 +22,9 @@ USES: Uses = {
     "crypto.plan_options": {"crypto": "errors names plan pruning releases"},
     "crypto.plan_rules": {"crypto": "encoding errors names plan primitives pruning releases"},
     "crypto.primitives": {"crypto": "errors names"},
+    "crypto.privacy": {},
     "crypto.pruning": {"crypto": "errors names"},
-    "crypto.releases": {"crypto": "encoding errors names plan pruning"},
+    "crypto.releases": {"crypto": "encoding errors names plan privacy pruning"},
     "crypto.roster": {"crypto": "names primitives"},
     "crypto.secagg": {"crypto": "encoding errors names plan plan_rules primitives releases"},
     "silo_agent.checkpoint": {"crypto": "errors", "silo_agent": "host"},
@@ -35,7 +36,7 @@ USES: Uses = {
     },
     "silo_agent.config": {"crypto": "errors names", "silo_agent": "host settings"},
     "silo_agent.consent": {
-        "crypto": "backends errors names plan plan_options pruning releases secagg",
+        "crypto": "backends errors names plan plan_options privacy pruning releases secagg",
         "silo_agent": "checkpoint host settings",
     },
     "silo_agent.delivery": {

@@ -505,9 +505,9 @@ MUTATIONS = (
     ),
     Mutation(
         CHECK,
-        "silo_agent/consent/audit_log.py",
-        '        if event["previous"] != previous:',
-        '        if not event["previous"]:',
+        "silo_agent/consent/hash_chained_log.py",
+        '            if event["previous"] != previous:',
+        '            if not event["previous"]:',
         "tests/silo_agent/consent/test_audit_log.py",
     ),
     Mutation(

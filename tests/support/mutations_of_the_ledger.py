@@ -8,7 +8,35 @@ ONE_ROUND, ABORT = "tests/silo_agent/rounds/test_one_round.py", "tests/attacks/t
 WITHDRAWALS = "tests/attacks/test_withdrawals_forged_or_withheld.py"
 REPLACED = "tests/attacks/test_text_replaced_while_the_agent_runs.py"
 
+PRIVACY, PRIVACY_TESTS = "silo_agent/consent/privacy_ledger.py", "tests/silo_agent/consent/test_privacy_ledger.py"
+BEYOND = "tests/attacks/test_one_plan_beyond_the_privacy_budget.py"
+
 MUTATIONS = (
+    Mutation(CHECK, PRIVACY, "                check(earlier)\n", "", PRIVACY_TESTS),
+    Mutation(CHECK, PRIVACY, "        self._log.verified(lines, head)\n", "", PRIVACY_TESTS),
+    Mutation(CHECK, PRIVACY, "verified(lines, self._store.privacy_head())", "verified(lines, None)", PRIVACY_TESTS),
+    Mutation(CHECK, PRIVACY, "            if spent not in earlier:", "            if True:", PRIVACY_TESTS),
+    Mutation(
+        CHECK,
+        "silo_agent/consent/policy.py",
+        "[release for release in spent if release.epoch == policy.epoch]",
+        "[*spent]",
+        "tests/silo_agent/consent/test_policy.py",
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/rounds/round_driver.py",
+        "        self._agreement.charge(start.round, data)\n",
+        "",
+        BEYOND,
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/rounds/agreement.py",
+        "lambda earlier: check_epsilon(policy, earlier, wanted)",
+        "lambda earlier: None",
+        f"{BEYOND}::test_the_last_of_the_budget_is_spent_by_another_agent_in_between",
+    ),
     Mutation(
         BOUND,
         "crypto/backends/withdrawal.py",

@@ -7,7 +7,7 @@ from crypto.identity import read_peer
 from silo_agent.commands.checks.check import Check
 from silo_agent.config import AgentConfig
 from silo_agent.consent.policy import Policy
-from silo_agent.consent.state_store import STATE_FILE, StateStore
+from silo_agent.consent.privacy_ledger import PrivacyLedger
 from silo_agent.host.credential_files import read_credential
 from silo_agent.identity.own_files import read_identity, read_tls
 
@@ -51,7 +51,7 @@ class OwnFileChecks:
         return f"{self._config.policy}: approval {policy.approval}, at least {policy.least_survivors} survivors"
 
     def state(self) -> str:
-        """Check that the state store can be opened for a change."""
+        """Check that the state store can be opened for a change, and that the privacy ledger is what was written."""
         state = self._config.state
-        StateStore(state / STATE_FILE)
+        PrivacyLedger(state).spent()
         return f"{state}: can be written; that the disk is this machine's own cannot be seen from here"

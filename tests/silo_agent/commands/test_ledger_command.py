@@ -1,6 +1,7 @@
-"""`silo-agent ledger`: what was released, and taking one release out of the ledger."""
+"""`silo-agent ledger`: what was released and what that spent, and taking one release out of the ledger."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,12 @@ import yaml
 
 from crypto.errors import ReleaseRefused
 from crypto.names import Phase
+from crypto.privacy.accountant import epsilon
+from crypto.privacy.events import ExactEvent, GaussianEvent
 from silo_agent.cli import cli
 from silo_agent.consent.accusations import Accusations
 from silo_agent.consent.ledger import Release
+from silo_agent.consent.privacy_ledger import PRIVACY_FILE, PrivacyLedger, Spent
 from silo_agent.consent.state_store import STATE_FILE, StateStore
 from support.commands import Ran, run
 
@@ -52,7 +56,7 @@ def test_releases_are_listed(store: StateStore, tmp_path: Path, capsys: pytest.C
         "survivors": list(COHORT[:3]),
     }
     second = {**first, "round": "04" * 32, "kind": "evaluation", "block": 7, "sent": False, "survivors": None}
-    assert ran.data == {"releases": [first, second], "accusations": []}
+    assert ran.data == {"releases": [first, second], "privacy": [], "accusations": []}
 
 
 def test_releases_are_listed_for_a_person(
@@ -144,3 +148,94 @@ def test_an_accusation_is_taken_back_by_hand(
     again = ledger(tmp_path, capsys, "--dismiss", "01" * 32)
     assert (again.code, f"accuses nobody of round {'01' * 32}" in again.err) == (4, True)
     assert "--dismiss: 'x' is not a round digest" in ledger(tmp_path, capsys, "--dismiss", "x").err
+
+
+# What was spent.
+
+NOISY = (GaussianEvent(4.0, 2),)
+SPENT = (
+    Spent(b"\x01" * 32, b"\x03" * 32, "2026", "energies", NOISY),
+    Spent(b"\x02" * 32, b"\x04" * 32, "2026", "energies", NOISY),
+    Spent(b"\x03" * 32, b"\x03" * 32, "", "votes", (ExactEvent(),)),
+    Spent(b"\x04" * 32, b"\x03" * 32, "", "sampling", ()),
+)
+
+
+@pytest.fixture
+def privacy(tmp_path: Path) -> PrivacyLedger:
+    """Two texts of one epoch, with noise; and before there were epochs one without."""
+    privacy = PrivacyLedger(tmp_path / "state")
+    for spent in SPENT:
+        privacy.charge(spent, lambda earlier: None, datetime(2026, 11, 28, tzinfo=UTC))
+    return privacy
+
+
+def policy(folder: Path, budget: str) -> None:
+    (folder / "none").write_text(f"models: any\napproval: auto\nbudget: {budget}\n")
+
+
+@pytest.mark.clause("14.7.6")
+def test_what_was_spent_is_listed(privacy: PrivacyLedger, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy(tmp_path, "{epsilon: 3, delta: 0.001, epoch: '2026'}")
+    one, both = epsilon(NOISY, 0.001), epsilon(NOISY * 2, 0.001)
+    of_text = {"epoch": "2026", "rounds": 1, "without_noise": 0, "epsilon": one, "delta": 0.001, "left": None}
+    exact = {"epoch": "", "rounds": 2, "without_noise": 1, "epsilon": None, "delta": 0.001, "left": None}
+    assert ledger(tmp_path, capsys, "--output", "json").data["privacy"] == [
+        {**of_text, "data": "03" * 32},
+        {**of_text, "data": "04" * 32},
+        {**of_text, "data": None, "rounds": 2, "epsilon": both, "left": 3 - both},
+        {**exact, "data": "03" * 32},
+        {**exact, "data": None},
+    ]
+
+
+@pytest.mark.clause("14.7.6")
+def test_what_was_spent_is_listed_for_a_person(
+    privacy: PrivacyLedger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy(tmp_path, "{epsilon: 3, delta: 0.001, epoch: '2026'}")
+    head, *blocks = ledger(tmp_path, capsys).out.split("\n\n")
+    assert head == "releases: 0"
+    fields = [dict(line.split(maxsplit=1) for line in block.splitlines()) for block in blocks]
+    both = epsilon(NOISY * 2, 0.001)
+    assert fields[2] == {
+        "epoch": "2026",
+        "data": "all of the epoch",
+        "rounds": "2",
+        "epsilon": f"{both:.6g}",
+        "delta": "0.001",
+        "left": f"{3 - both:.6g}",
+    }
+    assert fields[3]["epoch"] == "without a name"
+    assert fields[3]["epsilon"] == fields[4]["epsilon"] == "unlimited: 1 rounds without noise"
+
+
+def test_without_a_cap_or_a_policy_the_usual_delta_is_taken(
+    privacy: PrivacyLedger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for budget in ("", "{epoch: '2026'}"):
+        if budget:
+            policy(tmp_path, budget)
+        listed = ledger(tmp_path, capsys, "--output", "json").data["privacy"]
+        assert [spend["delta"] for spend in listed] == [1e-6] * 5
+        assert [spend["left"] for spend in listed] == [None] * 5
+        assert listed[2]["epsilon"] == epsilon(NOISY * 2, 1e-6)
+
+
+@pytest.mark.clause("14.7.6")
+def test_nothing_left_is_nothing_and_a_forgotten_release_gives_nothing_back(
+    store: StateStore, privacy: PrivacyLedger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy(tmp_path, "{epsilon: 3, delta: 0.001}")
+    before = ledger(tmp_path, capsys, "--output", "json").data["privacy"]
+    assert before[-1]["left"] == 0
+    assert ledger(tmp_path, capsys, "--forget", "01" * 32, "--output", "json").data["privacy"] == before
+
+
+def test_a_privacy_ledger_that_was_altered_is_said(
+    privacy: PrivacyLedger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "state" / PRIVACY_FILE
+    file.write_text(file.read_text().replace("2026", "2025", 1))
+    ran = ledger(tmp_path, capsys)
+    assert (ran.code, f"{file}: line 1: " in ran.err) == (4, True)

@@ -154,6 +154,7 @@ WRONG: dict[str, tuple[dict[str, object], int, str, str]] = {
     "a state folder that is a file": ({"state": "roster"}, 4, "state", "roster: File exists"),
     "a state folder below a file": ({"state": "roster/state"}, 4, "state", "Not a directory"),
     "a store that is none": ({"state": "damaged"}, 4, "state", "file is not a database"),
+    "a privacy ledger that is none": ({"state": "altered"}, 4, "state", "privacy-ledger.jsonl: line 1: is no JSON"),
 }
 
 
@@ -164,6 +165,8 @@ def test_what_is_wrong_is_said_with_its_exit_code(case: str, home: Home, capsys:
     (home.folder / "bad.jsonl").write_text('{"text": "a"}\n{"text": \n')
     (home.folder / "damaged").mkdir()
     (home.folder / "damaged" / "agent.sqlite").write_text("not a database, but long enough to be read as one" * 9)
+    (home.folder / "altered").mkdir()
+    (home.folder / "altered" / "privacy-ledger.jsonl").write_text("altered\n")
     ran = home.preflight(capsys, "--output", "json", **changes)
     assert ran.code == code
     assert ran.err.count("\n") == 1

@@ -23,6 +23,9 @@ from crypto.names import Backend, ReleaseKind, Suite
 from crypto.plan import model_digest
 from crypto.plan_rules import checked_plan
 from crypto.primitives.signing import SigningKey
+from crypto.privacy.accountant import epsilon
+from crypto.privacy.events import ExactEvent, GaussianEvent
+from crypto.releases.votes import VotesSpec
 from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.config import AgentConfig
 from silo_agent.consent.policy import (
@@ -32,9 +35,11 @@ from silo_agent.consent.policy import (
     Policy,
     check_accusations,
     check_budget,
+    check_epsilon,
     check_policy,
     trusted_digest,
 )
+from silo_agent.consent.privacy_ledger import Spent
 from silo_agent.rounds.offer_checks import check_plan
 from sparsilo.v1 import plan_pb2
 from support.models import tiny_llama
@@ -391,10 +396,63 @@ def test_with_layer_sampling_a_cohort_counts_and_its_survivors(
         check(message, weights, policy=replace(POLICY, least_survivors=survivors + 1))
 
 
-def test_a_privacy_budget_refuses_every_plan(message: plan_pb2.Plan, weights: DenseWeights) -> None:
+@pytest.mark.clause("14.7.3")
+def test_a_plan_without_noise_is_beyond_every_privacy_budget(message: plan_pb2.Plan, weights: DenseWeights) -> None:
     with pytest.raises(PlanError, match="adds no noise, and this silo's privacy budget is epsilon 8") as refused:
-        check(message, weights, policy=replace(POLICY, epsilon=8.0))
-    assert "no differential privacy" in refused.value.hint
+        check(message, weights, policy=replace(POLICY, epsilon=8.0, delta=1e-6))
+    assert "--epsilon; without noise are its rounds of votes" in refused.value.hint
+
+
+def noisy(monkeypatch: pytest.MonkeyPatch, multiplier: float) -> float:
+    """Let rounds of votes have noise of that multiplier; what two of them come to at a delta of 0.001."""
+    monkeypatch.setattr(VotesSpec, "events", lambda *_: (GaussianEvent(multiplier),))
+    return epsilon([GaussianEvent(multiplier, 2)], 0.001)
+
+
+@pytest.mark.clause("14.7.3")
+def test_a_plan_may_not_spend_more_than_the_privacy_budget_by_itself(
+    message: plan_pb2.Plan, weights: DenseWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rounds of votes together; what a coin tells counts nothing."""
+    both = noisy(monkeypatch, 4.0)
+    sampled(message)
+    check(message, weights, policy=replace(POLICY, epsilon=both, delta=0.001))
+    with pytest.raises(PlanError, match=rf"spends epsilon {both:.6g}, .* is epsilon 0\.5 at delta 0\.001") as refused:
+        check(message, weights, policy=replace(POLICY, epsilon=0.5, delta=0.001))
+    assert "epsilon in the policy" in refused.value.hint
+
+
+ONE = Spent(b"1" * 32, b"d" * 32, "2026", "energies", (GaussianEvent(4.0),))
+EXACT = replace(ONE, round=b"2" * 32, events=(ExactEvent(),))
+WANTED = (GaussianEvent(4.0),)
+
+
+@pytest.mark.clause("14.7.4")
+def test_what_is_spent_adds_up_over_the_texts_of_an_epoch_and_not_over_epochs() -> None:
+    two, three = (epsilon([GaussianEvent(4.0, releases)], 0.001) for releases in (2, 3))
+    policy = replace(POLICY, epsilon=two, delta=0.001, epoch="2026")
+    other_text, other_epoch = replace(ONE, data=b"e" * 32), replace(ONE, epoch="2027")
+    check_epsilon(policy, [], WANTED * 2)
+    check_epsilon(policy, [ONE], WANTED)
+    check_epsilon(policy, [ONE, other_epoch, replace(EXACT, epoch="")], WANTED)
+    with pytest.raises(ReleaseRefused) as refused:
+        check_epsilon(policy, [ONE, other_text, other_epoch], WANTED)
+    assert refused.value.message == (
+        f"epsilon {two:.6g} is spent; with the rounds to come it would be {three:.6g}, and this silo's privacy budget "
+        f"is epsilon {two:g} at delta 0.001"
+    )
+    assert "other people" in refused.value.hint
+    check_epsilon(replace(policy, epsilon=None), [ONE, other_text, EXACT], (*WANTED, ExactEvent()))
+
+
+@pytest.mark.clause("14.7.4")
+def test_after_a_release_without_noise_no_epsilon_is_left() -> None:
+    policy = replace(POLICY, epsilon=1e6, delta=0.001, epoch="2026")
+    check_epsilon(policy, [ONE], WANTED)
+    with pytest.raises(ReleaseRefused, match="1 rounds were released without noise, so the epsilon spent is unlimited"):
+        check_epsilon(policy, [EXACT], WANTED)
+    with pytest.raises(ReleaseRefused, match=r"^epsilon [0-9.]+ is spent; with the rounds to come .* unlimited, and"):
+        check_epsilon(policy, [ONE], (ExactEvent(),))
 
 
 @pytest.mark.clause("2.3.7")
@@ -438,7 +496,7 @@ WHOLE: dict[str, Any] = {
     "most_evaluations": 0,
     "most_rounds": 5,
     "accusations": 5,
-    "budget": {"releases": 7, "epsilon": 0.5, "delta": 0.00001},
+    "budget": {"releases": 7, "epsilon": 0.5, "delta": 0.00001, "epoch": "2026-a"},
     "approval": "auto",
     "hours": {"days": ["mon", "fri"], "from": "22:30", "to": "06:00", "timezone": "Europe/Berlin"},
 }
@@ -474,6 +532,7 @@ def test_a_policy_with_every_field(tmp_path: Path) -> None:
         releases=7,
         epsilon=0.5,
         delta=0.00001,
+        epoch="2026-a",
         hours=Hours(("mon", "fri"), time(22, 30), time(6), ZoneInfo("Europe/Berlin")),
     )
 
@@ -485,9 +544,19 @@ def test_what_a_policy_does_not_say(tmp_path: Path) -> None:
     ratios = (Decimal("0.1"), Decimal("0.9"))
     text = (16, 100_000, 32, 32_768, 16, 100_000)
     assert found == Policy(
-        *(Approval.MANUAL, None, kinds, 3, 3, 3, 0, *ratios, *ratios, *text, 1, 100, 3, 100, 8, None, None, None)
+        *(Approval.MANUAL, None, kinds, 3, 3, 3, 0, *ratios, *ratios, *text, 1, 100, 3, 100, 8, None, None, "", None)
     )
     assert read(tmp_path, {"models": "any", "approval": "manual", "budget": {"epsilon": "unlimited"}}) == found
+
+
+@pytest.mark.clause("14.7.1")
+def test_a_number_for_epsilon_needs_delta(tmp_path: Path) -> None:
+    needed = {"models": "any", "approval": "manual"}
+    with pytest.raises(ConfigError, match=r"policy\.yaml: budget: delta: is missing, and epsilon needs it"):
+        read(tmp_path, {**needed, "budget": {"epsilon": 3}})
+    assert read(tmp_path, {**needed, "budget": {"epsilon": 3, "delta": 0.001, "epoch": ""}}).epsilon == 3
+    for budget in ({"epsilon": "unlimited"}, {"delta": 0.001}, {"epoch": "x" * 63}):
+        assert read(tmp_path, {**needed, "budget": budget}).epsilon is None
 
 
 @pytest.mark.parametrize("missing", ["models", "approval"])
@@ -515,6 +584,7 @@ WRONG: list[tuple[str, list[object]]] = [
     ("budget: releases", [0, -1, 1.5, "100", True]),
     ("budget: epsilon", [0, -1, float("nan"), float("inf"), "infinite", True, None]),
     ("budget: delta", [0, 1, 0.0, 1.0, "0.1", float("nan"), True]),
+    ("budget: epoch", ["A", "a b", "x" * 64, "a\n", 2026, None]),
     ("budget: rounds", [1]),
     ("hours: days", [[], "mon", ["monday"], [["mon"]], [1], None]),
     ("hours: from", ["8:00", "24:00", "08:60", 800, None, "06:00"]),

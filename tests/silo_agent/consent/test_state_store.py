@@ -192,7 +192,7 @@ def test_a_ledger_of_version_1_still_counts(file: Path) -> None:
         store.begin(replace(FIRST, round=b"3" * 32, silos=ROSTER[1:]))
     with pytest.raises(ReleaseRefused, match="of round 3232323232323232 left, and nobody told it"):
         store.begin(replace(FIRST, round=b"3" * 32, kind="evaluation"))
-    assert store.audit_head() == (7, "hash")
+    assert (store.audit_head(), store.privacy_head()) == ((7, "hash"), None)
     with pytest.raises(ReleaseRefused, match="already took part"):
         store.begin(FIRST)
 
@@ -311,11 +311,31 @@ def test_the_audit_logs_head(file: Path) -> None:
     for head in ((1, "a" * 64), (2, "b" * 64)):
         StateStore(file).note_audit_head(*head)
         assert StateStore(file).audit_head() == head
+        assert StateStore(file).privacy_head() is None
+
+
+def test_the_privacy_ledgers_head(file: Path) -> None:
+    assert StateStore(file).privacy_head() is None
+    for head in ((1, "a" * 64), (2, "b" * 64)):
+        StateStore(file).note_privacy_head(*head)
+        assert StateStore(file).privacy_head() == head
+        assert StateStore(file).audit_head() is None
+
+
+def test_a_store_of_version_4_gets_a_place_for_the_privacy_ledgers_head(file: Path) -> None:
+    store = StateStore(file)
+    store.begin(FIRST)
+    store.note_audit_head(7, "hash")
+    write(file, "DROP TABLE privacy_head; PRAGMA user_version = 4")
+    for _ in range(2):
+        assert StateStore(file).releases() == [FIRST]
+        assert (StateStore(file).audit_head(), StateStore(file).privacy_head()) == ((7, "hash"), None)
+    StateStore(file).note_privacy_head(1, "other")
 
 
 def test_a_state_of_a_later_version_is_refused(file: Path) -> None:
     StateStore(file)
     with closing(sqlite3.connect(file)) as database, database:
-        database.execute("PRAGMA user_version = 5")
-    with pytest.raises(InputError, match=rf"{file}: has tables of version 5, .*a later version of sparsilo"):
+        database.execute("PRAGMA user_version = 6")
+    with pytest.raises(InputError, match=rf"{file}: has tables of version 6, .*a later version of sparsilo"):
         StateStore(file)
