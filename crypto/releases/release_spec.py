@@ -62,11 +62,6 @@ class ReleaseSpec(ABC):
         """Raise PlanError where the round contradicts itself."""
         del plan, index  # most kinds have nothing that could
 
-    def events(self, plan: Plan, index: int) -> tuple[PrivacyEvent, ...]:
-        """Return what the round spends of a privacy budget."""
-        del plan, index
-        return (ExactEvent(),)
-
     def files(self, plan: Plan, index: int) -> frozenset[bytes]:
         """Return the SHA-256 of each file that a silo fetches for the round."""
         del plan, index
@@ -116,12 +111,6 @@ def layout_of(plan: Plan, index: int, silos: int | None = None) -> Layout:
     """
     sections = spec_of(plan, index).sections(plan, index, silos or len(plan.silos))
     return Layout(tuple(sections), plan.message.chunk_words)
-
-
-def events_of(plan: Plan, first: int = 0) -> list[PrivacyEvent]:
-    """Return what all rounds of a plan from `first` on spend of a privacy budget."""
-    rounds = range(first, len(plan.message.rounds))
-    return [event for index in rounds for event in spec_of(plan, index).events(plan, index)]
 
 
 def calibration_in_words(plan: Plan) -> str:

@@ -24,7 +24,7 @@ def names(room: str) -> set[str]:
     [
         ("crypto/backends", Backend, {"backend_spec", "verification", "withdrawal"}),
         ("crypto/releases", ReleaseKind, {"release_spec", "planned_rounds"}),
-        ("silo_agent/releases", ReleaseKind, {"silo_side"}),
+        ("silo_agent/releases", ReleaseKind, {"silo_side", "shared_inputs", "contributed_energies", "noise"}),
         ("silo_agent/pruning/pruners", Pruner, set()),
     ],
 )

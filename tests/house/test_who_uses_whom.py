@@ -20,9 +20,9 @@ USES: Uses = {
     "crypto.names": {},
     "crypto.plan": {"crypto": "errors names pruning"},
     "crypto.plan_options": {"crypto": "errors names plan pruning releases"},
-    "crypto.plan_rules": {"crypto": "encoding errors names plan primitives pruning releases"},
+    "crypto.plan_rules": {"crypto": "encoding errors names plan primitives privacy pruning releases"},
     "crypto.primitives": {"crypto": "errors names"},
-    "crypto.privacy": {},
+    "crypto.privacy": {"crypto": "plan"},
     "crypto.pruning": {"crypto": "errors names"},
     "crypto.releases": {"crypto": "encoding errors names plan privacy pruning"},
     "crypto.roster": {"crypto": "names primitives"},
@@ -36,7 +36,7 @@ USES: Uses = {
     },
     "silo_agent.config": {"crypto": "errors names", "silo_agent": "host settings"},
     "silo_agent.consent": {
-        "crypto": "backends errors names plan plan_options privacy pruning releases secagg",
+        "crypto": "backends errors names plan plan_options primitives privacy pruning releases secagg",
         "silo_agent": "checkpoint host settings",
     },
     "silo_agent.delivery": {
@@ -59,7 +59,7 @@ USES: Uses = {
         "silo_agent": "checkpoint model second_order",
     },
     "silo_agent.releases": {
-        "crypto": "encoding errors names plan pruning releases secagg",
+        "crypto": "encoding errors names plan primitives privacy pruning releases secagg",
         "silo_agent": "checkpoint model pruning second_order",
     },
     "silo_agent.results": {
@@ -67,7 +67,7 @@ USES: Uses = {
         "silo_agent": "checkpoint host opened_sums pruning rounds second_order",
     },
     "silo_agent.rounds": {
-        "crypto": "backends encoding errors names plan plan_rules primitives pruning releases secagg",
+        "crypto": "backends encoding errors names plan plan_rules primitives privacy pruning releases secagg",
         "silo_agent": "checkpoint config consent host identity model network opened_sums pruning releases writing",
     },
     "silo_agent.second_order": {"crypto": "names", "silo_agent": "checkpoint"},
@@ -107,7 +107,7 @@ USES: Uses = {
         "aggregator": "metrics",
     },
     "aggregator.runs": {
-        "crypto": "errors names plan plan_options plan_rules pruning releases roster secagg",
+        "crypto": "errors names plan plan_options plan_rules privacy pruning releases roster secagg",
         "silo_agent": "checkpoint host model opened_sums pruning releases results settings writing",
         "aggregator": "results rounds",
     },

@@ -92,7 +92,7 @@ MUTATIONS = (
     ),
     Mutation(
         ORDER,
-        "crypto/primitives/mask_stream.py",
+        "crypto/primitives/keystream.py",
         'context + chunk.to_bytes(8, "little")',
         'context + chunk.to_bytes(8, "big")',
         f"{STREAM}::test_slices_continue_one_keystream",

@@ -28,7 +28,8 @@ def pooled(
     only_attention = pruning.get("gram_inputs") == "attention"
     attention = {shared or name for name, _, _, shared in tensors if "attn" in name}
     for name, block, shape, shared in sorted(tensors):
-        each = kind is not ReleaseKind.ENERGIES and (name in attention or not only_attention)
+        of_products = kind is not ReleaseKind.ENERGIES and (name in attention or not only_attention)
+        each = of_products or "clip" in pruning
         exponents = b"" if shared else b"\xf0" * (shape[1] if each else 1)
         message.model.add(
             name=name, digest=bytes(32), shape=shape, prunable=True, block=block,
