@@ -18,7 +18,7 @@ MUTATIONS = (
     Mutation(
         CHECK,
         "crypto/releases/energies.py",
-        "            elif len(tensor.scale_exponents) != (due := features if tensor.name in of_products else 1):",
+        "            elif len(tensor.scale_exponents) != (due := features if work.clip or tensor.name in of_products else 1):",
         "            elif not tensor.scale_exponents:",
         f"{RULES}::test_a_plan_that_contradicts_itself",
     ),
@@ -59,7 +59,7 @@ MUTATIONS = (
     ),
     Mutation(
         CHECK,
-        "silo_agent/releases/energies.py",
+        "silo_agent/releases/shared_inputs.py",
         "and not torch.equal(statistics[tensor.name], statistics[shared]):",
         "and statistics[tensor.name].shape != statistics[shared].shape:",
         f"{LANES}::test_a_plan_that_says_wrongly_who_shares_an_input",
