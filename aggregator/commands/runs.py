@@ -246,6 +246,7 @@ def _runs(config: Path, settings: tuple[str, ...]) -> "Runs":
 
 def _print_plan(made: "Plan", more: dict[str, Any], output: str) -> None:
     from crypto.backends.backend_spec import audited_bytes, backend_spec
+    from crypto.privacy.noise_shares import noise_shares
     from crypto.releases.release_spec import layout_of
 
     cohort = made.message
@@ -265,6 +266,13 @@ def _print_plan(made: "Plan", more: dict[str, Any], output: str) -> None:
         "seconds of an upload at most": cohort.phase_seconds + most // rate,
         "seconds of an audit at most": cohort.phase_seconds + audited_bytes(made, most, len(made.silos)) // rate,
     }
+    if (promise := cohort.pruning).clip:
+        fields |= {
+            "epsilon": promise.epsilon,
+            "delta": promise.delta,
+            "unit": "a person whom records name in `unit`, or else a record",
+            "shares of noise counted on": noise_shares(made),
+        }
     if output == "json":
         print_envelope("done", data={name.replace(" ", "_"): value for name, value in fields.items()})
         return

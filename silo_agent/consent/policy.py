@@ -139,12 +139,12 @@ class Policy:
     """The budget of differential privacy: what all releases of an epoch may spend; None means unlimited."""
     delta: float | None = None
     """The probability with which the budget may be exceeded; None where none is set."""
-    whole_noise: bool = False
-    """Whether this silo adds all the noise that a plan's promise needs, and counts on no other silo's share."""
     epoch: str = ""
     """Which people the text is of. A new name says that it is of other people, of whom nothing was released yet."""
     hours: Hours | None = None
     """When this silo takes part in rounds; None means always."""
+    whole_noise: bool = False
+    """Whether this silo adds all the noise that a plan's promise needs, and counts on no other silo's share."""
 
     @classmethod
     def read(cls, file: Path) -> "Policy":

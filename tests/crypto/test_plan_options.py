@@ -34,7 +34,7 @@ def test_whatever_can_be_asked_for_has_an_option() -> None:
         "roster.silo",
         "roster.signing_key",
     }
-    following = {"least_survivors", "two_honest_survivors", "rounds", "pruning", "pruning.block_alphas"}
+    following = {"least_survivors", "two_honest_survivors", "rounds", "pruning", "pruning.block_alphas", "pruning.clip"}
     fields = names(plan) | names(pruning, "pruning.") | names(member, "roster.")
     assert {option.plan_field for option in PLAN_OPTIONS} - {""} == fields - given - following
 

@@ -75,7 +75,7 @@ USES: Uses = {
     "silo_agent.writing": {"crypto": "errors", "silo_agent": "checkpoint model"},
     "aggregator.cli": {"silo_agent": "host settings", "aggregator": "commands config"},
     "aggregator.commands": {
-        "crypto": "backends errors identity names plan plan_options pruning releases roster",
+        "crypto": "backends errors identity names plan plan_options privacy pruning releases roster",
         "silo_agent": "checkpoint host network.fingerprint network.invitation",
         "aggregator": "config local results rounds.withdrawals runs serve silos",
     },

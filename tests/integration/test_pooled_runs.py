@@ -1,5 +1,6 @@
 """Whole rehearsals that pool statistics: secure as in the clear, and their models held against one's own solution."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 from integration.test_verified_model import failure, verify
 from silo_agent.checkpoint.tensor_files import read_tensor_file
 from support.commands import local
-from support.models import tiny_llama, write_text
+from support.models import tiny_llama, words, write_text
 
 pytestmark = pytest.mark.slow
 
@@ -41,6 +42,45 @@ def test_secure_and_in_the_clear_make_the_same_model(
     assert secure.read_bytes() == plain.read_bytes()
     assert runs["double_masking"].data["sparsity_ratio"]["achieved"] == pytest.approx(0.6, abs=0.02)
     assert runs["double_masking"].data["keep_counts"] == {}
+
+
+def test_a_run_with_noise_promises_what_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three silos of four records; with so few the model is pruned by little but text that it wrote itself."""
+    dense, files = tiny_llama(tmp_path / "dense"), []
+    for at in range(3):
+        texts = [words(200, seed=10 * at + record) for record in range(4)]
+        files.append(tmp_path / f"ward-{at}.jsonl")
+        files[-1].write_text("".join(json.dumps({"text": text, "unit": f"person {text[:3]}"}) + "\n" for text in texts))
+    asked = (*SHAPE, "--release", "energies", "--epsilon", 2, "--save-transcript")
+    ran = local(dense, files, tmp_path / "out", capsys, *asked)
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.data["sparsity_ratio"]["achieved"] == pytest.approx(0.6, abs=0.02)
+    assert verify(tmp_path / "out", dense, capsys).code == 0
+    again = local(dense, files, tmp_path / "again", capsys, *asked)
+    models = [load_file(tmp_path / run / "model/model.safetensors") for run in ("out", "again")]
+    assert again.code == 0
+    assert any(not torch.equal(models[0][name], models[1][name]) for name in models[0]), "noise is drawn anew"
+
+
+@pytest.mark.parametrize(
+    ("asked", "problem"),
+    [
+        (("--release", "gram", "--epsilon", 1), "gram has no bound on what a person changes"),
+        (("--release", "energies", "--epsilon", 0), "epsilon: 0 is not above 0"),
+        (("--release", "energies", "--epsilon", "nan"), "epsilon: nan is not above 0"),
+        (("--release", "energies", "--epsilon", 1, "--delta", 1), "delta: 1 is not above 0, and below 1"),
+        (("--release", "energies", "--delta", 0.1), "delta: is the other half of an epsilon"),
+        (("--release", "energies", "--epsilon", 1, "--evaluate", 1), "evaluation has no noise"),
+        (("--release", "energies", "--epsilon", 1, "--backend", "insecure_plaintext"), "no more than its own noise"),
+    ],
+)
+def test_a_promise_that_cannot_be_kept_is_one_line(
+    asked: tuple[object, ...], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = local(tiny_llama(tmp_path / "dense"), silos(tmp_path), tmp_path / "out", capsys, *SHAPE, *asked)
+    assert ran.code == 4
+    assert problem in ran.err + ran.out
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("kind", ["public correlations", "gram", "dense target"])

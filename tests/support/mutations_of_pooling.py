@@ -18,8 +18,8 @@ MUTATIONS = (
     Mutation(
         CHECK,
         "crypto/releases/energies.py",
-        "            elif len(tensor.scale_exponents) != (due := features if work.clip or tensor.name in of_products else 1):",
-        "            elif not tensor.scale_exponents:",
+        "len(tensor.scale_exponents) != (due := features if work.clip or tensor.name in of_products else 1)",
+        "not tensor.scale_exponents",
         f"{RULES}::test_a_plan_that_contradicts_itself",
     ),
     Mutation(

@@ -15,12 +15,15 @@ from crypto.names import Backend, ComparisonGroup, Pruner, ReleaseKind
 from crypto.plan import Plan
 from crypto.plan_options import PLAN_OPTIONS, PlanOption
 from crypto.plan_rules import checked_plan
+from crypto.privacy.accountant import combined_multiplier
 from crypto.releases.planned_rounds import planned_rounds
+from crypto.releases.release_spec import events_of
 from silo_agent.consent.expected_traffic import upload_bytes
 from silo_agent.consent.plan_in_words import BytesUp, plan_in_words, sentences
 from sparsilo.v1 import plan_pb2
 from support.opened import Tensors, planned
 from support.plans import plan, plan_message
+from support.pooled_plans import small
 
 SILO = "silo-001"
 TENSORS: Tensors = {f"blocks.{block}.weight": (block, (6, 10 + 5 * block), False) for block in range(3)}
@@ -314,6 +317,7 @@ ASKED_WITH: dict[str, dict[str, object]] = {
     "release": {"pruner": Pruner.SPARSEGPT},
     "force_comparison_group": {"comparison_group": ComparisonGroup.COLUMN},
     "capacities": {"cohort_floor": 3},
+    "delta": {"epsilon": 2.0},
 }
 """What has to be asked as well for an option to mean anything."""
 
@@ -324,7 +328,13 @@ OF_ASKED_PLAN: dict[str, object] = {"release": ReleaseKind.VOTES, "pruner": Prun
 
 def other_values(option: PlanOption) -> list[object]:
     """Some values of an option that `asked_plan` does not have by itself."""
-    values: dict[type, list[object]] = {bool: [True], int: [1, 2], str: ["2:5"], Decimal: [Decimal("0.25")]}
+    values: dict[type, list[object]] = {
+        bool: [True],
+        int: [1, 2],
+        float: [0.5, 0.25],
+        str: ["2:5"],
+        Decimal: [Decimal("0.25")],
+    }
     own = values.get(option.kind) or list(option.choices or option.kind)
     usual = (
         OF_ASKED_PLAN.get(option.name, option.default),
@@ -341,6 +351,7 @@ def asked_plan(**options: object) -> Plan:
     for option in PLAN_OPTIONS:
         if option.name in options:
             option.write(message, options[option.name])
+    message.pruning.clip = 1000 if "epsilon" in options else 0
     message.pruning.block_alphas.extend(["2.0000"] * len(TENSORS) if message.pruning.allocation == "alpha" else [])
     if options.get("release") is ReleaseKind.DENSE_TARGET:
         message.model[0].output_exponents = b"\0"
@@ -379,3 +390,19 @@ def test_what_is_also_asked(asked: dict[str, object], told: str) -> None:
 
 def test_nothing_else_is_asked_by_default() -> None:
     assert plan_in_words(asked_plan(), SILO).also_asked == ("3 of the 5 silos are enough to open a sum",)
+
+
+def test_a_plan_with_noise_says_what_it_promises_and_how_little_that_is_for_all_of_the_text() -> None:
+    message = small(ReleaseKind.ENERGIES, epsilon=2.0, delta=1e-6, clip=1 << 19, samples=500)
+    words = plan_in_words(checked_plan(message), SILO)
+    promise, _, of_silo = words.epsilon.partition("; ")
+    assert promise == (
+        "2 at delta 1e-06 for each unit of text, a person or else a record, in all rounds of this plan together"
+    )
+    multiplier = combined_multiplier(events_of(checked_plan(message))) / 500
+    assert float(of_silo.split()[0]) == pytest.approx(1 / (2 * multiplier**2), rel=0.05)
+    assert "noise is added: epsilon 2 at delta 1e-06 is kept for each unit of text" in words.also_asked
+    assert "with this silo's share of the noise added" in words.leaves[0].what
+    assert not any("exact statistics" in sentence for sentence in words.not_protected)
+    assert any("what many units have in common" in sentence for sentence in words.not_protected)
+    assert "at most 500 units of this silo's text" in words.computed_here[0]
