@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 STUBS := proto/sparsilo/v1
 
-.PHONY: demo test test-slow test-parts test-all test-demo test-families test-images house dashboards schedules fuzz adversary hostile stories mutations bench-masking bench-streaming bench-intake bench-load bench-cohort bench-cost-curve bench-privacy-tax bench-prune-speed bench-prune-memory bench-quality bench-real bench-poisoning privacy-audit lint docs proto clean
+.PHONY: demo test test-slow test-parts test-all test-demo test-families test-images house dashboards schedules fuzz adversary hostile stories mutations bench-masking bench-streaming bench-intake bench-load bench-cohort bench-cost-curve bench-privacy-tax bench-prune-speed bench-prune-memory bench-quality bench-real bench-poisoning bench-privacy privacy-audit lint docs proto clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ok ## prune a small model over four silos and print what came of it
@@ -101,6 +101,9 @@ bench-quality: .venv/.ok ## perplexity of every way of pruning together, beside 
 
 bench-real: .venv/.ok ## the same of a real pretrained model, which is downloaded (a day; OPTIONS="--ways votes --ratios 0.5": a part)
 	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bench.real $(OPTIONS)
+
+bench-privacy: .venv/.ok ## perplexity by epsilon and by records of a silo (hours; rows are kept, ARGS choose a part)
+	$(BIN)/python -m bench.privacy_curve $(ARGS)
 
 privacy-audit: .venv/.ok ## how far opened keep counts tell whether a text was among the silos' (half an hour)
 	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bench.privacy_audit

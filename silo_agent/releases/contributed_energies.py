@@ -17,7 +17,7 @@ from torch import Tensor
 from crypto.encoding.layout import Chunk
 from crypto.plan import Plan, oriented
 from crypto.privacy.clipping import contribution
-from crypto.privacy.noise_shares import SHARE_BITS, noise_shares
+from crypto.privacy.noise_shares import SHARE_BITS
 from crypto.releases.energies import clip_radius, energies_section, exponents_of, own_inputs
 from silo_agent.pruning.shrinkage import towards_public
 from silo_agent.releases.shared_inputs import check_shared
@@ -66,7 +66,7 @@ def estimated(opened: OpenedSum, solving: Solving) -> dict[str, Tensor]:
     the nearer to that the more noise there is.
     """
     plan, index, chunks = opened.round.plan, opened.round.index, opened.chunks()
-    deviation = noise_shares(plan) ** 0.5 * 2.0**SHARE_BITS
+    deviation = opened.survivors**0.5 * 2.0**SHARE_BITS  # each survivor added a share, whoever it is promised against
     energies = {}
     for inputs in _by_block(plan, index):
         public = solving.public_energies(inputs[0].block, dense=plan.block(index) is None)

@@ -23,6 +23,7 @@ from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model.activations import BlockWalk
 from silo_agent.model.units import read_units
 from silo_agent.opened_sums.opened_rounds import Start
+from silo_agent.pruning.shrinkage import towards_public
 from silo_agent.releases.contributed_energies import contributed, estimated
 from silo_agent.releases.noise import NoisyRelease
 from silo_agent.releases.silo_side import SiloWork
@@ -185,3 +186,19 @@ def test_each_sequence_is_run_by_itself(weights: DenseWeights) -> None:
         own = BlockWalk(weights, sequence[None], device=CPU)
         next(iter(own))
         assert all(torch.equal(energies[name], energy) for name, energy in own.energies().items())
+
+
+@pytest.mark.parametrize("survivors", [3, 4])
+def test_as_many_shares_of_noise_are_expected_in_a_sum_as_there_are_survivors(
+    survivors: int, plan: Plan, tmp_path: Path
+) -> None:
+    """More than the promise counts on, as silos that look on have added theirs too."""
+    public: Any = PublicText(plan)
+    sections = Start(plan).round.layout.sections
+    sums = {section.name: [(3 + at % 5) << SHARE_BITS for at in range(section.lanes)] for section in sections}
+    estimates = estimated(opened(Start(plan).round, sums, survivors, tmp_path), public)
+    for tensor in own_inputs(plan, 0):
+        unit = 2.0 ** torch.from_numpy(np.frombuffer(tensor.scale_exponents, np.int8).astype(np.float64))
+        noisy = torch.tensor([(3 + at % 5) * 2.0**SHARE_BITS for at in range(len(unit))], dtype=torch.float64) * unit
+        due = towards_public(noisy, survivors**0.5 * 2.0**SHARE_BITS * unit, public.energies[tensor.name].double())
+        assert torch.equal(estimates[tensor.name], due.float())

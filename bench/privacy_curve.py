@@ -1,0 +1,186 @@
+"""What differential privacy costs: perplexity by epsilon and by how many records a silo has, under the domain shift.
+
+Run `make bench-privacy`; `--epsilons`, `--records`, `--pruners`, `--ratios` and `--seeds` choose a part. The demo's
+model, four silos of the domains that are new to it, records of 64 tokens, each a unit. Each row is kept as soon as it
+is known, so that the bench may be stopped at any time and go on. A row goes through the code of a run, from the plan to
+the model, but for secure aggregation, which adds nothing to a sum: all units are in one place, and the noise is that of
+four silos. Prints one JSON document, and a table on stderr.
+"""
+
+import argparse
+import json
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aggregator.runs.planning import Planner
+from bench.demo.harvest import harvest_silos
+from bench.demo.run import LENGTH, MODEL
+from bench.document import progress, publish
+from bench.kept_rows import FOLDER
+from bench.pruned_models import CPU, perplexity, prune
+from crypto.encoding.layout import pack_chunk
+from crypto.names import Pruner, ReleaseKind, Suite
+from crypto.plan import Plan
+from crypto.plan_options import PlanOptions
+from crypto.primitives.signing import SigningKey
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.host.whole_file import write_whole
+from silo_agent.opened_sums.opened_rounds import Start
+from silo_agent.opened_sums.opened_sum import OpenedRound
+from silo_agent.releases import energies
+from silo_agent.releases.noise import NoisyRelease
+from silo_agent.releases.silo_side import SiloRelease, SiloWork
+from silo_agent.rounds.run_pruning import RunPruning
+from silo_agent.writing.self_text import self_sequences
+
+SILOS, RECORD, HELD_OUT, SELF_SAMPLES = 4, 64, 16, 64
+DELTA = 1e-6
+CHARACTERS = 1_000_000
+EPSILONS = ("none", "16", "8", "4", "2", "1", "0.5")
+RECORDS = (100, 250, 500, 1000, 2000)
+PRUNERS, RATIOS = ("wanda", "admm"), ("0.7", "0.8")
+SELF_TEXT, ALONE = "self-text", "alone"
+RESULTS = FOLDER / "privacy.json"
+
+
+class Text:
+    """The records of each silo, in an order of their own, and sequences that nothing is calibrated on."""
+
+    def __init__(self, weights: DenseWeights, folder: Path) -> None:
+        self.silos: list[Tensor] = []
+        held_out = []
+        for file in harvest_silos(folder, CHARACTERS):
+            ids = torch.tensor(weights.tokenizer(file.read_text("utf-8"), verbose=False)["input_ids"])
+            sequences = ids[: len(ids) // LENGTH * LENGTH].view(-1, LENGTH)
+            held_out.append(sequences[:HELD_OUT])
+            self.silos.append(sequences[HELD_OUT:].reshape(-1, RECORD))
+        self.held_out = torch.cat(held_out)
+
+    def records(self, count: int) -> list[Tensor]:
+        """The first `count` records of each silo; of one that has fewer, all."""
+        return [silo[:count] for silo in self.silos]
+
+
+def federated(
+    weights: DenseWeights, records: Sequence[Tensor], pruner: str, ratio: str, epsilon: str, folder: Path
+) -> dict[str, Tensor]:
+    """What the silos make of the model together, by name."""
+    asked = PlanOptions(
+        release=ReleaseKind.ENERGIES,
+        pruner=Pruner(pruner),
+        sparsity_ratio=Decimal(ratio),
+        epsilon=None if epsilon == "none" else float(epsilon),
+        delta=None if epsilon == "none" else DELTA,
+        samples=max(map(len, records)),
+        sequence_length=RECORD,
+        threshold=SILOS,
+    )
+    roster = {f"silo-{at}": SigningKey.generate(Suite.DEFAULT).public_bytes for at in range(SILOS)}
+    plan = Planner(weights, asked, roster, Suite.DEFAULT, secrets.token_bytes, watch=lambda *_: None).pruning()
+    text = torch.cat(list(records))
+    units = [[record] for record in text]
+    run = RunPruning(plan, "silo-0", weights, lambda: text, lambda: units, folder, CPU, lambda *_: None)
+    opened: list[OpenedRound] = []
+    for _ in plan.message.rounds:
+        start = Start(plan, opened, run.solving)
+        opened.append(opened_round(start, released(plan, start, run), folder))
+    return dict(run.together(Start(plan, opened, run.solving)))
+
+
+def released(plan: Plan, start: Start, run: RunPruning) -> SiloRelease:
+    """All silos' lanes of a round, added up, with the noise of all."""
+    work: dict[str, Any] = dict.fromkeys(SiloWork.__dataclass_fields__)
+    work |= {
+        "plan": plan,
+        "index": start.index,
+        "statistics": lambda statistic: run.statistics(start, statistic),
+        "energies_of_units": lambda: run.energies_of_units(start),
+    }
+    release = energies.prepare(SiloWork(**work))
+    return NoisyRelease(release, secrets.token_bytes(32), bytes(32), SILOS) if plan.pruning.clip else release
+
+
+def opened_round(start: Start, release: SiloRelease, folder: Path) -> OpenedRound:
+    file = folder / f"{start.index}.words"
+    with file.open("wb") as words_of_round:
+        for chunk in start.round.layout.chunks:
+            words = pack_chunk(chunk, release.lanes(chunk))
+            words[0] = SILOS
+            words_of_round.write(words.tobytes())
+    return OpenedRound(start.round, SILOS, bytes(32), file)
+
+
+class Bench:
+    """What is measured, and what is kept of it."""
+
+    def __init__(self, file: Path, folder: Path) -> None:
+        self._file, self._folder = file, folder
+        self.weights = DenseWeights.open(MODEL)
+        self.text = Text(self.weights, folder / "text")
+        self.rows: dict[str, list[float]] = json.loads(file.read_text()) if file.exists() else {}
+
+    def measure(self, name: str, seed: int, figure: Callable[[], float]) -> None:
+        """Add a figure to a row that has fewer than `seed` of them."""
+        if len(self.rows.get(name, [])) < seed:
+            self.rows.setdefault(name, []).append(figure())
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self._file, json.dumps(self.rows, indent=1).encode())
+            progress(name, self.rows[name])
+
+    def federated(self, pruner: str, ratio: str, epsilon: str, records: int, seeds: int) -> None:
+        def figure() -> float:
+            with TemporaryDirectory(dir=self._folder) as folder:
+                made = federated(self.weights, self.text.records(records), pruner, ratio, epsilon, Path(folder))
+                return perplexity((self.weights, made), self.text.held_out)
+
+        for seed in range(1, 1 + (1 if epsilon == "none" else seeds)):
+            self.measure(row(pruner, ratio, epsilon, records), seed, figure)
+
+    def shares_nothing(self, pruner: str, ratio: str, records: int) -> None:
+        def of(texts: Iterable[Tensor]) -> float:
+            models = (prune(self.weights, text, Pruner(pruner), ratio) for text in texts)
+            return fmean(perplexity((self.weights, model), self.text.held_out) for model in models)
+
+        written = self_sequences(
+            self.weights, samples=SELF_SAMPLES, sequence_length=LENGTH, device=CPU, progress=lambda *_: None
+        )
+        self.measure(row(pruner, ratio, SELF_TEXT, 0), 1, lambda: of([written]))
+        self.measure(row(pruner, ratio, ALONE, records), 1, lambda: of(self.text.records(records)))
+
+
+def row(pruner: str, ratio: str, how: str, records: int) -> str:
+    return f"{pruner} {ratio} {how} {records}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Perplexity by epsilon and by records of a silo.")
+    parser.add_argument("--epsilons", nargs="*", choices=EPSILONS, default=EPSILONS)
+    parser.add_argument("--records", nargs="*", type=int, choices=RECORDS, default=RECORDS)
+    parser.add_argument("--pruners", nargs="*", choices=PRUNERS, default=PRUNERS)
+    parser.add_argument("--ratios", nargs="*", choices=RATIOS, default=RATIOS)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--nothing-shared", action="store_true", help="also what shares nothing")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the JSON file to go on with")
+    given = parser.parse_args()
+    with TemporaryDirectory() as folder:
+        bench = Bench(given.results, Path(folder))
+        for ratio in given.ratios:
+            for pruner in given.pruners:
+                if given.nothing_shared:
+                    bench.shares_nothing(pruner, ratio, 500)
+                for records in given.records:
+                    for epsilon in given.epsilons:
+                        bench.federated(pruner, ratio, epsilon, records, given.seeds)
+    publish({}, setting={"record_tokens": RECORD, "delta": DELTA, "silos": SILOS}, rows=bench.rows)
+
+
+if __name__ == "__main__":
+    main()
