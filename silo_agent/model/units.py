@@ -35,6 +35,8 @@ def read_units(file: Path, tokenizer: Any, *, units: int, sequence_length: int, 
                 of_unit += ids[: sequences * sequence_length - len(of_unit)]
         except CalibrationError as error:
             _log.warning("%s; it is left out", error.message)
+    if len(tokens) == 1:
+        _log.warning("%s: is one unit: noise hides all of it, and leaves next to nothing of it", file)
     return [
         [torch.tensor(of_unit[at : at + sequence_length]) for at in range(0, len(of_unit), sequence_length)]
         for of_unit in tokens.values()

@@ -18,6 +18,7 @@ from support import (
     mutations_of_consent,
     mutations_of_identity,
     mutations_of_pooling,
+    mutations_of_privacy,
     mutations_of_results,
     mutations_of_silence,
     mutations_of_the_audit,
@@ -545,6 +546,7 @@ MUTATIONS = (
     *mutations_of_the_audit.MUTATIONS,
     *mutations_of_consent.MUTATIONS,
     *mutations_of_the_ledger.MUTATIONS,
+    *mutations_of_privacy.MUTATIONS,
     *mutations_of_silence.MUTATIONS,
 )
 

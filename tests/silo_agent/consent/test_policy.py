@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from crypto.errors import ConfigError, IdentityError, PlanError, ReleaseRefused, SparsiloError
 from crypto.names import Backend, ReleaseKind, Suite
-from crypto.plan import model_digest
+from crypto.plan import Plan, model_digest
 from crypto.plan_rules import checked_plan
 from crypto.primitives.signing import SigningKey
 from crypto.privacy.accountant import epsilon
@@ -683,3 +683,24 @@ def test_a_night_shift_from_friday_to_saturday() -> None:
     assert not night.contains(datetime(2026, 1, 3, 5, tzinfo=UTC))
     assert not night.contains(datetime(2026, 1, 2, 4, tzinfo=UTC))  # Friday morning is Thursday's night
     assert night.opens(datetime(2026, 1, 3, 5, tzinfo=UTC)) == datetime(2026, 1, 9, 21, tzinfo=UTC)
+
+
+def test_a_promise_is_held_against_its_noise_before_anything_else_is_asked(
+    message: plan_pb2.Plan, weights: DenseWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Plan) -> None:
+        raise PlanError("promises more than its noise keeps")
+
+    monkeypatch.setattr("silo_agent.rounds.offer_checks.check_promise", refuse)
+    with pytest.raises(PlanError, match="promises more"):
+        check(message, weights)
+
+
+def test_whole_noise_is_true_or_false(tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    for written, read in (("true", True), ("false", False)):
+        file.write_text(f"approval: auto\nmodels: any\nwhole_noise: {written}\n")
+        assert Policy.read(file).whole_noise is read
+    file.write_text("approval: auto\nmodels: any\nwhole_noise: 1\n")
+    with pytest.raises(ConfigError, match="whole_noise: must be true or false"):
+        Policy.read(file)
