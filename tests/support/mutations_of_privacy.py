@@ -12,20 +12,8 @@ PROMISES = "tests/silo_agent/rounds/test_promises.py"
 MUTATIONS = (
     Mutation(BOUND, "crypto/privacy/clipping.py", "> clip * clip:", "> 2 * clip * clip:", CLIPPING),
     Mutation(CHECK, "crypto/privacy/clipping.py", ", clip / length)", ", np.inf)", ATTACKS),
-    Mutation(
-        BOUND,
-        GAUSSIAN,
-        "odd[at[~well]] = k % 2 == 1",
-        "odd[at[~well]] = k % 2 == 0",
-        SAMPLER,
-    ),
-    Mutation(
-        BOUND,
-        GAUSSIAN,
-        "np.uint64(2 * bits + 1)",
-        "np.uint64(2 * bits)",
-        SAMPLER,
-    ),
+    Mutation(BOUND, GAUSSIAN, "(np.abs(proposed) - (1 << bits)) ** 2", "np.abs(proposed) ** 2", SAMPLER),
+    Mutation(BOUND, GAUSSIAN, "np.where(negative, -magnitude, magnitude)", "magnitude", SAMPLER),
     Mutation(
         BOUND,
         "crypto/privacy/noise_shares.py",
