@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from crypto.plan import Plan
 
 LOOK_SECONDS = 0.5
+HALF = 0.5
+"""An epsilon is proposed with which half of what the silos' text has beyond public text is left."""
 
 
 @click.command()
@@ -69,6 +71,44 @@ def check(plan_yaml: Path, config: Path, settings: tuple[str, ...], output: str)
     with failing_as(output):
         made, _ = _planned(plan_yaml, config, settings)
     _print_plan(made, {}, output)
+
+
+@plan.command()
+@click.argument("plan_yaml", type=FILE)
+@click.option("--records", type=click.IntRange(1), help="Of each silo, people or records; default: the plan's samples.")
+@config_options
+@output_option
+def budget(plan_yaml: Path, records: int | None, config: Path, settings: tuple[str, ...], output: str) -> None:
+    """Say what PLAN_YAML would leave of the silos' text under noise, by epsilon, and propose an epsilon.
+
+    It is an estimate from public numbers: no silo is asked, and nothing is spent. The plan has to have an epsilon, of
+    any size, and is otherwise taken as it is.
+
+    \b
+    Example:
+      aggregator plan budget plan.yaml --records 500 --config aggregator.yaml
+    """
+    from aggregator.runs.expected_noise import EPSILONS, expected_noise
+
+    with failing_as(output):
+        made, _ = _planned(plan_yaml, config, settings)
+        if not made.pruning.clip:
+            raise InputError(f"{plan_yaml}: epsilon: is missing", hint="add epsilon: 1 and release: energies")
+        count = records or made.message.pruning.samples
+        rows = [expected_noise(made, count, epsilon) for epsilon in EPSILONS]
+    proposed = next((row.epsilon for row in rows if row.left >= HALF), None)
+    if output == "json":
+        listed = [{**asdict(row), "left": row.left, "is_futile": row.is_futile} for row in rows]
+        print_envelope("done", data={"rows": listed, "delta": made.message.pruning.delta, "proposed": proposed})
+        return
+    for row in rows:
+        judged = "no better than sharing nothing" if row.is_futile else f"{row.left:.0%} of the text's own is left"
+        click.echo(f"epsilon {row.epsilon:>4g}  noise {row.relative:>7.1%} of a usual feature  {judged}")
+    click.echo(
+        f"proposed: epsilon {proposed:g}"
+        if proposed
+        else f"proposed: none of these; with {count} records a silo, have more silos or more records"
+    )
 
 
 @plan.command()
@@ -245,6 +285,7 @@ def _runs(config: Path, settings: tuple[str, ...]) -> "Runs":
 
 
 def _print_plan(made: "Plan", more: dict[str, Any], output: str) -> None:
+    from aggregator.runs.expected_noise import expected_noise
     from crypto.backends.backend_spec import audited_bytes, backend_spec
     from crypto.privacy.noise_shares import noise_shares
     from crypto.releases.release_spec import layout_of
@@ -267,11 +308,14 @@ def _print_plan(made: "Plan", more: dict[str, Any], output: str) -> None:
         "seconds of an audit at most": cohort.phase_seconds + audited_bytes(made, most, len(made.silos)) // rate,
     }
     if (promise := cohort.pruning).clip:
+        expected = expected_noise(made, promise.samples)
         fields |= {
             "epsilon": promise.epsilon,
             "delta": promise.delta,
             "unit": "a person whom records name in `unit`, or else a record",
             "shares of noise counted on": noise_shares(made),
+            "noise of a usual feature": f"{expected.relative:.1%}",
+            "left of the text's own": f"{expected.left:.0%}" + ", no better than sharing nothing" * expected.is_futile,
         }
     if output == "json":
         print_envelope("done", data={name.replace(" ", "_"): value for name, value in fields.items()})

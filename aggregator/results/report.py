@@ -82,6 +82,14 @@ class BytesOnDisk:
 
 
 @dataclass(frozen=True)
+class Promise:
+    """The differential privacy of each unit of the silos' text."""
+
+    epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True)
 class Report:
     """What a run came to. The fields are those of `report.json`, in its order (docs/formats.md, 6)."""
 
@@ -117,6 +125,8 @@ class Report:
     """A pair for each prompt; none where none was given."""
     gain: Gain | None = None
     """What federating was worth; None where there are no perplexities."""
+    promise: Promise | None = None
+    """The differential privacy that the plan keeps; None where it has no noise."""
 
     @property
     def document(self) -> dict[str, Any]:
@@ -125,7 +135,7 @@ class Report:
         for field in ("behaviour", "not_evaluated"):
             if not document[field]:
                 del document[field]
-        for field in ("perplexity", "gain"):
+        for field in ("perplexity", "gain", "promise"):
             if document[field] is None:
                 del document[field]
             else:
@@ -153,6 +163,11 @@ class Report:
             f"The aggregator saw {backend.aggregator_saw}, and opened only their sums over {fewest} silos: "
             f"{release.seen}. It did not see any silo's {release.unseen}.{agreed} {backend.audit_in_words}"
         )
+        if self.promise is not None:
+            words += (
+                f" Silos had added noise, which keeps epsilon {self.promise.epsilon:g} at delta {self.promise.delta:g} "
+                "for each person, or else record, in their text."
+            )
         if self.perplexity is not None and self.perplexity.alone:
             words += (
                 " For the rows 'alone' this rehearsal read the silos' keep masks from this machine's disk; in a "
@@ -207,6 +222,7 @@ def make_report(
         bytes_on_disk=bytes_on_disk,
         not_evaluated=not_evaluated,
         behaviour=tuple(behaviour),
+        promise=Promise(pruning.epsilon, pruning.delta) if pruning.clip else None,
     )
 
 

@@ -31,7 +31,14 @@ class WalkTogether:
         self._current: Block | None = None
 
     def at(self, index: int, changed: Callable[[int], Mapping[str, Tensor]]) -> BlockWalk:
-        """Return the walk at a block, no earlier than the last one. `changed` has what became of a block before it."""
+        """Return the walk at a block. `changed` has what became of a block before it.
+
+        For a block before the last one it begins anew: a plan's tensors are in the order of names, with block 10 before
+        block 2.
+        """
+        if self._current is not None and index < self._current.index:
+            self._current = None
+            del self._walk, self._blocks
         block = self._current or next(self._blocks)
         while block.index < index:
             self._walk.advance(changed(block.index))

@@ -7,7 +7,7 @@ silo_agent/releases/noise.
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from silo_agent.pruning.shrinkage import towards_public
 from silo_agent.releases.shared_inputs import check_shared
 from silo_agent.releases.silo_side import OpenedSum, SiloWork, Solving, next_section
 from sparsilo.v1 import plan_pb2
+
+NO_LIMIT: Final = (1 << 64) - 1
 
 Inputs = Sequence[plan_pb2.Tensor]
 
@@ -66,18 +68,23 @@ def estimated(opened: OpenedSum, solving: Solving) -> dict[str, Tensor]:
     the nearer to that the more noise there is.
     """
     plan, index, chunks = opened.round.plan, opened.round.index, opened.chunks()
+    sums = {
+        tensor.name: next_section(chunks, energies_section(tensor.name), [oriented(tensor)[1]], np.uint64, NO_LIMIT)
+        for tensor in own_inputs(plan, index)
+    }
     deviation = opened.survivors**0.5 * 2.0**SHARE_BITS  # each survivor added a share, whoever it is promised against
     energies = {}
     for inputs in _by_block(plan, index):
         public = solving.public_energies(inputs[0].block, dense=plan.block(index) is None)
         for tensor in inputs:
-            lanes = next_section(chunks, energies_section(tensor.name), [oriented(tensor)[1]], np.uint64, (1 << 64) - 1)
-            unit = np.ldexp(1.0, exponents_of(tensor))
-            noisy = torch.from_numpy(lanes.view(np.int64) * unit)  # noise makes a sum negative where it is weak
-            estimate = towards_public(noisy, torch.from_numpy(deviation * unit), public[tensor.name].double().cpu())
+            unit, signed = np.ldexp(1.0, exponents_of(tensor)), sums[tensor.name].view(np.int64)  # noise may be negative
+            noisy, of_noise = (torch.from_numpy(values * unit) for values in (signed, deviation))
+            estimate = towards_public(noisy, of_noise, public[tensor.name].double().cpu())
             energies[tensor.name] = estimate.float()
     return energies
 
 
 def _by_block(plan: Plan, index: int) -> list[Inputs]:
-    return [list(inputs) for _, inputs in groupby(own_inputs(plan, index), lambda tensor: tensor.block)]
+    """Return the inputs of each block, in the order of the blocks: a plan has block 10 before block 2."""
+    inputs = sorted(own_inputs(plan, index), key=lambda tensor: tensor.block)
+    return [list(of_block) for _, of_block in groupby(inputs, lambda tensor: tensor.block)]

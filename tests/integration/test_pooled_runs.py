@@ -55,6 +55,8 @@ def test_a_run_with_noise_promises_what_was_asked_for(tmp_path: Path, capsys: py
     ran = local(dense, files, tmp_path / "out", capsys, *asked)
     assert (ran.code, ran.err) == (0, "")
     assert ran.data["sparsity_ratio"]["achieved"] == pytest.approx(0.6, abs=0.02)
+    assert ran.data["promise"] == {"epsilon": 2.0, "delta": 1e-6}
+    assert "noise, which keeps epsilon 2 at delta 1e-06" in (tmp_path / "out/report.html").read_text()
     assert verify(tmp_path / "out", dense, capsys).code == 0
     again = local(dense, files, tmp_path / "again", capsys, *asked)
     models = [load_file(tmp_path / run / "model/model.safetensors") for run in ("out", "again")]

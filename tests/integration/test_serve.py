@@ -178,6 +178,24 @@ def test_a_plan_is_not_submitted_before_all_have_pinned_the_roster(deployment: D
     assert (verified.code, "not signed by b, c" in verified.err) == (2, True)
 
 
+def test_what_noise_would_leave_is_said_before_anybody_runs(deployment: Deployment) -> None:
+    deployment.serve()
+    for silo in deployment.silos:
+        deployment.enroll(silo)
+    plan = deployment.folder / "plan.yaml"
+    plan.write_text("release: energies\npruner: wanda\nsamples: 400\nsequence_length: 32\n")
+    refused = deployment.aggregator("plan", "budget", plan)
+    assert (refused.code, "epsilon: is missing" in refused.err) == (4, True)
+    plan.write_text(plan.read_text() + "epsilon: 2\ndelta: 1e-5\n")
+    checked = deployment.aggregator("plan", "check", plan, "--output", "json").data
+    assert (checked["epsilon"], checked["delta"], checked["shares_of_noise_counted_on"]) == (2.0, 1e-5, 2)
+    proposed = deployment.aggregator("plan", "budget", plan, "--output", "json").data
+    assert [row["epsilon"] for row in proposed["rows"]] == [0.5, 1, 2, 4, 8, 16]
+    assert checked["noise_of_a_usual_feature"] == f"{proposed['rows'][2]['relative']:.1%}"
+    few = deployment.aggregator("plan", "budget", plan, "--records", 1)
+    assert (few.code, few.out.count("no better than sharing nothing") > 3) == (0, True)
+
+
 @pytest.mark.clause("7.8", "2.3.8")
 def test_nothing_is_sent_for_a_wrong_fingerprint_nor_computed_before_approval(deployment: Deployment) -> None:
     from silo_agent.cli import cli

@@ -23,6 +23,7 @@ from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model.activations import BlockWalk
 from silo_agent.model.units import read_units
 from silo_agent.opened_sums.opened_rounds import Start
+from silo_agent.opened_sums.together import Together
 from silo_agent.pruning.shrinkage import towards_public
 from silo_agent.releases.contributed_energies import contributed, estimated
 from silo_agent.releases.noise import NoisyRelease
@@ -202,3 +203,20 @@ def test_as_many_shares_of_noise_are_expected_in_a_sum_as_there_are_survivors(
         noisy = torch.tensor([(3 + at % 5) * 2.0**SHARE_BITS for at in range(len(unit))], dtype=torch.float64) * unit
         due = towards_public(noisy, survivors**0.5 * 2.0**SHARE_BITS * unit, public.energies[tensor.name].double())
         assert torch.equal(estimates[tensor.name], due.float())
+
+
+def test_ten_blocks_and_more_are_not_in_the_order_of_their_names(tmp_path: Path) -> None:
+    weights = DenseWeights.open(tiny_llama(tmp_path / "dense", blocks=12, seed=3))
+    plan = planned(weights, schedule=Schedule.ONE_SHOT)
+    blocks = [tensor.block for tensor in own_inputs(plan, 0)]
+    assert blocks != sorted(blocks)
+    lanes = released_of(plan, weights, each_a_record(TEXTS[:1]), tmp_path)
+    for block in range(12):
+        of_block = [of for of, at in zip(lanes, blocks, strict=True) if at == block]
+        assert 0.9 * plan.pruning.clip < length(of_block) <= plan.pruning.clip
+    together = Together(plan, weights, tmp_path / "together", CPU, lambda *_: None)
+    sections = [section.name for section in Start(plan).round.layout.sections]
+    sums = {name: [int(lane) for lane in of] for name, of in zip(sections, lanes, strict=True)}
+    assert set(estimated(opened(Start(plan).round, sums, 4, tmp_path), together)) == {
+        tensor.name for tensor in own_inputs(plan, 0)
+    }
