@@ -1,4 +1,4 @@
-"""How much of the silos' text would be left under a plan's noise, told before anybody runs: from public numbers alone."""
+"""How much of the silos' text noise would leave, told before anybody runs: from public numbers alone."""
 
 from dataclasses import dataclass
 from math import floor, sqrt

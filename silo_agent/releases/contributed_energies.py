@@ -77,7 +77,8 @@ def estimated(opened: OpenedSum, solving: Solving) -> dict[str, Tensor]:
     for inputs in _by_block(plan, index):
         public = solving.public_energies(inputs[0].block, dense=plan.block(index) is None)
         for tensor in inputs:
-            unit, signed = np.ldexp(1.0, exponents_of(tensor)), sums[tensor.name].view(np.int64)  # noise may be negative
+            signed = sums[tensor.name].view(np.int64)  # noise makes a sum negative where it is weak
+            unit = np.ldexp(1.0, exponents_of(tensor))
             noisy, of_noise = (torch.from_numpy(values * unit) for values in (signed, deviation))
             estimate = towards_public(noisy, of_noise, public[tensor.name].double().cpu())
             energies[tensor.name] = estimate.float()

@@ -46,5 +46,7 @@ def test_where_next_to_nothing_is_left_it_is_said() -> None:
 
 
 def test_an_epsilon_that_leaves_no_unit_is_refused() -> None:
+    message = promising(1 << 18).message
+    message.pruning.delta = 1e-12
     with pytest.raises(PlanError, match="nothing but noise would be left"):
-        expected_noise(promising(1 << 18), 100, 1e-7)
+        expected_noise(Plan(message, b""), 100, 1e-9)
