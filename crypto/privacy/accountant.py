@@ -7,9 +7,12 @@ and Thakurta, arXiv 2210.17520). So one multiplier stands for all of them, and t
 """
 
 from collections.abc import Iterable
-from math import inf, isinf, log, sqrt
+from math import exp, inf, isinf, log, sqrt
+from typing import Final
 
 from crypto.privacy.events import GaussianEvent, PrivacyEvent
+
+MOST_MULTIPLIER: Final = 1e9
 
 
 def epsilon(events: Iterable[PrivacyEvent], delta: float) -> float:
@@ -48,9 +51,18 @@ def combined_multiplier(events: Iterable[PrivacyEvent]) -> float:
 
 
 def least_multiplier(epsilon: float, delta: float) -> float:
-    """Return the smallest noise multiplier of one Gaussian release that keeps `epsilon` at `delta`."""
-    from dp_accounting.pld.common import DifferentialPrivacyParameters  # noqa: PLC0415 - as above
-    from dp_accounting.pld.privacy_loss_mechanism import GaussianPrivacyLoss  # noqa: PLC0415
+    """Return the smallest noise multiplier of one Gaussian release that keeps `epsilon` at `delta`.
 
-    wanted = DifferentialPrivacyParameters(epsilon, delta)
-    return float(GaussianPrivacyLoss.from_privacy_guarantee(wanted).standard_deviation)
+    It is at most `MOST_MULTIPLIER`, which is far more than leaves anything of a sum.
+    """
+    from dp_accounting.pld.privacy_loss_mechanism import GaussianPrivacyLoss  # noqa: PLC0415 - as above
+    from scipy.optimize import brentq  # noqa: PLC0415
+
+    def excess(log_multiplier: float) -> float:
+        loss = GaussianPrivacyLoss(exp(log_multiplier), log_mass_truncation_bound=-500)
+        return log(max(float(loss.get_delta_for_epsilon(epsilon)), 1e-300) / delta)
+
+    least, most = log(1 / MOST_MULTIPLIER), log(MOST_MULTIPLIER)
+    if excess(most) > 0:
+        return MOST_MULTIPLIER
+    return exp(brentq(excess, least, most, xtol=1e-12)) if excess(least) > 0 else exp(least)
