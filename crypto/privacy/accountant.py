@@ -44,7 +44,7 @@ def combined_multiplier(events: Iterable[PrivacyEvent]) -> float:
     """
     loss = 0.0
     for event in events:
-        if not isinstance(event, GaussianEvent):
+        if not (isinstance(event, GaussianEvent) and event.noise_multiplier):
             return 0.0
         loss += event.releases / event.noise_multiplier**2
     return 1 / sqrt(loss) if loss else inf

@@ -1,6 +1,7 @@
 """Canonical bytes against an encoder written here from the protobuf wire format, and every other spelling refused."""
 
 import math
+import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -63,6 +64,8 @@ def reference(message: Message) -> bytes:
             records += [delimited(spec.number, reference(item)) for item in items]
         elif spec.type in TEXT:
             records += [delimited(spec.number, item.encode() if isinstance(item, str) else item) for item in items]
+        elif spec.type == FieldDescriptor.TYPE_DOUBLE:
+            records.append(varint(spec.number << 3 | 1) + struct.pack("<d", value))
         else:
             records.append(varint(spec.number << 3) + varint(int(value)))
     return b"".join(records)
@@ -81,8 +84,11 @@ def records(data: bytes) -> list[bytes]:
     while at < len(data):
         start = at
         tag, at = read_varint(data, at)
-        value, at = read_varint(data, at)
-        at += value if tag & 7 == 2 else 0
+        if tag & 7 == 1:
+            at += 8
+        else:
+            value, at = read_varint(data, at)
+            at += value if tag & 7 == 2 else 0
         found.append(data[start:at])
     return found
 
@@ -102,6 +108,7 @@ def values(spec: FieldDescriptor) -> st.SearchStrategy[Any]:
         FieldDescriptor.TYPE_BYTES: st.binary(max_size=40),
         FieldDescriptor.TYPE_BOOL: st.booleans(),
         FieldDescriptor.TYPE_UINT32: st.integers(0, 2**32 - 1),
+        FieldDescriptor.TYPE_DOUBLE: st.floats(0, 1e300),
         FieldDescriptor.TYPE_UINT64: st.integers(0, 2**64 - 1),
     }[spec.type]
 
