@@ -4,7 +4,7 @@ Run `make bench-privacy`; `--epsilons`, `--records`, `--pruners`, `--ratios` and
 model, four silos of the domains that are new to it, records of 64 tokens, each a unit. Each row is kept as soon as it
 is known, so that the bench may be stopped at any time and go on. A row goes through the code of a run, from the plan to
 the model, but for secure aggregation, which adds nothing to a sum: all units are in one place, and the noise is that of
-four silos. Prints one JSON document, and a table on stderr.
+four silos. Prints one JSON document, and each row on stderr.
 """
 
 import argparse

@@ -1,19 +1,16 @@
 """How much of the silos' text noise would leave, told before anybody runs: from public numbers alone."""
 
+from collections import Counter
 from dataclasses import dataclass
-from math import floor, sqrt
+from math import sqrt
 from typing import Final
 
-from crypto.errors import PlanError
+from aggregator.runs.longest_clip import longest_clip
 from crypto.plan import Plan, oriented
-from crypto.privacy.accountant import least_multiplier
-from crypto.privacy.events import GaussianEvent
-from crypto.privacy.noise_shares import SHARE_BITS, noise_multiplier, noise_shares
-from crypto.releases.energies import own_inputs
-from crypto.releases.release_spec import events_of
+from crypto.privacy.noise_shares import SHARE_BITS
 
 REAL_LENGTH: Final = 1.6
-"""How long a unit's energies are, by the root of their number: 1.2 to 1.9 in the demo's domains, 1 in public text."""
+"""How long a unit's energies are, by the root of their number: 1.4 to 1.9 in the demo's domains, 1 in public text."""
 
 REAL_SPREAD: Final = 0.3
 """How far energies of real text are from those of public text, relatively: 0.1 to 0.6 in the demo's domains."""
@@ -45,24 +42,14 @@ class ExpectedNoise:
 
 
 def expected_noise(plan: Plan, records: int, epsilon: float | None = None) -> ExpectedNoise:
-    """Return what to expect of a plan with noise, or of the same plan with another epsilon."""
+    """Return what to expect of a plan with noise, or of the same plan with another epsilon. Raises PlanError."""
     promise, clip = plan.message.pruning, plan.pruning.clip
     if epsilon is not None:
-        of_each_release = least_multiplier(epsilon, promise.delta) * sqrt(_releases(plan))
-        clip = floor(noise_multiplier(1, noise_shares(plan)) / of_each_release)
-        if not clip:
-            raise PlanError(f"plan: epsilon: {epsilon:g} is so small that nothing but noise would be left")
-    features: dict[int, int] = {}
-    for index in range(len(plan.message.rounds)):
-        of_round: dict[int, int] = {}
-        for tensor in own_inputs(plan, index):
-            of_round[tensor.block] = of_round.get(tensor.block, 0) + oriented(tensor)[1]
-        features |= of_round
+        clip = longest_clip(plan, epsilon, promise.delta)
+    features = Counter[int]()
+    for tensor in plan.prunable:
+        features[tensor.block] += 0 if tensor.shares_input_of else oriented(tensor)[1]
     silos = len(plan.silos)
     noise = sqrt(silos) * 2**SHARE_BITS
     usual = clip / (REAL_LENGTH * sqrt(max(features.values())))
     return ExpectedNoise(promise.epsilon if epsilon is None else epsilon, records, noise / (usual * silos * records))
-
-
-def _releases(plan: Plan) -> int:
-    return sum(event.releases for event in events_of(plan) if isinstance(event, GaussianEvent))

@@ -4,27 +4,27 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import floor, inf
+from math import inf
 from pathlib import Path
 from typing import Final
 
 import torch
 
 from aggregator.rounds.round_driver import Watch
+from aggregator.runs.longest_clip import longest_clip
 from aggregator.runs.public_scales import Scaling, public_scales
 from crypto.errors import ConfigError, ModelError, PlanError
 from crypto.names import PROTOCOL, Allocation, Backend, GramInputs, ReleaseKind, Schedule, Suite
 from crypto.plan import FEWEST_SILOS, RUN_BYTES, Plan, least_threshold
 from crypto.plan_options import PLAN_OPTIONS, PlanOptions
 from crypto.plan_rules import checked_plan
-from crypto.privacy.accountant import combined_multiplier, least_multiplier
-from crypto.privacy.clipping import MOST_CLIP
+from crypto.privacy.accountant import USUAL_DELTA
 from crypto.pruning.attention import check_attention, is_attentions
 from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Pattern
 from crypto.releases.energies import OF_PRODUCTS
 from crypto.releases.planned_rounds import planned_rounds
-from crypto.releases.release_spec import events_of, release_spec
+from crypto.releases.release_spec import release_spec
 from crypto.secagg.session import Entropy
 from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model.calibration import usual_length
@@ -43,9 +43,6 @@ FEDERATED: Final = "federated"
 OWN: Final = "own"
 SELF_CALIBRATED: Final = "self_calibrated"
 """What an evaluation at the end of a pruning calls its candidates."""
-
-USUAL_DELTA: Final = 1e-6
-"""Well below one in the number of people in a silo's text, which it has to be."""
 
 _log = logging.getLogger(__name__)
 
@@ -133,7 +130,8 @@ class Planner:
             spec = message.rounds.add(block=block)  # None leaves it out
             getattr(spec, kind).SetInParent()
         if self._asked.epsilon and self._asked.delta:
-            message.pruning.clip = _clip(message, self._asked.epsilon, self._asked.delta)
+            message.pruning.clip = 1
+            message.pruning.clip = longest_clip(Plan(message, b""), self._asked.epsilon, self._asked.delta)
         if evaluate:
             candidates = message.rounds.add(evaluation=plan_pb2.Evaluation(sequences=evaluate)).evaluation.candidates
             candidates.add(name=DENSE, dense=True)
@@ -181,20 +179,6 @@ class Planner:
             option.write(message, getattr(self._asked, option.name))
         message.pruning.block_alphas.extend(self._alphas)
         return message
-
-
-def _clip(message: plan_pb2.Plan, epsilon: float, delta: float) -> int:
-    """Return the longest contribution of a unit with which all rounds of a plan keep the promise.
-
-    Raises PlanError where there is none.
-    """
-    message.pruning.clip = 1
-    of_one_unit = combined_multiplier(events_of(Plan(message, b"")))
-    longest = floor(of_one_unit / least_multiplier(epsilon, delta))
-    if not longest:
-        raise PlanError(f"plan: epsilon: {epsilon:g} is so small that nothing but noise would be left")
-    exact = ((1 << 62) - 1) // (len(message.roster) * message.pruning.samples)
-    return min(longest, MOST_CLIP, exact)
 
 
 def _completed(asked: PlanOptions, weights: DenseWeights, silos: Sequence[str]) -> PlanOptions:

@@ -6,13 +6,23 @@ and Thakurta, arXiv 2210.17520). So one multiplier stands for all of them, and t
 (Balle and Wang, arXiv 1805.06530, Theorem 8).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import exp, inf, isinf, log, sqrt
 from typing import Final
 
 from crypto.privacy.events import GaussianEvent, PrivacyEvent
 
+USUAL_DELTA: Final = 1e-6
+"""Where nobody names one: well below one in the number of people in a silo's text, which a delta has to be."""
+
 MOST_MULTIPLIER: Final = 1e9
+"""Far more noise than leaves anything of a sum."""
+
+LEAST: Final = 1e-300
+"""The smallest delta that is told from 0."""
+
+LOG_OF_TAIL: Final = -500
+"""The library looks no further into a tail than to this logarithm of a probability."""
 
 
 def epsilon(events: Iterable[PrivacyEvent], delta: float) -> float:
@@ -25,16 +35,11 @@ def epsilon(events: Iterable[PrivacyEvent], delta: float) -> float:
         return inf
     if isinf(multiplier):
         return 0.0
-    from dp_accounting.pld.privacy_loss_mechanism import GaussianPrivacyLoss  # noqa: PLC0415 - two seconds, seldom needed
-    from scipy.optimize import brentq  # noqa: PLC0415
-
-    loss = GaussianPrivacyLoss(multiplier, log_mass_truncation_bound=-500)
-    if loss.get_delta_for_epsilon(0) <= delta:
+    if _delta(0, multiplier) <= delta:
         return 0.0
     rho = 1 / (2 * multiplier**2)
     enough = rho + 2 * sqrt(rho * log(1 / delta))  # Bun and Steinke, arXiv 1605.02065, Proposition 1.3
-    exact = brentq(lambda tried: log(max(loss.get_delta_for_epsilon(tried), 1e-300) / delta), 0, enough)
-    return float(exact)
+    return _root(lambda tried: log(_delta(tried, multiplier) / delta), 0, enough)
 
 
 def combined_multiplier(events: Iterable[PrivacyEvent]) -> float:
@@ -53,16 +58,28 @@ def combined_multiplier(events: Iterable[PrivacyEvent]) -> float:
 def least_multiplier(epsilon: float, delta: float) -> float:
     """Return the smallest noise multiplier of one Gaussian release that keeps `epsilon` at `delta`.
 
-    It is at most `MOST_MULTIPLIER`, which is far more than leaves anything of a sum.
+    It is at most `MOST_MULTIPLIER`.
     """
-    from dp_accounting.pld.privacy_loss_mechanism import GaussianPrivacyLoss  # noqa: PLC0415 - as above
-    from scipy.optimize import brentq  # noqa: PLC0415
 
     def excess(log_multiplier: float) -> float:
-        loss = GaussianPrivacyLoss(exp(log_multiplier), log_mass_truncation_bound=-500)
-        return log(max(float(loss.get_delta_for_epsilon(epsilon)), 1e-300) / delta)
+        return log(_delta(epsilon, exp(log_multiplier)) / delta)
 
     least, most = log(1 / MOST_MULTIPLIER), log(MOST_MULTIPLIER)
     if excess(most) > 0:
         return MOST_MULTIPLIER
-    return exp(brentq(excess, least, most, xtol=1e-12)) if excess(least) > 0 else exp(least)
+    return exp(_root(excess, least, most)) if excess(least) > 0 else exp(least)
+
+
+def _delta(epsilon: float, multiplier: float) -> float:
+    """Return at which delta a Gaussian release keeps `epsilon`, or LEAST where that is less."""
+    from dp_accounting.pld.privacy_loss_mechanism import GaussianPrivacyLoss  # noqa: PLC0415 - takes two seconds
+
+    loss = GaussianPrivacyLoss(multiplier, log_mass_truncation_bound=LOG_OF_TAIL)
+    return max(float(loss.get_delta_for_epsilon(epsilon)), LEAST)
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Return where a function is 0, between two places where it has different signs."""
+    from scipy.optimize import brentq  # noqa: PLC0415 - most plans have no noise, and need not wait for it
+
+    return float(brentq(function, low, high, xtol=1e-12))

@@ -96,7 +96,7 @@ def _print(releases: list[dict[str, Any]], privacy: list[dict[str, Any]], standi
 
 def _privacy(spent: "Sequence[Spent]", policy: "Policy | None") -> Iterator[dict[str, Any]]:
     """Yield what was spent as the JSON document has it: epoch by epoch text by text, then all texts together."""
-    from silo_agent.consent.policy import USUAL_DELTA
+    from crypto.privacy.accountant import USUAL_DELTA
     from silo_agent.consent.privacy_ledger import epsilon_of, without_noise
 
     delta = policy.shown_delta if policy else USUAL_DELTA

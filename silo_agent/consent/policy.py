@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from crypto.errors import ConfigError, PlanError, ReleaseRefused
 from crypto.names import ReleaseKind
 from crypto.plan import Plan, model_digest
+from crypto.privacy.accountant import USUAL_DELTA
 from crypto.privacy.events import ExactEvent, PrivacyEvent
 from crypto.releases.release_spec import events_of, spec_of
 from silo_agent.consent.bounds import BOUNDS, Number, is_most, spelled
@@ -34,8 +35,6 @@ MOST_COUNT: Final = (1 << 31) - 1
 
 BUDGET: Final = ("releases", "epsilon", "delta", "epoch")
 """The fields of the policy that are under `budget`."""
-USUAL_DELTA: Final = 1e-6
-"""At which delta epsilon is said where the policy names none."""
 ROUNDING: Final = 1 + 1e-9
 """How many times the budget an epsilon may seem to be: the accountant finds it by trying."""
 

@@ -14,7 +14,6 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from ctypes import CDLL
 from functools import partial
 from typing import Any, Final, cast
 
@@ -25,6 +24,7 @@ from torch.utils import _pytree as trees
 from crypto.errors import ConfigError, ModelError
 from silo_agent.checkpoint.blocks import Block
 from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.host.freed_memory import return_freed_memory
 from silo_agent.model.batches import batches, devices_of, room, tokens_per_batch
 from silo_agent.model.calibration import positions
 from silo_agent.model.pass_through import PassThrough, equal_calls, unlike_a_chain
@@ -156,7 +156,7 @@ class BlockWalk:
             yield block
             self._copies.clear()
             self._weights.release(original)
-            _return_freed_memory()
+            return_freed_memory()
 
     def energies(self, *, onward: bool = False) -> dict[str, Tensor]:
         """Return each input feature's sum of squares over the tokens that reach a prunable, by name: float32 [d_in].
@@ -171,7 +171,7 @@ class BlockWalk:
     def energies_of_each(self, *, onward: bool = False) -> Iterator[dict[str, Tensor]]:
         """Yield for each sequence of a walk that keeps them `apart` what `energies` returns of all."""
         for index in range(len(self._batches)):
-            yield self._sum_up(*_SQUARES, share=not onward, onward=onward, batches_=[index])
+            yield self._sum_up(*_SQUARES, share=not onward, onward=onward, places=[index])
 
     def grams(self) -> dict[str, Tensor]:
         """Return X^T X over the tokens X [tokens, d_in] that reach each prunable, by name: float32 [d_in, d_in].
@@ -195,11 +195,11 @@ class BlockWalk:
         *,
         share: bool = True,
         onward: bool = False,
-        batches_: Sequence[int] | None = None,
+        places: Sequence[int] | None = None,
     ) -> dict[str, Tensor]:
         """Run the current block and `add` the rows [tokens, d_in] that reach each prunable to its total.
 
-        All batches are run, or those with these places.
+        All batches are run, or those at `places`.
 
         Layers called one after the other with the same input (q, k and v) share a total. It is zero for experts that no
         token reaches. Raises ModelError where matrices are used otherwise than rows are multiplied with them.
@@ -225,13 +225,13 @@ class BlockWalk:
                 apart |= shares.setdefault(name, last[1]) != last[1]
 
         shows = [self._products(copied, see) for copied in range(len(self._copies))]
-        for index in range(len(self._batches)) if batches_ is None else batches_:
+        for index in range(len(self._batches)) if places is None else places:
             with shows[index % len(shows)]:
                 output = self._run(index, self._hidden[index])
             if onward:
                 self._hidden[index].copy_(_hidden_states(output))
         if share and (apart or any(calls[name] != calls[first] for name, first in shares.items())):
-            return self._sum_up(zeros, add, share=False, batches_=batches_)  # they had the same input, but not always
+            return self._sum_up(zeros, add, share=False, places=places)  # they had the same input, but not always
         summed: dict[str, Tensor] = {}
         for (name, _), total in totals.items():
             there = total.to(self._devices[0])
@@ -404,10 +404,3 @@ _SQUARES: Final = partial(torch.zeros, dtype=torch.float64), _add_squares
 def _hidden_states(output: Any) -> Tensor:
     """Return the hidden states of what a block returned: all of it, or the first of several."""
     return cast("Tensor", output if isinstance(output, Tensor) else output[0])
-
-
-def _return_freed_memory() -> None:
-    """Have malloc give back what is free, where it is glibc's: what blocks leave between their buffers adds up."""
-    libc = CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)

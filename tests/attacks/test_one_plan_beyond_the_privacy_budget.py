@@ -10,7 +10,7 @@ import pytest
 
 from attacks.conftest import Approached
 from attacks.surrounded import Surrounded, watched
-from crypto.errors import PlanError, ReleaseRefused
+from crypto.errors import PlanError, ReleaseRefused, SparsiloError
 from crypto.privacy.accountant import epsilon
 from crypto.privacy.events import GaussianEvent
 from crypto.releases.votes import VotesSpec
@@ -38,11 +38,11 @@ def nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RunOfPlan, "prepare", lambda *_: pytest.fail("the silo computes"))
 
 
-def refused(silo: Approached, error: type[Exception], words: str) -> None:
+def refused(silo: Approached, error: type[SparsiloError], words: str) -> None:
     with pytest.raises(error, match=words):
         silo.offer(silo.agreed)
     assert silo.said == []
-    assert silo.declined[-1] == error.code  # type: ignore[attr-defined]
+    assert silo.declined[-1] == error.code
 
 
 @pytest.mark.clause("14.7.4")

@@ -30,7 +30,7 @@ USES: Uses = {
     "silo_agent.checkpoint": {"crypto": "errors", "silo_agent": "host"},
     "silo_agent.cli": {"silo_agent": "commands config host settings"},
     "silo_agent.commands": {
-        "crypto": "errors identity names plan_rules pruning roster",
+        "crypto": "errors identity names plan_rules privacy pruning roster",
         "silo_agent": "checkpoint config consent delivery host identity model network opened_sums pruning "
         "results rounds second_order settings writing",
     },

@@ -19,14 +19,14 @@ Words = NDArray[np.uint64]
 
 
 class RandomWords(Protocol):
-    """Where random bits come from."""
+    """A source of random words."""
 
     def take(self, count: int) -> Words:
         """Return the next `count` uniform words."""
 
 
 class KeystreamWords:
-    """The words of a keystream."""
+    """Random words that a keystream gives, one after the other."""
 
     def __init__(self, stream: CipherContext) -> None:
         self._stream, self._left = stream, np.empty(0, np.uint64)

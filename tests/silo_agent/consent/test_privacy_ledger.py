@@ -29,7 +29,7 @@ ALL = [FIRST, EXACT, COIN]
 
 
 def anything(spent: Sequence[Spent]) -> None:
-    """A budget without end."""
+    """A check that lets everything pass, as an unlimited budget does."""
 
 
 def at_most(rounds: int) -> Callable[[Sequence[Spent]], None]:
@@ -42,7 +42,7 @@ def at_most(rounds: int) -> Callable[[Sequence[Spent]], None]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A ledger of three rounds."""
+    """A ledger in which three rounds were charged."""
     ledger = PrivacyLedger(tmp_path)
     for spent in ALL:
         ledger.charge(spent, anything, NOW)
@@ -57,7 +57,7 @@ def test_before_the_first_round(tmp_path: Path) -> None:
 
 @pytest.mark.clause("14.7.2")
 def test_what_was_spent_is_read_back(file: Path) -> None:
-    """As docs/formats.md says."""
+    """The lines have the fields that docs/formats.md lists, and no other."""
     assert PrivacyLedger(file.parent).spent() == ALL
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert lines[0] == {

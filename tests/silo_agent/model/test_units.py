@@ -1,4 +1,4 @@
-"""Calibration text by units."""
+"""Which records become a unit's sequences, which units are used, and what is refused."""
 
 import json
 from pathlib import Path
