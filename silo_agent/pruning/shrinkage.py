@@ -2,9 +2,11 @@
 
 A feature's ratio to public text is taken to be normal around the mean ratio of all features of its input. Mean and
 variance are estimated from what was opened, and each ratio is then its posterior mean (Efron and Morris, "Stein's
-Estimation Rule and its Competitors", 1973). All of it is computed from public values: no more privacy is spent.
+Estimation Rule and its Competitors", 1973). What noise alone makes of the variance by chance does not count as spread,
+or a mean near 0 would be lost in it. All of it is computed from public values: no more privacy is spent.
 """
 
+from math import sqrt
 from typing import Final
 
 import torch
@@ -20,12 +22,16 @@ def towards_public(noisy: Tensor, deviation: Tensor, public: Tensor) -> Tensor:
     `public` are the same statistics of public text; where all is noise, they are what is returned. All are float64
     [d_in], at least 0 but for `noisy`.
     """
-    known = public.clamp(min=float(public.mean()) * torch.finfo(torch.float64).eps + torch.finfo(torch.float64).tiny)
+    if not public.any():
+        return public
+    known = public.clamp(min=float(public.mean()) * torch.finfo(torch.float64).eps)
     ratio, variance = noisy / known, (deviation / known) ** 2
     weight = 1 / variance / (1 / variance).sum()
     mean = (weight * ratio).sum()
     if mean <= 0:
         return public
-    spread = (weight * ((ratio - mean) ** 2 - variance)).sum().clamp(min=0)
+    squares = ((ratio - mean) ** 2 / variance).sum()
+    by_chance = len(ratio) + 2 * sqrt(2 * len(ratio))  # mean of a chi-square, and two deviations
+    spread = (squares - by_chance).clamp(min=0) / (1 / variance).sum()
     estimate = mean + spread / (spread + variance) * (ratio - mean)
     return estimate.clamp(min=float(mean) * FAINTEST) * public
