@@ -17,7 +17,9 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from aggregator.runs.planning import Planner
@@ -27,16 +29,21 @@ from bench.document import progress, publish
 from bench.kept_rows import FOLDER
 from bench.pruned_models import CPU, perplexity, prune
 from crypto.encoding.layout import pack_chunk
-from crypto.names import Pruner, ReleaseKind, Suite
+from crypto.names import ComparisonGroup, Pruner, ReleaseKind, Suite
 from crypto.plan import Plan
 from crypto.plan_options import PlanOptions
 from crypto.primitives.signing import SigningKey
+from crypto.privacy.mechanisms.discrete_gaussian import discrete_gaussian
+from crypto.privacy.noise_shares import VOTE_BITS
+from crypto.pruning.sparsity import Sparsity
 from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.host.whole_file import write_whole
 from silo_agent.opened_sums.opened_rounds import Start
 from silo_agent.opened_sums.opened_sum import OpenedRound
+from silo_agent.pruning.expansion import NoisyCounts, expand_noisy
+from silo_agent.pruning.mask_expansion import expand
 from silo_agent.releases import energies
-from silo_agent.releases.noise import NoisyRelease
+from silo_agent.releases.noise import Noise, NoisyRelease
 from silo_agent.releases.silo_side import SiloRelease, SiloWork
 from silo_agent.rounds.run_pruning import RunPruning
 from silo_agent.writing.self_text import self_sequences
@@ -46,6 +53,7 @@ DELTA = 1e-6
 CHARACTERS = 1_000_000
 EPSILONS = ("none", "16", "8", "4", "2", "1", "0.5")
 RECORDS = (100, 250, 500, 1000, 2000)
+VOTE_NOISES = ("none", "0.25", "0.5", "1", "2", "4")  # of each silo's share, in votes
 PRUNERS, RATIOS = ("wanda", "admm"), ("0.7", "0.8")
 SELF_TEXT, ALONE = "self-text", "alone"
 RESULTS = FOLDER / "privacy.json"
@@ -105,7 +113,7 @@ def released(plan: Plan, start: Start, run: RunPruning) -> SiloRelease:
         "energies_of_units": lambda: run.energies_of_units(start),
     }
     release = energies.prepare(SiloWork(**work))
-    return NoisyRelease(release, secrets.token_bytes(32), bytes(32), SILOS) if plan.pruning.clip else release
+    return NoisyRelease(release, Noise(secrets.token_bytes(32), bytes(32), SILOS)) if plan.pruning.clip else release
 
 
 def opened_round(start: Start, release: SiloRelease, folder: Path) -> OpenedRound:
@@ -144,6 +152,18 @@ class Bench:
         for seed in range(1, 1 + (1 if epsilon == "none" else seeds)):
             self.measure(row(pruner, ratio, epsilon, records), seed, figure)
 
+    def votes(self, ratio: str, silos: int, noise: str) -> None:
+        """Keep masks of Wanda, of so many silos, which have 2,000 records together."""
+
+        def figure() -> float:
+            records = [part for silo in self.text.records(500) for part in silo.chunk(silos // SILOS)]
+            exact = noise == "none"
+            rule = at_random(ratio) if exact else with_noise(self.weights, silos, ratio, float(noise))
+            made = voted(self.weights, records, ratio, rule)
+            return perplexity((self.weights, made), self.text.held_out)
+
+        self.measure(f"votes {ratio} {noise} {silos} silos", 1, figure)
+
     def shares_nothing(self, pruner: str, ratio: str, records: int) -> None:
         def of(texts: Iterable[Tensor]) -> float:
             models = (prune(self.weights, text, Pruner(pruner), ratio) for text in texts)
@@ -154,6 +174,48 @@ class Bench:
         )
         self.measure(row(pruner, ratio, SELF_TEXT, 0), 1, lambda: of([written]))
         self.measure(row(pruner, ratio, ALONE, records), 1, lambda: of(self.text.records(records)))
+
+
+def voted(
+    weights: DenseWeights, records: Sequence[Tensor], ratio: str, expanded: Callable[[NDArray[np.int64], str], Tensor]
+) -> dict[str, Tensor]:
+    """What keep masks of Wanda come to, by name. `expanded` makes a keep mask of the counts of a tensor."""
+    masks = [prune(weights, text, Pruner.WANDA, ratio) for text in records]
+    return {name: expanded(sum(mask[name].numpy().astype(np.int64) for mask in masks), name) for name in masks[0]}
+
+
+def with_noise(
+    weights: DenseWeights, silos: int, ratio: str, votes: float
+) -> Callable[[NDArray[np.int64], str], Tensor]:
+    """Expand counts to which each silo has added noise of so many votes."""
+    units, words = round(2**VOTE_BITS / votes), SystemWords()
+
+    def expanded(counts: NDArray[np.int64], name: str) -> Tensor:
+        noise = sum(discrete_gaussian(counts.size, VOTE_BITS, words) for _ in range(silos))
+        noisy = NoisyCounts(
+            name, silos, False, counts * units + noise.reshape(counts.shape), units, silos * 4**VOTE_BITS
+        )
+        return expand_noisy(noisy, weights.tensor(name), Sparsity(Decimal(ratio), ComparisonGroup.LAYER)).keep
+
+    return expanded
+
+
+def at_random(ratio: str) -> Callable[[NDArray[np.int64], str], Tensor]:
+    """Expand exact counts as FedPrLLM does, ties at random."""
+    random = torch.Generator().manual_seed(1)
+
+    def expanded(counts: NDArray[np.int64], _: str) -> Tensor:
+        ties = torch.rand(counts.shape, generator=random)
+        return expand(torch.from_numpy(counts), ties, Sparsity(Decimal(ratio), ComparisonGroup.LAYER))
+
+    return expanded
+
+
+class SystemWords:
+    """Random words of the operating system."""
+
+    def take(self, count: int) -> NDArray[np.uint64]:
+        return np.frombuffer(secrets.token_bytes(8 * count), np.uint64)
 
 
 def row(pruner: str, ratio: str, how: str, records: int) -> str:
@@ -168,11 +230,16 @@ def main() -> None:
     parser.add_argument("--ratios", nargs="*", choices=RATIOS, default=RATIOS)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--nothing-shared", action="store_true", help="also what shares nothing")
+    parser.add_argument("--votes", action="store_true", help="also keep masks, without noise and with it")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the JSON file to go on with")
     given = parser.parse_args()
     with TemporaryDirectory() as folder:
         bench = Bench(given.results, Path(folder))
         for ratio in given.ratios:
+            if given.votes:
+                for silos in (SILOS, 4 * SILOS):
+                    for noise in VOTE_NOISES:
+                        bench.votes(ratio, silos, noise)
             for pruner in given.pruners:
                 if given.nothing_shared:
                     bench.shares_nothing(pruner, ratio, 500)

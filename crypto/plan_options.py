@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 from crypto.errors import PlanError
 from crypto.names import Allocation, ComparisonGroup, GramInputs, Pruner, ReleaseKind, Schedule
 from crypto.plan import USUAL_LEAST_RATE, Plan
+from crypto.privacy.noise_shares import VOTE_BITS
 from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Pattern, Sparsity, spell_ratio
 from crypto.releases.release_spec import release_spec
@@ -109,9 +110,15 @@ def _gram_inputs(plan: Plan) -> str | None:
 def _promise(plan: Plan) -> str | None:
     """Say what a plan promises a unit of text."""
     pruning = plan.message.pruning
-    if not pruning.clip:
+    if not plan.pruning.has_noise:
         return None
     return f"noise is added: epsilon {pruning.epsilon:g} at delta {pruning.delta:g} is kept for each unit of text"
+
+
+def _noisy_votes(plan: Plan) -> str | None:
+    """Say how large noise on keep counts is."""
+    units = plan.pruning.vote_units
+    return f"each silo adds noise of {2**VOTE_BITS / units:.3g} votes to each keep count" if units else None
 
 
 def _smaller_cohorts(plan: Plan) -> str | None:
@@ -262,8 +269,20 @@ class PlanOptions:
             PlanOption,
             "pruning.delta",
             _told_elsewhere,
-            "With --epsilon: the probability with which it may not be kept.",
+            "With noise: the probability with which its epsilon may not be kept.",
             unset="0.000001",
+        ),
+    ] = None
+    vote_noise: Annotated[
+        float | None,
+        partial(
+            PlanOption,
+            "",
+            _noisy_votes,
+            "With votes: each silo adds noise of this standard deviation, in votes, to each keep count. It hides "
+            "single votes, and of a whole keep mask next to nothing: the plan's epsilon says how little.",
+            unset="no noise",
+            metavar="VOTES",
         ),
     ] = None
     silo_sparsity_ratios: Annotated[

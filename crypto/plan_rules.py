@@ -34,6 +34,7 @@ from crypto.plan import (
 )
 from crypto.primitives.signing import check_public_key
 from crypto.privacy.clipping import MOST_CLIP
+from crypto.privacy.noise_shares import MOST_VOTE_UNITS
 from crypto.pruning.attention import check_attention
 from crypto.pruning.pruners import PRUNERS, RUINOUS
 from crypto.pruning.sparsity import Pattern, parse_ratio, spell_ratio
@@ -208,23 +209,28 @@ def _check_privacy(plan: Plan) -> None:
     """A promise comes with its noise, and every round keeps it. That the noise is enough for it, each silo computes."""
     pruning, silos = plan.message.pruning, len(plan.silos)
     epsilon, delta, clip = pruning.epsilon, pruning.delta, pruning.clip
-    if not clip:
+    if not plan.pruning.has_noise:
         _require(epsilon == delta == 0, "epsilon", "is promised, and the plan has no noise")
         return
+    _require(not (clip and pruning.vote_units), "vote_units", "are of keep counts, and clip of energies: choose one")
     _require(0 < epsilon < inf, "epsilon", f"{epsilon} is not above 0")
     _require(0 < delta < 1, "delta", f"{delta} is not between 0 and 1")
     _require(clip <= MOST_CLIP, "clip", f"{clip} is above {MOST_CLIP}")
+    _require(pruning.vote_units <= MOST_VOTE_UNITS, "vote_units", f"{pruning.vote_units} is above {MOST_VOTE_UNITS}")
+    _require(not pruning.cohort_floor, "cohort_floor", "draws few silos for a block, and noise is sized for all")
     _require(
         silos * pruning.samples * clip < 1 << 62, "clip", f"{clip} is too long for the sum of all units to be exact"
     )
+    _require(not pruning.weight_scaling, "weight_scaling", "multiplies by shares of silos, and noise is on these")
     is_hidden = plan.backend is not Backend.INSECURE_PLAINTEXT
     _require(is_hidden, "backend", f"{plan.backend} shows each silo's values with no more than its own noise")
     for index in range(len(plan.message.rounds)):
-        kind = plan.release_kind(index)
+        field = spec_of(plan, index).noise_field
         _require(
-            spec_of(plan, index).is_bounded,
+            bool(field and getattr(pruning, field)),
             f"rounds[{index}]",
-            f"{kind} has no noise, so no epsilon is kept: release energies, and evaluate nothing",
+            f"{plan.release_kind(index)} has no noise, so no epsilon is kept: release energies, or votes with "
+            "vote_noise, and evaluate nothing",
         )
 
 

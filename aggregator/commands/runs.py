@@ -5,6 +5,7 @@ import os
 import secrets
 from dataclasses import asdict
 from datetime import UTC, datetime
+from math import sqrt
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
@@ -287,8 +288,9 @@ def _runs(config: Path, settings: tuple[str, ...]) -> "Runs":
 def _print_plan(made: "Plan", more: dict[str, Any], output: str) -> None:
     from aggregator.runs.expected_noise import expected_noise
     from crypto.backends.backend_spec import audited_bytes, backend_spec
-    from crypto.privacy.noise_shares import noise_shares
+    from crypto.privacy.noise_shares import VOTE_BITS, noise_shares
     from crypto.releases.release_spec import layout_of
+    from crypto.releases.votes import votes_in_words
 
     cohort = made.message
     of_rounds = [sum(layout_of(made, index).lengths) for index in range(len(cohort.rounds))]
@@ -307,13 +309,22 @@ def _print_plan(made: "Plan", more: dict[str, Any], output: str) -> None:
         "seconds of an upload at most": cohort.phase_seconds + most // rate,
         "seconds of an audit at most": cohort.phase_seconds + audited_bytes(made, most, len(made.silos)) // rate,
     }
-    if (promise := cohort.pruning).clip:
-        expected = expected_noise(made, promise.samples)
+    if made.pruning.has_noise:
+        promise = cohort.pruning
         fields |= {
             "epsilon": promise.epsilon,
             "delta": promise.delta,
             "unit": "a person whom records name in `unit`, or else a record",
             "shares of noise counted on": noise_shares(made),
+        }
+    if made.pruning.vote_units:
+        fields |= {
+            "noise of a keep count": f"{sqrt(len(made.silos)) * 2**VOTE_BITS / made.pruning.vote_units:.3g} votes",
+            "kept of votes": votes_in_words(made),
+        }
+    if made.pruning.clip:
+        expected = expected_noise(made, promise.samples)
+        fields |= {
             "noise of a usual feature": f"{expected.relative:.1%}",
             "left of the text's own": f"{expected.left:.0%}" + ", no better than sharing nothing" * expected.is_futile,
         }

@@ -12,6 +12,7 @@ from crypto.backends.backend_spec import backend_spec
 from crypto.names import Allocation, Backend, ComparisonGroup, Phase, Pruner, ReleaseKind, Schedule
 from crypto.plan import Plan
 from crypto.releases.release_spec import release_spec
+from crypto.releases.votes import votes_in_words
 
 SCHEMA_VERSION: Final = 1
 NOT_YET: Final = "not_yet"
@@ -87,6 +88,8 @@ class Promise:
 
     epsilon: float
     delta: float
+    in_words: str
+    """Of what else the noise keeps, and how much."""
 
 
 @dataclass(frozen=True)
@@ -164,10 +167,7 @@ class Report:
             f"{release.seen}. It did not see any silo's {release.unseen}.{agreed} {backend.audit_in_words}"
         )
         if self.promise is not None:
-            words += (
-                f" Silos had added noise, which keeps epsilon {self.promise.epsilon:g} at delta {self.promise.delta:g} "
-                "for each person, or else record, in their text."
-            )
+            words += f" Silos had added noise: {self.promise.in_words}."
         if self.perplexity is not None and self.perplexity.alone:
             words += (
                 " For the rows 'alone' this rehearsal read the silos' keep masks from this machine's disk; in a "
@@ -222,8 +222,17 @@ def make_report(
         bytes_on_disk=bytes_on_disk,
         not_evaluated=not_evaluated,
         behaviour=tuple(behaviour),
-        promise=Promise(pruning.epsilon, pruning.delta) if pruning.clip else None,
+        promise=_promise(plan),
     )
+
+
+def _promise(plan: Plan) -> Promise | None:
+    pruning = plan.message.pruning
+    if not plan.pruning.has_noise:
+        return None
+    of_unit = f"each person, or else record, in their text has epsilon {pruning.epsilon:.3g} at delta {pruning.delta:g}"
+    of_votes = f"; {votes_in_words(plan)}" if plan.pruning.vote_units else ""
+    return Promise(pruning.epsilon, pruning.delta, f"{of_unit}{of_votes}")
 
 
 def _reported(plan: Plan, closed: ClosedRound) -> ReportedRound:

@@ -18,13 +18,14 @@ from crypto.names import PROTOCOL, Allocation, Backend, GramInputs, ReleaseKind,
 from crypto.plan import FEWEST_SILOS, RUN_BYTES, Plan, least_threshold
 from crypto.plan_options import PLAN_OPTIONS, PlanOptions
 from crypto.plan_rules import checked_plan
-from crypto.privacy.accountant import USUAL_DELTA
+from crypto.privacy.accountant import USUAL_DELTA, epsilon
+from crypto.privacy.noise_shares import VOTE_BITS
 from crypto.pruning.attention import check_attention, is_attentions
 from crypto.pruning.pruners import PRUNERS
 from crypto.pruning.sparsity import Pattern
 from crypto.releases.energies import OF_PRODUCTS
 from crypto.releases.planned_rounds import planned_rounds
-from crypto.releases.release_spec import release_spec
+from crypto.releases.release_spec import events_of, release_spec
 from crypto.secagg.session import Entropy
 from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.model.calibration import usual_length
@@ -37,6 +38,9 @@ CHUNK_WORDS: Final = 1 << 17
 """1 MiB: masking a chunk costs far more than deriving its keys, and a chunk is far below gRPC's message limit."""
 
 CPU: Final = torch.device("cpu")
+
+LARGEST_NOISE: Final = 2 * 2**VOTE_BITS
+"""In votes: with so much, a vote would be worth no unit."""
 
 DENSE: Final = "dense"
 FEDERATED: Final = "federated"
@@ -132,6 +136,9 @@ class Planner:
         if self._asked.epsilon and self._asked.delta:
             message.pruning.clip = 1
             message.pruning.clip = longest_clip(Plan(message, b""), self._asked.epsilon, self._asked.delta)
+        if self._asked.vote_noise:
+            message.pruning.vote_units = round(2**VOTE_BITS / self._asked.vote_noise)
+            message.pruning.epsilon = epsilon(events_of(Plan(message, b"")), message.pruning.delta)
         if evaluate:
             candidates = message.rounds.add(evaluation=plan_pb2.Evaluation(sequences=evaluate)).evaluation.candidates
             candidates.add(name=DENSE, dense=True)
@@ -191,16 +198,7 @@ def _completed(asked: PlanOptions, weights: DenseWeights, silos: Sequence[str]) 
     for name, value in (("threshold", threshold), ("cohort floor", asked.cohort_floor)):
         if not 0 <= value <= len(silos):  # which the wire's unsigned field might not even hold
             raise PlanError(f"plan: {name}: {value} is out of range for {len(silos)} silos")
-    if asked.epsilon is None and asked.delta is not None:
-        raise PlanError("plan: delta: is the other half of an epsilon", hint="give --epsilon too")
-    for name, number, most in (("epsilon", asked.epsilon, inf), ("delta", asked.delta, 1.0)):
-        if number is not None and not 0 < number < most:
-            raise PlanError(f"plan: {name}: {number:g} is not above 0" + (", and below 1" if most == 1 else ""))
-    if asked.epsilon is not None and not release_spec(asked.release).is_bounded:
-        raise PlanError(
-            f"plan: epsilon: {asked.release} has no bound on what a person changes, so no noise keeps it",
-            hint="give --release energies",
-        )
+    _check_noise(asked)
     all_blocks = dict.fromkeys(silos, len(weights.blocks)) if asked.cohort_floor else {}
     return replace(
         asked,
@@ -209,11 +207,30 @@ def _completed(asked: PlanOptions, weights: DenseWeights, silos: Sequence[str]) 
         comparison_group=sparsity.group,
         schedule=asked.schedule or (Schedule.ITERATIVE if release_spec(asked.release).pools else Schedule.ONE_SHOT),
         sequence_length=length,
-        delta=asked.delta or (USUAL_DELTA if asked.epsilon is not None else None),
+        delta=asked.delta or (None if asked.epsilon is asked.vote_noise is None else USUAL_DELTA),
         threshold=threshold,
         capacities={**all_blocks, **asked.capacities},
         preparation_seconds=max(asked.preparation_seconds, asked.phase_seconds),
     )
+
+
+def _check_noise(asked: PlanOptions) -> None:
+    """Raise PlanError where the noise asked for is none, or is not for what is summed."""
+    field, bounds = release_spec(asked.release).noise_field, {"epsilon": inf, "delta": 1.0, "vote_noise": LARGEST_NOISE}
+    for name, most in bounds.items():
+        number = getattr(asked, name)
+        if number is not None and not 0 < number < most:
+            below = "" if most == inf else f", and below {most:g}"
+            raise PlanError(f"plan: {name}: {number:g} is not above 0{below}")
+    if asked.epsilon is asked.vote_noise is None and asked.delta is not None:
+        raise PlanError("plan: delta: is the other half of an epsilon", hint="give --epsilon too")
+    if asked.epsilon is not None and field != "clip":
+        raise PlanError(
+            f"plan: epsilon: {asked.release} has no bound on what a person changes, so no noise keeps it",
+            hint="give --release energies",
+        )
+    if asked.vote_noise is not None and field != "vote_units":
+        raise PlanError(f"plan: vote_noise: {asked.release} sums no votes alone", hint="give --release votes")
 
 
 def silo_names(files: Sequence[Path]) -> list[str]:

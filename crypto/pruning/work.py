@@ -95,6 +95,16 @@ class PruningWork:
         return self.message.clip
 
     @property
+    def vote_units(self) -> int:
+        """With noise on keep counts, how many units a vote is worth, of which a share has 2^4; 0 without."""
+        return self.message.vote_units
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether silos add noise, and the plan has a promise."""
+        return bool(self.clip or self.vote_units)
+
+    @property
     def quantise_bits(self) -> Bits | None:
         """Of how many bits the integers are that kept weights become; None: they stay as they are."""
         return next((bits for bits in BITS if bits == self.message.quantise_bits), None)

@@ -87,7 +87,7 @@ class EnergiesSpec(ReleaseSpec):
     prunes = True
     usual_pruner = Pruner.ADMM
     pools = True
-    is_bounded = True
+    noise_field = "clip"
     opens = "for every input feature of the weight matrices the sum of squares over all silos' text"
     not_protected: ClassVar[tuple[str, ...]] = (
         "The sums of the first block's inputs are sums over the words of all silos' text: which words are frequent in "
@@ -145,7 +145,7 @@ class EnergiesSpec(ReleaseSpec):
     def events(self, plan: Plan, index: int) -> tuple[PrivacyEvent, ...]:
         """Return a Gaussian release for each block that the round is about, where the plan has noise."""
         clip = plan.pruning.clip
-        if not (clip and self.is_bounded):
+        if not (clip and self.noise_field):
             return super().events(plan, index)
         blocks = {tensor.block for tensor in own_inputs(plan, index)}
         return (GaussianEvent(noise_multiplier(clip, noise_shares(plan)), len(blocks)),)

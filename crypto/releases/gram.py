@@ -36,7 +36,7 @@ class GramSpec(EnergiesSpec):
     """What energies are, with the products of different features beside the squares."""
 
     kind = ReleaseKind.GRAM
-    is_bounded = False  # noise for as many numbers as there are products would leave nothing of them
+    noise_field = ""  # noise for as many numbers as there are products would leave nothing of them
     opens = "for every two input features of a weight matrix the sum of their products over all silos' text"
     not_protected: ClassVar[tuple[str, ...]] = (
         "From the products of the first block's inputs it can be computed how often each word occurs in all silos' "

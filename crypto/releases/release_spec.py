@@ -35,10 +35,8 @@ class ReleaseSpec(ABC):
     stands_alone: ClassVar[bool] = False
     """Whether rounds of the kind need no pruning: they may end any plan, or be all of it."""
 
-    is_bounded: ClassVar[bool] = False
-    """Whether a plan with noise may have rounds of the kind: a unit of text changes them by the plan's clip at most, or
-    not at all.
-    """
+    noise_field: ClassVar[str] = ""
+    """The field of plan_pb2.Pruning that says how large noise on the kind's sums is; empty where they have none."""
 
     opens: ClassVar[str]
     """What the aggregator learns over all survivors together."""

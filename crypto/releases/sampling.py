@@ -18,7 +18,6 @@ class SamplingSpec(ReleaseSpec):
 
     kind = ReleaseKind.SAMPLING
     says = "sampling"
-    is_bounded = True
     opens = "a random number that no silo chose alone"
 
     def sections(self, plan: Plan, index: int, silos: int) -> Iterator[Section]:

@@ -25,6 +25,7 @@ class WeightsSpec(VotesSpec):
 
     kind = ReleaseKind.WEIGHTS
     usual_pruner = Pruner.SPARSEGPT
+    noise_field = ""  # differences are far below the largest of a tensor, and noise would be as large as that
     preceded_by = (ReleaseKind.SCALES,)
     opens = (
         "for every weight how many silos keep it and the sum of their differences from the dense weight, and for every "

@@ -13,6 +13,7 @@ from crypto.plan_options import PLAN_OPTIONS
 from crypto.privacy.accountant import combined_multiplier, epsilon
 from crypto.privacy.events import GaussianEvent
 from crypto.releases.release_spec import events_of, release_spec, spec_of
+from crypto.releases.votes import votes_in_words
 from crypto.secagg.round import least_survivors
 from silo_agent.consent.expected_traffic import (
     bytes_down,
@@ -201,6 +202,8 @@ def _to_silos(plan: Plan, kinds: list[ReleaseKind]) -> Iterator[str]:
 def _promised(plan: Plan) -> str:
     """Say what differential privacy a plan keeps, and for whom; and how little that is for a silo as a whole."""
     promise = plan.message.pruning
+    if plan.pruning.vote_units:
+        return f"{votes_in_words(plan)}; all votes of this silo, and so a unit of text: {promise.epsilon:.3g}"
     if not promise.clip:
         return EPSILON
     of_silo = combined_multiplier(events_of(plan)) / promise.samples
@@ -217,7 +220,9 @@ def _not_protected(plan: Plan, kinds: list[ReleaseKind], least: int) -> Iterator
         f"Whoever knows the parts of all other survivors subtracts them: with {least} survivors, {least - 1} silos "
         "that work together learn this one's."
     )
-    if plan.pruning.clip:
+    if plan.pruning.vote_units:
+        yield "Noise hides single votes. A person's text may change many, and nothing hides all of these."
+    elif plan.pruning.clip:
         yield "Noise hides a unit, not what many units have in common: that is what the sums are for."
         yield "A person whose records name another unit, or none, or lie in two silos, is protected less by as much."
     else:

@@ -11,6 +11,7 @@ from crypto.errors import CorruptSum
 from crypto.pruning.sparsity import Sparsity
 from crypto.pruning.work import PruningWork
 from silo_agent.pruning.keep_mask import as_groups
+from silo_agent.pruning.likely_counts import PARTS, likely_counts
 from silo_agent.pruning.mask_expansion import expand
 from silo_agent.pruning.prune import Pruned
 from silo_agent.pruning.relative_importance import relative_importance
@@ -32,11 +33,27 @@ class TensorSums:
 
 
 @dataclass(frozen=True)
+class NoisyCounts:
+    """What one tensor's keep counts opened to, over all survivors, in a plan with noise on them."""
+
+    name: str
+    survivors: int
+    input_first: bool
+    """Whether the tensor is stored [d_in, d_out]; the counts are in the stored shape."""
+    counts: NDArray[np.int64]
+    """In units, the noise's mean taken away."""
+    units: int
+    """A vote's."""
+    variance: int
+    """Of the noise that survivors added at least, in units squared."""
+
+
+@dataclass(frozen=True)
 class ExpandedTensor(Pruned):
     """What the silos made of one tensor together: `keep` is the expanded keep mask."""
 
     keep_counts: Tensor | None = None
-    """uint8: how many survivors kept each weight; None where silos release no keep masks."""
+    """uint8: how many survivors kept each weight, with noise most likely; None where silos release no keep masks."""
 
 
 def expand_tensor(sums: TensorSums, dense: Tensor, work: PruningWork, sparsity: Sparsity) -> ExpandedTensor:
@@ -57,6 +74,17 @@ def expand_tensor(sums: TensorSums, dense: Tensor, work: PruningWork, sparsity: 
     if weight is not None:
         weight = weight.to(dense.dtype).masked_fill_(~keep, 0)
     return ExpandedTensor(sums.name, keep, weight, keep_counts=keep_counts)
+
+
+def expand_noisy(sums: NoisyCounts, dense: Tensor, sparsity: Sparsity) -> ExpandedTensor:
+    """Return the expanded keep mask of a tensor by what its keep counts most likely are."""
+    counts, weight = (sums.counts.T, dense.T) if sums.input_first else (sums.counts, dense)
+    importance = relative_importance(torch.zeros(weight.shape, dtype=torch.uint8), sums.survivors, weight)
+    likely = torch.from_numpy(likely_counts(counts, sums.units, sums.variance, importance.numpy()))
+    keep = expand(likely, importance, sparsity)
+    whole = ((likely + PARTS // 2) // PARTS).clamp(0, sums.survivors).to(torch.uint8)
+    keep, whole = ((stored.T if sums.input_first else stored).contiguous() for stored in (keep, whole))
+    return ExpandedTensor(sums.name, keep, None, keep_counts=whole)
 
 
 def _check_sums(name: str, counts: Tensor, nonzero: NDArray[np.uint64]) -> None:

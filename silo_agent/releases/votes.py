@@ -5,6 +5,7 @@ The keep masks lie in a file of one byte a weight and are read chunk by chunk, s
 
 from collections.abc import Iterator
 from functools import cache
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crypto.encoding.layout import Chunk, OpenedChunk
+from crypto.errors import CorruptSum
 from crypto.names import ComparisonGroup
 from crypto.plan import Plan, oriented
+from crypto.privacy.noise_shares import VOTE_BITS, reach
 from crypto.pruning.sparsity import group_shape
 from crypto.releases.votes import nonzero_section, votes_section
 from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.checkpoint.tensor_files import read_tensor_file
-from silo_agent.pruning.expansion import ExpandedTensor, TensorSums, expand_tensor
+from silo_agent.pruning.expansion import ExpandedTensor, NoisyCounts, TensorSums, expand_noisy, expand_tensor
 from silo_agent.releases.silo_side import Earlier, OpenedSum, SiloWork, next_section
 from sparsilo.v1 import plan_pb2
 
@@ -32,6 +35,10 @@ def expanded(earlier: Earlier, opened: OpenedSum, weights: DenseWeights) -> Iter
     """Yield each tensor under its expanded keep mask. Raises CorruptSum where counts cannot be true."""
     plan, chunks = earlier.plan, opened.chunks()
     for tensor in plan.tensors(opened.round.index):
+        if plan.pruning.vote_units:
+            noisy = noisy_counts_of(plan, tensor, chunks, opened.survivors)
+            yield expand_noisy(noisy, weights.tensor(tensor.name), earlier.sparsity(tensor.block))
+            continue
         sums = votes_of(plan, tensor, chunks, opened.survivors)
         yield expand_tensor(sums, weights.tensor(tensor.name), plan.pruning, earlier.sparsity(tensor.block))
 
@@ -46,6 +53,24 @@ def votes_of(plan: Plan, tensor: plan_pb2.Tensor, chunks: Iterator[OpenedChunk],
         next_section(chunks, votes_section(tensor.name), tensor.shape, np.uint8, survivors),
         next_section(chunks, nonzero_section(tensor.name), (groups,), np.uint64, survivors * size),
     )
+
+
+def noisy_counts_of(plan: Plan, tensor: plan_pb2.Tensor, chunks: Iterator[OpenedChunk], survivors: int) -> NoisyCounts:
+    """Return a tensor's keep counts with noise, from the section that comes next.
+
+    Raises CorruptSum where they add up to more, or less, than what silos keep by the plan and noise ever is.
+    """
+    units, furthest = plan.pruning.vote_units, reach(plan)
+    most = survivors * (units + 2 * furthest)
+    lanes = next_section(chunks, votes_section(tensor.name), tensor.shape, np.uint64, most).astype(np.int64)
+    counts = lanes - survivors * furthest
+    ranges = [plan.pruning.ratio_range(silo) for silo in plan.silos]
+    fewest, kept = min(1 - most for _, most in ranges), max(1 - least for least, _ in ranges)
+    noise = furthest * isqrt(survivors * counts.size) + units * survivors * max(tensor.shape)  # a group's k is a floor
+    low, high = (int(survivors * units * counts.size * share) for share in (fewest, kept))
+    if not low - noise <= (total := int(counts.sum())) <= high + noise:
+        raise CorruptSum(f"{tensor.name}: keep counts add up to {total / units:.0f} votes, which no noise explains")
+    return NoisyCounts(tensor.name, survivors, tensor.input_first, counts, units, survivors * 4**VOTE_BITS)
 
 
 class VotesRelease:

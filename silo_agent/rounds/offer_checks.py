@@ -61,7 +61,7 @@ def check_plan(
 def check_promise(plan: Plan) -> None:
     """Raise PlanError where the noise of a plan is not enough for the epsilon that it promises (2.3.10)."""
     promised = plan.message.pruning
-    if promised.clip:
+    if plan.pruning.has_noise:
         kept = epsilon(events_of(plan), promised.delta)
         if kept > promised.epsilon * (1 + ROUNDING):
             raise PlanError(

@@ -47,7 +47,7 @@ from silo_agent.model.device import named_device
 from silo_agent.network.calls import Advance, Call, Committed, Upload
 from silo_agent.network.transport import Transport
 from silo_agent.opened_sums.opened_rounds import Start
-from silo_agent.releases.noise import NoisyRelease
+from silo_agent.releases.noise import Noise, NoisyRelease, NoisyVotes
 from silo_agent.releases.silo_side import SiloRelease
 from silo_agent.rounds.adopted_masks import adopt_masks
 from silo_agent.rounds.agreement import Agreement
@@ -246,11 +246,13 @@ class Agent:
 
     def _with_noise(self, round_: Round, release: SiloRelease) -> SiloRelease:
         """Return what is released with this silo's noise, where the plan has noise."""
-        if not round_.plan.pruning.clip:
+        if not round_.plan.pruning.has_noise:
             return release
         alone = Policy.read(self._config.policy).whole_noise
         seed = self._store.noise_seed(round_.digest, secrets.token_bytes)
-        return NoisyRelease(release, seed, round_.digest, noise_shares(round_.plan) if alone else 1)
+        noise = Noise(seed, round_.digest, noise_shares(round_.plan) if alone else 1)
+        of_votes = round_.plan.pruning.vote_units
+        return NoisyVotes(release, noise, round_.plan) if of_votes else NoisyRelease(release, noise)
 
     def _run_of(self, plan: Plan, data: bytes) -> RunOfPlan:
         """Return the plan's run on this text; what an earlier plan's, or text's, left in memory goes."""

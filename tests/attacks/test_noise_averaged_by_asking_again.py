@@ -16,7 +16,7 @@ from crypto.plan_rules import checked_plan
 from crypto.privacy.accountant import combined_multiplier, epsilon
 from crypto.privacy.noise_shares import SHARE_BITS, noise_shares
 from crypto.releases.release_spec import events_of
-from silo_agent.releases.noise import NoisyRelease
+from silo_agent.releases.noise import Noise, NoisyRelease
 from support.pooled_plans import small
 
 LANES, DELTA = 4000, 1e-6
@@ -31,7 +31,7 @@ def opened(round_number: int, silos: int) -> NDArray[np.float64]:
     """A sum over silos, each with a seed of its own for the round."""
     chunk = Chunk(0, Section("energies", LANES, 64), 0, LANES)
     shares = [
-        NoisyRelease(Values(), bytes([silo, round_number]) * 16, bytes([round_number]) * 32, 1).lanes(chunk)
+        NoisyRelease(Values(), Noise(bytes([silo, round_number]) * 16, bytes([round_number]) * 32, 1)).lanes(chunk)
         for silo in range(silos)
     ]
     total: NDArray[np.uint64] = np.sum(shares, axis=0, dtype=np.uint64)

@@ -34,7 +34,8 @@ def test_whatever_can_be_asked_for_has_an_option() -> None:
         "roster.silo",
         "roster.signing_key",
     }
-    following = {"least_survivors", "two_honest_survivors", "rounds", "pruning", "pruning.block_alphas", "pruning.clip"}
+    following = {"least_survivors", "two_honest_survivors", "rounds", "pruning"}
+    following |= {"pruning.block_alphas", "pruning.clip", "pruning.vote_units"}
     fields = names(plan) | names(pruning, "pruning.") | names(member, "roster.")
     assert {option.plan_field for option in PLAN_OPTIONS} - {""} == fields - given - following
 

@@ -1,6 +1,7 @@
 """Plans that promise differential privacy: what they have to have for it, and what they may not ask."""
 
 import math
+from statistics import NormalDist
 from typing import Any
 
 import pytest
@@ -8,11 +9,13 @@ import pytest
 from crypto.errors import PlanError
 from crypto.names import Backend, ReleaseKind
 from crypto.plan_rules import checked_plan
-from crypto.privacy.accountant import combined_multiplier
+from crypto.privacy.accountant import combined_multiplier, epsilon
 from crypto.privacy.events import GaussianEvent
 from crypto.privacy.noise_shares import SHARE_BITS, noise_shares
 from crypto.releases.release_spec import events_of, layout_of
+from crypto.releases.votes import vote_event, votes_in_words
 from sparsilo.v1 import plan_pb2
+from support.plans import plan_message
 from support.pooled_plans import small
 
 NOISE: dict[str, Any] = {"epsilon": 2.0, "delta": 1e-6, "clip": 1 << 18}
@@ -87,3 +90,46 @@ def test_what_a_plan_spends_follows_from_its_clip_and_its_blocks(schedule: str) 
 
 def test_without_a_clip_a_plan_spends_everything() -> None:
     assert combined_multiplier(events_of(checked_plan(small(ReleaseKind.ENERGIES)))) == 0
+
+
+# Noise on keep counts
+
+
+def noisy_votes(**options: Any) -> plan_pb2.Plan:
+    message = plan_message(5)
+    for field, value in {"epsilon": 1e4, "delta": 1e-6, "vote_units": 16, **options}.items():
+        setattr(message.pruning, field, value)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"clip": 1 << 18}, "vote_units: are of keep counts, and clip of energies"),
+        ({"vote_units": (1 << 16) + 1}, "vote_units: 65537 is above 65536"),
+        ({"weight_scaling": True}, "weight_scaling: multiplies by shares of silos"),
+        ({"cohort_floor": 3}, "cohort_floor: draws few silos for a block"),
+        ({"allocation": "owl"}, "rounds"),
+        ({"epsilon": 0.0}, "epsilon: 0.0 is not above 0"),
+    ],
+)
+def test_noise_on_keep_counts_is_for_plain_votes_alone(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(PlanError, match=problem):
+        checked_plan(noisy_votes(**options))
+
+
+@pytest.mark.clause("2.9.9")
+def test_a_unit_may_change_every_vote_and_a_vote_is_one_of_them() -> None:
+    """By the analytic Gaussian, calculated here by itself: 120 votes of 16 units under two shares of 16 units."""
+    plan = checked_plan(noisy_votes(delta=1e-5))
+    ((event,),) = [events_of(plan)]
+    assert isinstance(event, GaussianEvent)
+    of_vote = math.sqrt(2 * 256 - 16) / 16
+    assert noise_shares(plan) == plan.message.least_survivors - 1 == 2
+    assert event.noise_multiplier == pytest.approx(of_vote / math.sqrt(120))
+    assert vote_event(plan, 1).noise_multiplier == pytest.approx(of_vote)
+    kept = epsilon([vote_event(plan, 1)], 1e-5)
+    normal = NormalDist()
+    delta = normal.cdf(0.5 / of_vote - kept * of_vote) - math.exp(kept) * normal.cdf(-0.5 / of_vote - kept * of_vote)
+    assert delta == pytest.approx(1e-5, rel=0.01)
+    assert f"epsilon is {kept:.3g} for one vote of a silo" in votes_in_words(plan)

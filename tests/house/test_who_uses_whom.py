@@ -19,7 +19,7 @@ USES: Uses = {
     "crypto.identity": {"crypto": "errors"},
     "crypto.names": {},
     "crypto.plan": {"crypto": "errors names pruning"},
-    "crypto.plan_options": {"crypto": "errors names plan pruning releases"},
+    "crypto.plan_options": {"crypto": "errors names plan privacy pruning releases"},
     "crypto.plan_rules": {"crypto": "encoding errors names plan primitives privacy pruning releases"},
     "crypto.primitives": {"crypto": "errors names"},
     "crypto.privacy": {"crypto": "plan"},

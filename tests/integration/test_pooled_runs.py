@@ -55,13 +55,32 @@ def test_a_run_with_noise_promises_what_was_asked_for(tmp_path: Path, capsys: py
     ran = local(dense, files, tmp_path / "out", capsys, *asked)
     assert (ran.code, ran.err) == (0, "")
     assert ran.data["sparsity_ratio"]["achieved"] == pytest.approx(0.6, abs=0.02)
-    assert ran.data["promise"] == {"epsilon": 2.0, "delta": 1e-6}
-    assert "noise, which keeps epsilon 2 at delta 1e-06" in (tmp_path / "out/report.html").read_text()
+    promise = ran.data["promise"]
+    assert (promise["epsilon"], promise["delta"]) == (2.0, 1e-6)
+    assert (
+        "added noise: each person, or else record, in their text has epsilon 2 at delta 1e-06"
+        in (tmp_path / "out/report.html").read_text()
+    )
     assert verify(tmp_path / "out", dense, capsys).code == 0
     again = local(dense, files, tmp_path / "again", capsys, *asked)
     models = [load_file(tmp_path / run / "model/model.safetensors") for run in ("out", "again")]
     assert again.code == 0
     assert any(not torch.equal(models[0][name], models[1][name]) for name in models[0]), "noise is drawn anew"
+
+
+def test_a_run_with_noise_on_votes_says_what_of_and_how_little(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dense, files = tiny_llama(tmp_path / "dense"), silos(tmp_path)
+    asked = (*SHAPE, "--release", "votes", "--vote-noise", 1, "--save-transcript", "--save-counts")
+    ran = local(dense, files, tmp_path / "out", capsys, *asked)
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.data["sparsity_ratio"]["achieved"] == pytest.approx(0.6, abs=0.02)
+    assert ran.data["promise"]["epsilon"] > 1000, "of a whole keep mask next to nothing is hidden, and that is said"
+    assert "for one vote of a silo" in ran.data["promise"]["in_words"]
+    counts = load_file(tmp_path / "out/keep_counts.safetensors")
+    assert all(int(of.max()) <= len(files) for of in counts.values())
+    assert verify(tmp_path / "out", dense, capsys).code == 0
 
 
 @pytest.mark.parametrize(
@@ -72,6 +91,14 @@ def test_a_run_with_noise_promises_what_was_asked_for(tmp_path: Path, capsys: py
         (("--release", "energies", "--epsilon", "nan"), "epsilon: nan is not above 0"),
         (("--release", "energies", "--epsilon", 1, "--delta", 1), "delta: 1 is not above 0, and below 1"),
         (("--release", "energies", "--delta", 0.1), "delta: is the other half of an epsilon"),
+        (("--release", "votes", "--delta", 0.1), "delta: is the other half of an epsilon"),
+        (("--release", "votes", "--epsilon", 1), "votes has no bound on what a person changes"),
+        (("--release", "votes", "--vote-noise", 0), "vote_noise: 0 is not above 0, and below 32"),
+        (("--release", "votes", "--vote-noise", 32), "vote_noise: 32 is not above 0, and below 32"),
+        (("--release", "votes", "--vote-noise", 1e-9), "vote_units"),
+        (("--release", "energies", "--vote-noise", 1), "vote_noise: energies sums no votes alone"),
+        (("--release", "weights", "--vote-noise", 1), "vote_noise: weights sums no votes alone"),
+        (("--release", "votes", "--vote-noise", 1, "--weight-scaling"), "weight_scaling: multiplies by shares"),
         (("--release", "energies", "--epsilon", 1, "--evaluate", 1), "evaluation has no noise"),
         (("--release", "energies", "--epsilon", 1, "--backend", "insecure_plaintext"), "no more than its own noise"),
     ],

@@ -8,8 +8,12 @@ SAMPLER = "tests/crypto/privacy/test_discrete_gaussian.py"
 ATTACKS = "tests/crypto/privacy/test_empirical_epsilon.py"
 UNITS, CONTRIBUTED = "tests/silo_agent/model/test_units.py", "tests/silo_agent/releases/test_contributed_energies.py"
 PROMISES = "tests/silo_agent/rounds/test_promises.py"
+NOISY_VOTES, NOISY_PLANS = "tests/silo_agent/releases/test_noisy_votes.py", "tests/crypto/test_plans_with_noise.py"
 
 MUTATIONS = (
+    Mutation(BOUND, "crypto/releases/votes.py", "units * sqrt(votes)", "units", NOISY_PLANS),
+    Mutation(BOUND, "crypto/releases/votes.py", "units + 2 * reach(plan)", "units + reach(plan)", NOISY_VOTES),
+    Mutation(CHECK, "silo_agent/releases/noise.py", ".clip(-self._reach, self._reach)", "", NOISY_VOTES),
     Mutation(BOUND, "crypto/privacy/clipping.py", "> clip * clip:", "> 2 * clip * clip:", CLIPPING),
     Mutation(CHECK, "crypto/privacy/clipping.py", ", clip / length)", ", np.inf)", ATTACKS),
     Mutation(BOUND, GAUSSIAN, "(np.abs(proposed) - (1 << bits)) ** 2", "np.abs(proposed) ** 2", SAMPLER),

@@ -87,7 +87,7 @@ class File(_message.Message):
     def __init__(self, name: _Optional[str] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class Pruning(_message.Message):
-    __slots__ = ("pruner", "sparsity_ratio", "comparison_group", "samples", "sequence_length", "pattern", "allocation", "schedule", "weight_scaling", "force_comparison_group", "cohort_floor", "block_alphas", "quantise_bits", "epsilon", "delta", "clip", "gram_inputs")
+    __slots__ = ("pruner", "sparsity_ratio", "comparison_group", "samples", "sequence_length", "pattern", "allocation", "schedule", "weight_scaling", "force_comparison_group", "cohort_floor", "block_alphas", "quantise_bits", "epsilon", "delta", "clip", "vote_units", "gram_inputs")
     PRUNER_FIELD_NUMBER: _ClassVar[int]
     SPARSITY_RATIO_FIELD_NUMBER: _ClassVar[int]
     COMPARISON_GROUP_FIELD_NUMBER: _ClassVar[int]
@@ -104,6 +104,7 @@ class Pruning(_message.Message):
     EPSILON_FIELD_NUMBER: _ClassVar[int]
     DELTA_FIELD_NUMBER: _ClassVar[int]
     CLIP_FIELD_NUMBER: _ClassVar[int]
+    VOTE_UNITS_FIELD_NUMBER: _ClassVar[int]
     GRAM_INPUTS_FIELD_NUMBER: _ClassVar[int]
     pruner: str
     sparsity_ratio: str
@@ -121,8 +122,9 @@ class Pruning(_message.Message):
     epsilon: float
     delta: float
     clip: int
+    vote_units: int
     gram_inputs: str
-    def __init__(self, pruner: _Optional[str] = ..., sparsity_ratio: _Optional[str] = ..., comparison_group: _Optional[str] = ..., samples: _Optional[int] = ..., sequence_length: _Optional[int] = ..., pattern: _Optional[str] = ..., allocation: _Optional[str] = ..., schedule: _Optional[str] = ..., weight_scaling: _Optional[bool] = ..., force_comparison_group: _Optional[bool] = ..., cohort_floor: _Optional[int] = ..., block_alphas: _Optional[_Iterable[str]] = ..., quantise_bits: _Optional[int] = ..., epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., clip: _Optional[int] = ..., gram_inputs: _Optional[str] = ...) -> None: ...
+    def __init__(self, pruner: _Optional[str] = ..., sparsity_ratio: _Optional[str] = ..., comparison_group: _Optional[str] = ..., samples: _Optional[int] = ..., sequence_length: _Optional[int] = ..., pattern: _Optional[str] = ..., allocation: _Optional[str] = ..., schedule: _Optional[str] = ..., weight_scaling: _Optional[bool] = ..., force_comparison_group: _Optional[bool] = ..., cohort_floor: _Optional[int] = ..., block_alphas: _Optional[_Iterable[str]] = ..., quantise_bits: _Optional[int] = ..., epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., clip: _Optional[int] = ..., vote_units: _Optional[int] = ..., gram_inputs: _Optional[str] = ...) -> None: ...
 
 class Round(_message.Message):
     __slots__ = ("votes", "evaluation", "weights", "scales", "outliers", "sampling", "energies", "gram", "dense_target", "block")

@@ -352,6 +352,8 @@ def asked_plan(**options: object) -> Plan:
         if option.name in options:
             option.write(message, options[option.name])
     message.pruning.clip = 1000 if "epsilon" in options else 0
+    if noise := options.get("vote_noise"):
+        message.pruning.vote_units, message.pruning.delta = int(16 / float(str(noise))), 1e-6
     message.pruning.block_alphas.extend(["2.0000"] * len(TENSORS) if message.pruning.allocation == "alpha" else [])
     if options.get("release") is ReleaseKind.DENSE_TARGET:
         message.model[0].output_exponents = b"\0"

@@ -26,7 +26,7 @@ from silo_agent.opened_sums.opened_rounds import Start
 from silo_agent.opened_sums.together import Together
 from silo_agent.pruning.shrinkage import towards_public
 from silo_agent.releases.contributed_energies import contributed, estimated
-from silo_agent.releases.noise import NoisyRelease
+from silo_agent.releases.noise import Noise, NoisyRelease
 from silo_agent.releases.silo_side import SiloWork
 from silo_agent.rounds.run_pruning import RunPruning
 from support.models import tiny_llama, words
@@ -123,7 +123,7 @@ def test_noise_is_added_to_the_contributions_and_the_sum_is_signed(
     sections = [section.name for section in Start(plan).round.layout.sections]
     assert "clipped" not in sections
     noisy = [
-        np.array([*chain(*released(NoisyRelease(Given(), seed, bytes(32), 1), plan).values())], np.uint64)
+        np.array([*chain(*released(NoisyRelease(Given(), Noise(seed, bytes(32), 1)), plan).values())], np.uint64)
         for seed in (bytes(32), bytes(32), b"\x01" * 32)
     ]
     assert (noisy[0] == noisy[1]).all()

@@ -16,7 +16,7 @@ from crypto.plan_rules import checked_plan
 from crypto.privacy.accountant import combined_multiplier, least_multiplier
 from crypto.releases.release_spec import events_of
 from silo_agent.consent.state_store import StateStore
-from silo_agent.releases.noise import NoisyRelease
+from silo_agent.releases.noise import Noise, NoisyRelease
 from silo_agent.rounds.offer_checks import check_promise
 from support.pooled_plans import small
 
@@ -62,7 +62,7 @@ class Zeros:
 
 def noise_of(seed: bytes, round_digest: bytes = ROUND, index: int = 0, shares: int = 1) -> list[int]:
     chunk = Chunk(index, Section("energies", 50, 64), 0, 50)
-    values = NoisyRelease(Zeros(), seed, round_digest, shares).lanes(chunk)
+    values = NoisyRelease(Zeros(), Noise(seed, round_digest, shares)).lanes(chunk)
     return [int(value) for value in values.view(np.int64)]
 
 
@@ -111,5 +111,5 @@ def test_rounds_chunks_and_seeds_have_noise_of_their_own() -> None:
 @pytest.mark.clause("2.9.4")
 def test_a_silo_that_counts_on_nobody_adds_all_shares() -> None:
     chunk = Chunk(0, Section("energies", 20_000, 64), 0, 20_000)
-    values = NoisyRelease(Zeros(), b"a" * 32, ROUND, 4).lanes(chunk).view(np.int64) / 2**20
+    values = NoisyRelease(Zeros(), Noise(b"a" * 32, ROUND, 4)).lanes(chunk).view(np.int64) / 2**20
     assert 3.8 < float((values**2).mean()) < 4.2
