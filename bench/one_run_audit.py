@@ -158,7 +158,7 @@ class Figures:
     """How well somebody tells records that are there from others, and what that proves."""
 
     advantage: float
-    """True positives less false ones, as rates, at a threshold that the first half of the runs chose for the second."""
+    """True positives less false ones, as rates, at a threshold that the other half of the runs chose."""
     auc: float
     right: int
     guesses: int
@@ -177,14 +177,17 @@ class Figures:
             above = scores[runs] > threshold
             return float(above[members[runs]].mean() - above[~members[runs]].mean())
 
+        def judged(by: slice, runs: slice) -> float:
+            tried = np.quantile(scores[by], np.linspace(0, 1, 101))
+            return advantage(runs, max(tried, key=lambda threshold: advantage(by, threshold)))
+
         first, second = slice(half), slice(half, None)
-        threshold = max(np.quantile(scores[first], np.linspace(0, 1, 101)), key=lambda tried: advantage(first, tried))
         present, absent = members.sum(), (~members).sum()
         above_others = rankdata(scores).reshape(scores.shape)[members].sum() - present * (present + 1) / 2
         each = max(1, round(GUESSED * scores.size / 2))
         right = int(members.flat[order[-each:]].sum() + (~members).flat[order[:each]].sum())
         return cls(
-            advantage(second, threshold),
+            (judged(first, second) + judged(second, first)) / 2,
             float(above_others / present / absent),
             right,
             2 * each,
@@ -365,8 +368,8 @@ it does the same with the exact sum. Of votes (Wanda, ratio {RATIO}) it takes th
 silos, and does the same with the inputs that are unusually strong in a record, and whose weights are kept more often
 than expected. Silos have few records here, and the attacker knows which these may be: so votes tell more than above.
 
-- *Advantage* is the rate of true positives less that of false ones, at a threshold that one half of the runs chose and
-  the other half judges.
+- *Advantage* is the rate of true positives less that of false ones, at a threshold that one half of the runs chose for
+  the other half. With noise its standard error is about {sqrt(1 / (runs * CANARIES)):.3f}.
 - *Bound by epsilon* is the most that epsilon and delta allow: (exp(e) - 1 + 2d) / (exp(e) + 1).
 - *Bound by the noise* is the most that anybody gets against Gaussian noise of this size, even who knows all records but
   one. It is smaller, because the promise's delta is small.
