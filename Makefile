@@ -105,8 +105,9 @@ bench-real: .venv/.ok ## the same of a real pretrained model, which is downloade
 bench-privacy: .venv/.ok ## perplexity by epsilon and by records of a silo (hours; rows are kept, ARGS choose a part)
 	$(BIN)/python -m bench.privacy_curve $(ARGS)
 
-privacy-audit: .venv/.ok ## how far opened keep counts tell whether a text was among the silos' (half an hour)
-	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bench.privacy_audit
+privacy-audit: .venv/.ok ## how far opened sums tell whether a text is in them, and does noise keep its promise? (an hour; ARGS=--write-docs: into docs/privacy-audit.md)
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bench.privacy_audit $(ARGS)
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bench.one_run_audit $(ARGS)
 
 bench-poisoning: .venv/.ok ## how much one lying silo can worsen the result, for each release kind
 	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bench.poisoning

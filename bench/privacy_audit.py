@@ -1,13 +1,13 @@
 """How far opened keep counts tell whether a text was among the silos' calibration text.
 
-Run `make privacy-audit`; with `--write-docs` it also writes docs/privacy-audit.md. The demo's model is pruned by
-votes of silos that hold docstrings which were kept from its training. An attacker who sees the opened counts is asked
-of other docstrings, and of documents of four sequences, whether a silo has them. It knows the dense model, the plan,
-and text of the same kind, from which it makes the counts that it expects. Prints one JSON document.
+Run `make privacy-audit`; with `--write-docs` it also writes the first part of docs/privacy-audit.md. The demo's model
+is pruned by votes of silos that hold docstrings which were kept from its training. An attacker who sees the opened
+counts is asked of other docstrings, and of documents of four sequences, whether a silo has them. It knows the dense
+model, the plan, and text of the same kind, from which it makes the counts that it expects. Prints one JSON document.
 """
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from decimal import Decimal
 from functools import cache
@@ -43,6 +43,8 @@ ASKED, TRIALS = 192, 4  # sequences of each kind that the attacker is asked abou
 EXPECTED, USUAL = 8, 32  # silos that the attacker makes up, and sequences from which it knows what is usual
 COUNTS, MODEL_ALONE = "opened counts", "dense model alone"
 CPU, PAGE = torch.device("cpu"), Path("docs/privacy-audit.md")
+NOISE_PART = "\n## Does noise keep what epsilon promises?\n"
+"""The heading of the page's second part, which bench/one_run_audit.py writes."""
 
 Floats = NDArray[np.float64]
 
@@ -62,7 +64,10 @@ class Audit:
         silos, samples, ratio = setting
         sizes = [silos * samples, ASKED, EXPECTED * samples]
         members, others, known = self._documents(trial)[: sum(sizes)].split(sizes)
-        counts, expected = (self._counts(part.split(samples), ratio) for part in (members, known))
+        counts, expected = (
+            keep_counts(self.weights, [self.sequences[places] for places in part.split(samples)], ratio)
+            for part in (members, known)
+        )
         surprise = counts / silos - expected / EXPECTED
         usual = np.stack([self.seen(index).energies for index in known[:USUAL].tolist()])
         mean, spread = usual.mean(0), usual.std(0)
@@ -85,25 +90,6 @@ class Audit:
         documents = torch.arange(len(self.sequences) // DOCUMENT * DOCUMENT).view(-1, DOCUMENT)
         return documents[torch.randperm(len(documents), generator=torch.Generator().manual_seed(trial))].flatten()
 
-    def _counts(self, texts: Sequence[Tensor], ratio: str) -> Floats:
-        """Return for each input how many of its weights are kept, by all silos with these texts: what the sums of a
-        votes round say of it.
-        """
-        sparsity, counts = Sparsity(Decimal(ratio), ComparisonGroup.ROW), []
-        for places in texts:
-            pruned = prune_blocks(
-                self.weights,
-                self.sequences[places],
-                pruner=Pruner.WANDA,
-                sparsity=lambda _: sparsity,
-                device=CPU,
-                progress=lambda *_: None,
-            )
-            kept = {tensor.name: tensor.keep.sum(0, dtype=torch.float64) for tensor in pruned}
-            counts.append(torch.cat([kept[name] for name in self.weights.prunable]).numpy())
-        total: Floats = np.sum(counts, axis=0)
-        return total
-
     def _see(self, index: int) -> "Seen":
         walk = BlockWalk(self.weights, self.sequences[index : index + 1], device=CPU)
         energies: dict[str, Tensor] = {}
@@ -124,6 +110,28 @@ class Seen:
     """Of each prunable tensor's inputs, tensor after tensor."""
     log_likelihood: float
     """The mean over its tokens, in nats."""
+
+
+def keep_counts(weights: DenseWeights, texts: Iterable[Tensor], ratio: str) -> Floats:
+    """Return for each input how many of its weights are kept, by all silos with these texts: what the sums of a votes
+    round say of it.
+
+    A text is int64 [sequences, tokens]. The inputs are those of the prunable tensors, one after the other.
+    """
+    sparsity, counts = Sparsity(Decimal(ratio), ComparisonGroup.ROW), []
+    for text in texts:
+        pruned = prune_blocks(
+            weights,
+            text,
+            pruner=Pruner.WANDA,
+            sparsity=lambda _: sparsity,
+            device=CPU,
+            progress=lambda *_: None,
+        )
+        kept = {tensor.name: tensor.keep.sum(0, dtype=torch.float64) for tensor in pruned}
+        counts.append(torch.cat([kept[name] for name in weights.prunable]).numpy())
+    total: Floats = np.sum(counts, axis=0)
+    return total
 
 
 def model_and_sequences() -> tuple[DenseWeights, Tensor]:
@@ -188,9 +196,9 @@ def markdown(measured: Mapping[Setting, Mapping[str, Mapping[str, Figures]]]) ->
 
 def page(measured: Mapping[Setting, Mapping[str, Mapping[str, Figures]]]) -> str:
     machine = facts()
-    return f"""# What opened keep counts tell of membership
+    return f"""# What opened sums tell of membership
 
-`make privacy-audit` measures this page; `python -m bench.privacy_audit --write-docs` rewrites it.
+`make privacy-audit` measures this page, and `make privacy-audit ARGS=--write-docs` rewrites it.
 
 A sum hides whose part is whose. It does not hide what all parts together say. This page measures how far the keep
 counts that a `votes` round opens tell whether a text was among the silos' calibration text.
@@ -219,14 +227,15 @@ Measured on {machine["cpu"]} with Python {machine["python"]} and torch {version(
 def main() -> None:
     """Measure every setting, and print or write what came out."""
     parser = argparse.ArgumentParser(description="How far opened keep counts tell of membership.")
-    parser.add_argument("--write-docs", action="store_true", help=f"write {PAGE}")
+    parser.add_argument("--write-docs", action="store_true", help=f"write the first part of {PAGE}")
     given = parser.parse_args()
     audit, measured = Audit(), {}
     for setting in SETTINGS:
         measured[setting] = measure(audit, setting)
         progress(*setting, measured[setting][COUNTS])
     if given.write_docs:
-        PAGE.write_text(page(measured))
+        _, heading, other_part = PAGE.read_text().partition(NOISE_PART)
+        PAGE.write_text(page(measured) + heading + other_part)
     figures = [
         {"silos": silos, "samples": samples, "sparsity_ratio": ratio, "attack": attack, "unit": unit} | asdict(found)
         for (silos, samples, ratio), attacks in measured.items()
