@@ -173,6 +173,7 @@ def test_shares_are_of_those_who_are_surely_left_and_do_not_look_on(
     assert noise_shares(planned(weights, colluders=colluders, threshold=threshold)) == shares
 
 
+@pytest.mark.slow
 def test_with_owl_the_first_round_is_paid_for_too(weights: DenseWeights) -> None:
     """Six releases in place of two, so a unit may contribute less by the root of their quotient."""
     uniform, owl = (planned(weights, allocation=how).pruning.clip for how in (Allocation.UNIFORM, Allocation.OWL))
@@ -205,6 +206,7 @@ def test_as_many_shares_of_noise_are_expected_in_a_sum_as_there_are_survivors(
         assert torch.equal(estimates[tensor.name], due.float())
 
 
+@pytest.mark.slow
 def test_ten_blocks_and_more_are_not_in_the_order_of_their_names(tmp_path: Path) -> None:
     weights = DenseWeights.open(tiny_llama(tmp_path / "dense", blocks=12, seed=3))
     plan = planned(weights, schedule=Schedule.ONE_SHOT)
