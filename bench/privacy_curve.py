@@ -27,6 +27,7 @@ from bench.demo.harvest import harvest_silos
 from bench.demo.run import LENGTH, MODEL
 from bench.document import progress, publish
 from bench.kept_rows import FOLDER
+from bench.privacy_page import page, picture
 from bench.pruned_models import CPU, perplexity, prune
 from crypto.encoding.layout import pack_chunk
 from crypto.names import ComparisonGroup, Pruner, ReleaseKind, Suite
@@ -57,6 +58,7 @@ VOTE_NOISES = ("none", "0.25", "0.5", "1", "2", "4")  # of each silo's share, in
 PRUNERS, RATIOS = ("wanda", "admm"), ("0.7", "0.8")
 SELF_TEXT, ALONE = "self-text", "alone"
 RESULTS = FOLDER / "privacy.json"
+PAGE, PICTURE = Path("docs/privacy-cost.md"), Path("docs/images/privacy-cost.svg")
 
 
 class Text:
@@ -232,7 +234,13 @@ def main() -> None:
     parser.add_argument("--nothing-shared", action="store_true", help="also what shares nothing")
     parser.add_argument("--votes", action="store_true", help="also keep masks, without noise and with it")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the JSON file to go on with")
+    parser.add_argument("--write-docs", action="store_true", help=f"only write {PAGE} and {PICTURE}, of kept rows")
     given = parser.parse_args()
+    if given.write_docs:
+        rows = json.loads(given.results.read_text())
+        PAGE.write_text(page(rows))
+        PICTURE.write_text(picture(rows))
+        return
     with TemporaryDirectory() as folder:
         bench = Bench(given.results, Path(folder))
         for ratio in given.ratios:
