@@ -110,7 +110,8 @@ privacy-audit: .venv/.ok ## how far opened sums tell whether a text is in them, 
 	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bench.one_run_audit $(ARGS)
 
 bench-poisoning: .venv/.ok ## how much one lying silo can worsen the result, for each release kind
-	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bench.poisoning
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bench.poisoning $(ARGS)
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bench.poisoned_energies $(ARGS)
 
 lint: .venv/.ok ## formatting, lint and types, as CI runs them
 	$(BIN)/ruff format --check .

@@ -31,6 +31,8 @@ from silo_agent.pruning.relative_importance import relative_importance
 
 SILOS, SAMPLES, HELD_OUT, RATIO = (3, 5, 10), 16, 64, "0.5"
 CPU, PAGE = torch.device("cpu"), Path("docs/poisoning.md")
+ENERGIES_PART = "\n## Pooled energies\n"
+"""The heading of what bench.poisoned_energies writes."""
 
 Counts = dict[str, Tensor]
 """By tensor, int32: how many silos keep each weight."""
@@ -264,6 +266,10 @@ perplexities on {HELD_OUT} held-out sequences; the dense model has {dense:.2f}.
 - `weights`: where a silo keeps a weight, it moves the average, less so the more silos there are. It also names the
   scale of the differences, and nothing bounds that: one silo can ruin the model.
 - `outliers`: a silo can move each block's sparsity ratio within 0.08 of the asked one, as far as OWL goes.
+- `energies` with an epsilon: a silo that only lies about its text moves the sum of each block by at most units x clip.
+  A silo that runs other code can send any words, and masking hides them. Only the length of the total is checked
+  (protocol, 2.9.11): by itself such a silo can still claim what all silos together may. Without an epsilon nothing
+  bounds it.
 - `sampling`: nothing. The coin stays uniform as long as one silo tossed it.
 - `scales`: it coarsens every difference, or ruins the model, as the row of `weights` shows.
 - `evaluation`: the figures can be whatever it likes. They are no protection against a silo that also lies there.
@@ -290,7 +296,8 @@ def main() -> None:
     dense = perplexity(weights, sequences[:HELD_OUT], {})
     rows = measure(weights, sequences)
     if given.write_docs:
-        PAGE.write_text(page(rows, dense))
+        _, heading, other_part = PAGE.read_text().partition(ENERGIES_PART)
+        PAGE.write_text(page(rows, dense) + heading + other_part)
     publish({}, dense=dense, perplexity=[{"release": kind, "lie": lie, "by_silos": by} for kind, lie, by in rows])
 
 

@@ -105,7 +105,7 @@ def federated(
     return dict(run.together(Start(plan, opened, run.solving)))
 
 
-def released(plan: Plan, start: Start, run: RunPruning) -> SiloRelease:
+def released(plan: Plan, start: Start, run: RunPruning, silos: int = SILOS) -> SiloRelease:
     """All silos' lanes of a round, added up, with the noise of all."""
     work: dict[str, Any] = dict.fromkeys(SiloWork.__dataclass_fields__)
     work |= {
@@ -115,7 +115,7 @@ def released(plan: Plan, start: Start, run: RunPruning) -> SiloRelease:
         "energies_of_units": lambda: run.energies_of_units(start),
     }
     release = energies.prepare(SiloWork(**work))
-    return NoisyRelease(release, Noise(secrets.token_bytes(32), bytes(32), SILOS)) if plan.pruning.clip else release
+    return NoisyRelease(release, Noise(secrets.token_bytes(32), bytes(32), silos)) if plan.pruning.clip else release
 
 
 def opened_round(start: Start, release: SiloRelease, folder: Path) -> OpenedRound:

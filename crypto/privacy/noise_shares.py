@@ -33,6 +33,9 @@ A Gaussian of that much less variance, rounded at random to whole numbers, is a 
 Theorem 3.1).
 """
 
+TAIL: Final = 64
+"""Minus the logarithm of how likely it is that honest noise is taken for a lie."""
+
 
 def noise_shares(plan: Plan) -> int:
     """Return how many shares of noise there are at least in a sum that somebody knows only others' shares of.
@@ -55,3 +58,12 @@ def reach(plan: Plan) -> int:
     It may add all shares, where it counts on nobody else's.
     """
     return DEVIATIONS * 2**VOTE_BITS * ceil(sqrt(noise_shares(plan)))
+
+
+def longest_noise(lanes: int, shares: int) -> float:
+    """Return a length that the noise of so many shares on so many lanes exceeds with a probability of exp(-64) at most.
+
+    A discrete Gaussian is sub-Gaussian with its own variance (Canonne, Kamath and Steinke, arXiv 2004.00010), so the
+    tail bound of a chi-square holds for it (Hsu, Kakade and Zhang, arXiv 1110.2842).
+    """
+    return sqrt(shares * 4**SHARE_BITS * (lanes + 2 * sqrt(lanes * TAIL) + 2 * TAIL))

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crypto.encoding.layout import Chunk
+from crypto.errors import CorruptSum
 from crypto.plan import Plan, oriented
 from crypto.privacy.clipping import contribution
-from crypto.privacy.noise_shares import SHARE_BITS
+from crypto.privacy.noise_shares import SHARE_BITS, longest_noise, noise_shares
 from crypto.releases.energies import clip_radius, energies_section, exponents_of, own_inputs
 from silo_agent.pruning.shrinkage import towards_public
 from silo_agent.releases.shared_inputs import check_shared
@@ -65,7 +66,8 @@ def estimated(opened: OpenedSum, solving: Solving) -> dict[str, Tensor]:
     """Return estimates of the energies of a round's inputs, up to a factor that a block's inputs share.
 
     They are by the tensor that has a section: float32 [d_in], and lie between what was opened and what public text has,
-    the nearer to that the more noise there is.
+    the nearer to that the more noise there is. Raises CorruptSum where a block's sums are longer than units and noise
+    make them.
     """
     plan, index, chunks = opened.round.plan, opened.round.index, opened.chunks()
     sums = {
@@ -75,6 +77,7 @@ def estimated(opened: OpenedSum, solving: Solving) -> dict[str, Tensor]:
     deviation = opened.survivors**0.5 * 2.0**SHARE_BITS  # each survivor added a share, whoever it is promised against
     energies = {}
     for inputs in _by_block(plan, index):
+        _check_possible(opened, inputs[0].block, [sums[tensor.name] for tensor in inputs])
         public = solving.public_energies(inputs[0].block, dense=plan.block(index) is None)
         for tensor in inputs:
             signed = sums[tensor.name].view(np.int64)  # noise makes a sum negative where it is weak
@@ -83,6 +86,15 @@ def estimated(opened: OpenedSum, solving: Solving) -> dict[str, Tensor]:
             estimate = towards_public(noisy, of_noise, public[tensor.name].double().cpu())
             energies[tensor.name] = estimate.float()
     return energies
+
+
+def _check_possible(opened: OpenedSum, block: int, sums: Sequence[NDArray[np.uint64]]) -> None:
+    """Raise CorruptSum where the sums of a block's inputs are longer than its survivors' units and noise make them."""
+    plan, lanes = opened.round.plan, np.concatenate(sums).view(np.int64).astype(np.float64)
+    shares = opened.survivors * noise_shares(plan)  # any of them may add whole noise (2.9.4)
+    most = opened.survivors * plan.message.pruning.samples * plan.pruning.clip + longest_noise(len(lanes), shares)
+    if (length := float(np.linalg.norm(lanes))) > most:
+        raise CorruptSum(f"energies of block {block}: their length is {length:.3g}, above {most:.3g}")
 
 
 def _by_block(plan: Plan, index: int) -> list[Inputs]:

@@ -55,4 +55,11 @@ MUTATIONS = (
         "opened.survivors**0.4",
         f"{CONTRIBUTED}::test_as_many_shares_of_noise_are_expected_in_a_sum_as_there_are_survivors",
     ),
+    Mutation(
+        CHECK,
+        "silo_agent/releases/contributed_energies.py",
+        "    if (length := float(np.linalg.norm(lanes))) > most:",
+        "    if (length := float(np.linalg.norm(lanes))) > 2 * most:",
+        f"{CONTRIBUTED}::test_a_block_longer_than_units_and_noise_make_it_is_corrupt",
+    ),
 )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aggregator.runs.planning import Planner
+from crypto.errors import CorruptSum
 from crypto.names import Allocation, Pruner, ReleaseKind, Schedule, Suite
 from crypto.plan import Plan
 from crypto.plan_options import PlanOptions
@@ -48,9 +49,9 @@ def plan(weights: DenseWeights) -> Plan:
     return planned(weights)
 
 
-def planned(weights: DenseWeights, epsilon: float = 4.0, **options: Any) -> Plan:
+def planned(weights: DenseWeights, epsilon: float = 4.0, samples: int = 50, **options: Any) -> Plan:
     release, pruner = ReleaseKind.ENERGIES, Pruner.WANDA
-    asked = PlanOptions(release, pruner, epsilon=epsilon, samples=50, sequence_length=LENGTH, **options)
+    asked = PlanOptions(release, pruner, epsilon=epsilon, samples=samples, sequence_length=LENGTH, **options)
     roster = {silo: key.public_bytes for silo, key in signing_keys(4).items()}
     return Planner(weights, asked, roster, Suite.DEFAULT, secrets.token_bytes, watch=lambda *_: None).pruning()
 
@@ -146,12 +147,13 @@ class PublicText:
         return self.energies
 
 
-def test_estimates_lie_between_the_sums_and_public_text(plan: Plan, weights: DenseWeights, tmp_path: Path) -> None:
+def test_estimates_lie_between_the_sums_and_public_text(weights: DenseWeights, tmp_path: Path) -> None:
     """With as many units that noise is nothing they are the sums, up to a factor; with one they are public text."""
+    plan = planned(weights, samples=1 << 25)
     lanes = released_of(plan, weights, each_a_record(TEXTS), tmp_path)
     sections = [section.name for section in Start(plan).round.layout.sections]
     public: Any = PublicText(plan)
-    for repeated in (0, 1 << 40):
+    for repeated in (0, 1 << 24):
         sums = {name: [int(lane) * repeated % 2**64 for lane in of] for name, of in zip(sections, lanes, strict=True)}
         estimates = estimated(opened(Start(plan).round, sums, 4, tmp_path), public)
         for tensor, of in zip(own_inputs(plan, 0), lanes, strict=True):
@@ -204,6 +206,27 @@ def test_as_many_shares_of_noise_are_expected_in_a_sum_as_there_are_survivors(
         noisy = torch.tensor([(3 + at % 5) * 2.0**SHARE_BITS for at in range(len(unit))], dtype=torch.float64) * unit
         due = towards_public(noisy, survivors**0.5 * 2.0**SHARE_BITS * unit, public.energies[tensor.name].double())
         assert torch.equal(estimates[tensor.name], due.float())
+
+
+@pytest.mark.clause("2.9.11")
+def test_a_block_longer_than_units_and_noise_make_it_is_corrupt(plan: Plan, tmp_path: Path) -> None:
+    """All of its length may lie on one lane, of either sign; one silo's claim of as much again is refused."""
+    public: Any = PublicText(plan)
+    sections = Start(plan).round.layout.sections
+    claimed = 4 * 50 * plan.pruning.clip
+    inputs = own_inputs(plan, 0)
+    lanes = sum(tensor.shape[1] for tensor in inputs if tensor.block == inputs[0].block)
+    noise = 2**SHARE_BITS * (4 * noise_shares(plan) * (lanes + 16 * lanes**0.5 + 128)) ** 0.5
+    for sign in (1, -1):
+        for length, possible in ((int(claimed + noise) - 1, True), (int(claimed + noise) + 2, False)):
+            sums = {section.name: [0] * section.lanes for section in sections}
+            sums[sections[0].name][0] = sign * length % 2**64
+            opened_sum = opened(Start(plan).round, sums, 4, tmp_path)
+            if possible:
+                assert estimated(opened_sum, public)
+                continue
+            with pytest.raises(CorruptSum, match=r"^energies of block \d: their length"):
+                estimated(opened_sum, public)
 
 
 @pytest.mark.slow

@@ -1,0 +1,168 @@
+"""How much one lying silo of 4 and of 16 can worsen what all make by pooled energies, with noise and without.
+
+Run `python -m bench.poisoned_energies`; with `--write-docs` it also writes the second part of docs/poisoning.md. The
+model and text of bench.privacy_curve, Wanda at 0.7; a run's code but for
+secure aggregation. Prints one JSON document: perplexities on held-out text by epsilon, silos and lie.
+"""
+
+import argparse
+import secrets
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aggregator.runs.planning import Planner
+from bench.demo.run import MODEL
+from bench.document import progress, publish
+from bench.poisoning import ENERGIES_PART, PAGE
+from bench.privacy_curve import CPU, DELTA, RECORD, Text, released
+from bench.pruned_models import perplexity
+from crypto.encoding.layout import pack_chunk
+from crypto.errors import CorruptSum
+from crypto.names import Pruner, ReleaseKind, Suite
+from crypto.plan_options import PlanOptions
+from crypto.primitives.signing import SigningKey
+from silo_agent.checkpoint.dense_weights import DenseWeights
+from silo_agent.opened_sums.opened_rounds import Start
+from silo_agent.opened_sums.opened_sum import OpenedRound
+from silo_agent.rounds.run_pruning import RunPruning
+
+TEXTS = ("the truth", "text of random tokens")
+LANES = ("all on the weakest features", "the sum once more, negative", "beyond the bound")
+SILOS, EPSILONS = (4, 16), (None, 4.0)
+RECORDS = 800
+"""Of all silos together."""
+
+
+def text_of(lie: str, honest: Tensor, tokens: int) -> Tensor:
+    """Return the lying silo's records, int64 [n, L]."""
+    is_random = lie == "text of random tokens"
+    return torch.randint(tokens, honest.shape, generator=torch.Generator().manual_seed(0)) if is_random else honest
+
+
+def lying_lanes(lie: str, sums: NDArray[np.int64], most: float) -> NDArray[np.int64]:
+    """Return what a lie adds to the sums of a block, int64 [d], of length `most` but for the one beyond the bound."""
+    if lie == "the sum once more, negative":
+        return np.rint(-sums * min(1, most / float(np.linalg.norm(sums)))).astype(np.int64)
+    weakest = np.argsort(sums)[: len(sums) // 10]
+    lanes = np.zeros(len(sums), np.int64)
+    lanes[weakest] = int(most / len(weakest) ** 0.5) * (1000 if lie == "beyond the bound" else 1)
+    return lanes
+
+
+def poisoned(
+    weights: DenseWeights, texts: list[Tensor], lie: str, epsilon: float | None, folder: Path
+) -> dict[str, Tensor]:
+    """Return what silos with these texts, of which the last one lies, make of the model, by name."""
+    silos, samples = len(texts), len(texts[0])
+    asked = PlanOptions(
+        release=ReleaseKind.ENERGIES,
+        pruner=Pruner.WANDA,
+        sparsity_ratio=Decimal("0.7"),
+        epsilon=epsilon,
+        delta=DELTA if epsilon else None,
+        samples=samples,
+        sequence_length=RECORD,
+        threshold=silos,
+    )
+    roster = {f"silo-{at}": SigningKey.generate(Suite.DEFAULT).public_bytes for at in range(silos)}
+    plan = Planner(weights, asked, roster, Suite.DEFAULT, secrets.token_bytes, watch=lambda *_: None).pruning()
+    last = [text_of(lie, texts[-1], int(texts[0].max()) + 1)] if lie in TEXTS else []
+    text = torch.cat([*texts[:-1], *last])
+    run = RunPruning(
+        plan, "silo-0", weights, lambda: text, lambda: [[record] for record in text], folder, CPU, lambda *_: None
+    )
+    opened: list[OpenedRound] = []
+    for _ in plan.message.rounds:
+        start = Start(plan, opened, run.solving)
+        release, chunks = released(plan, start, run, silos), start.round.layout.chunks
+        lanes = {chunk.index: release.lanes(chunk).astype(np.uint64) for chunk in chunks}
+        if lie in LANES:
+            inputs = [chunk for chunk in chunks if chunk.section.name != "clipped"]
+            sums = np.concatenate([lanes[chunk.index] for chunk in inputs]).view(np.int64)
+            most = samples * plan.pruning.clip if epsilon else float(np.linalg.norm(sums.astype(np.float64)))
+            ends = np.cumsum([chunk.lanes for chunk in inputs])[:-1]
+            for chunk, added in zip(inputs, np.split(lying_lanes(lie, sums, most), ends), strict=True):
+                lanes[chunk.index] += added.astype(np.uint64)
+        file = folder / f"{start.index}.words"
+        with file.open("wb") as words_of_round:
+            for chunk in chunks:
+                words = pack_chunk(chunk, lanes[chunk.index])
+                words[0] = silos
+                words_of_round.write(words.tobytes())
+        opened.append(OpenedRound(start.round, silos, bytes(32), file))
+    return dict(run.together(Start(plan, opened, run.solving)))
+
+
+def main() -> None:
+    """Measure every lie, and print what came out."""
+    parser = argparse.ArgumentParser(description="How much one lying silo can worsen pooled energies.")
+    parser.add_argument("--records", type=int, default=RECORDS, help="of all silos together")
+    parser.add_argument("--write-docs", action="store_true", help=f"write the second part of {PAGE}")
+    given = parser.parse_args()
+    rows: dict[str, float | str] = {}
+    with TemporaryDirectory() as folder:
+        weights = DenseWeights.open(MODEL)
+        text = Text(weights, Path(folder) / "text")
+        for silos in SILOS:
+            records = given.records // silos
+            texts = [part for of in text.records(given.records // SILOS[0]) for part in of.split(records)]
+            for epsilon in EPSILONS:
+                for lie in (*TEXTS, *LANES):
+                    name = row(lie, silos, epsilon)
+                    with TemporaryDirectory(dir=folder) as run:
+                        try:
+                            made = poisoned(weights, texts, lie, epsilon, Path(run))
+                            rows[name] = perplexity((weights, made), text.held_out)
+                        except CorruptSum:
+                            rows[name] = "corrupt sum"
+                    progress(name, rows[name])
+    if given.write_docs:
+        first, *_ = PAGE.read_text().partition(ENERGIES_PART)
+        PAGE.write_text(first + ENERGIES_PART + page(rows, given.records))
+    publish({}, rows=rows)
+
+
+def row(lie: str, silos: int, epsilon: float | None) -> str:
+    return f"{lie}, 1 of {silos}, epsilon {epsilon}"
+
+
+def page(rows: Mapping[str, float | str], records: int) -> str:
+    """Return the second part of the page."""
+
+    def shown(figure: float | str) -> str:
+        return figure if isinstance(figure, str) else f"{figure:.1f}"
+
+    table = "\n".join(
+        f"| {lie} | {' | '.join(shown(rows[row(lie, silos, epsilon)]) for silos in SILOS for epsilon in EPSILONS)} |"
+        for lie in (*TEXTS, *LANES)
+    )
+    heads = " | ".join(
+        f"1 of {silos}, {'no noise' if of is None else f'epsilon {of:g}'}" for silos in SILOS for of in EPSILONS
+    )
+    return f"""
+
+`python -m bench.poisoned_energies --write-docs` measures this part. Wanda prunes to 0.7 by energies of {records}
+records of 64 tokens, of all silos together, whose domains are new to the model. One silo lies: about its text, or by
+adding lanes to its true ones. With an epsilon these are as long as the clip lets {records} records over the number of silos
+be, without one as long as the sum; what is beyond the bound is 1,000 times as long. Figures are perplexities on
+held-out text of the same domains.
+
+| the lying silo | {heads} |
+|---|{"--:|" * len(SILOS) * len(EPSILONS)}
+{table}
+
+With an epsilon, what one silo can move is its number of units times the clip, as long as it runs this code: its share
+falls with the number of silos. Whoever runs other code is held to the length of the whole sum alone (protocol, 2.9.11).
+Without an epsilon nothing is too long.
+"""
+
+
+if __name__ == "__main__":
+    main()
