@@ -150,9 +150,9 @@ def page(rows: Mapping[str, float | str], records: int) -> str:
 
 `python -m bench.poisoned_energies --write-docs` measures this part. Wanda prunes to 0.7 by energies of {records}
 records of 64 tokens, of all silos together, whose domains are new to the model. One silo lies: about its text, or by
-adding lanes to its true ones. With an epsilon these are as long as the clip lets {records} records over the number of silos
-be, without one as long as the sum; what is beyond the bound is 1,000 times as long. Figures are perplexities on
-held-out text of the same domains.
+adding lanes to its true ones. With an epsilon these are as long as the clip lets all its records be, without one as
+long as the sum; what is beyond the bound is 1,000 times as long. Figures are perplexities on held-out text of the same
+domains.
 
 | the lying silo | {heads} |
 |---|{"--:|" * len(SILOS) * len(EPSILONS)}

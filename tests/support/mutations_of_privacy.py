@@ -25,7 +25,7 @@ MUTATIONS = (
         "plan.message.colluders",
         f"{CONTRIBUTED}::test_shares_are_of_those_who_are_surely_left_and_do_not_look_on",
     ),
-    Mutation(BOUND, "crypto/privacy/noise_shares.py", "sqrt(shares * 4", "sqrt(shares**2 * 4", ATTACKS),
+    Mutation(BOUND, "crypto/privacy/noise_shares.py", "sqrt(shares * 4**bits", "sqrt(shares**2 * 4**bits", ATTACKS),
     Mutation(CHECK, "silo_agent/model/units.py", " if record else ():", ":", UNITS),
     Mutation(
         CHECK,
