@@ -56,7 +56,7 @@ from crypto.releases.release_spec import events_of
 from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.opened_sums.opened_rounds import Start
 from silo_agent.releases import contributed_energies, energies, noise
-from silo_agent.releases.noise import NoisyRelease
+from silo_agent.releases.noise import Noise, NoisyRelease
 from silo_agent.releases.silo_side import SiloRelease, SiloWork
 from silo_agent.rounds.run_pruning import RunPruning
 
@@ -282,7 +282,7 @@ class Audit:
         """Return the lanes of a round in which some canaries are there, less the attacker's own share of noise."""
         release = self._released(plan, present.tolist())
         if plan.pruning.clip:
-            release = NoisyRelease(release, self._random.bytes(32), bytes(32), noise_shares(plan))
+            release = NoisyRelease(release, Noise(self._random.bytes(32), bytes(32), noise_shares(plan)))
         return lanes(plan, release)
 
     def _contributions(self, plan: Plan) -> Floats:

@@ -194,6 +194,11 @@ def test_what_noise_would_leave_is_said_before_anybody_runs(deployment: Deployme
     assert checked["noise_of_a_usual_feature"] == f"{proposed['rows'][2]['relative']:.1%}"
     few = deployment.aggregator("plan", "budget", plan, "--records", 1)
     assert (few.code, few.out.count("no better than sharing nothing") > 3) == (0, True)
+    plan.write_text("release: votes\nvote_noise: 2\nsamples: 4\nsequence_length: 32\n")
+    checked = deployment.aggregator("plan", "check", plan, "--output", "json").data
+    assert checked["epsilon"] > 100, "of all votes of a silo, which one person's text may change"
+    assert "for one vote of a silo" in checked["kept_of_votes"]
+    assert checked["noise_of_a_keep_count"] == "3.46 votes", "of three silos"
 
 
 @pytest.mark.clause("7.8", "2.3.8")
