@@ -35,12 +35,12 @@ def expanded(earlier: Earlier, opened: OpenedSum, weights: DenseWeights) -> Iter
     """Yield each tensor under its expanded keep mask. Raises CorruptSum where counts cannot be true."""
     plan, chunks = earlier.plan, opened.chunks()
     for tensor in plan.tensors(opened.round.index):
+        dense, sparsity = weights.tensor(tensor.name), earlier.sparsity(tensor.block)
         if plan.pruning.vote_units:
-            noisy = noisy_counts_of(plan, tensor, chunks, opened.survivors)
-            yield expand_noisy(noisy, weights.tensor(tensor.name), earlier.sparsity(tensor.block))
-            continue
-        sums = votes_of(plan, tensor, chunks, opened.survivors)
-        yield expand_tensor(sums, weights.tensor(tensor.name), plan.pruning, earlier.sparsity(tensor.block))
+            yield expand_noisy(noisy_counts_of(plan, tensor, chunks, opened.survivors), dense, sparsity)
+        else:
+            sums = votes_of(plan, tensor, chunks, opened.survivors)
+            yield expand_tensor(sums, dense, plan.pruning, sparsity)
 
 
 def votes_of(plan: Plan, tensor: plan_pb2.Tensor, chunks: Iterator[OpenedChunk], survivors: int) -> TensorSums:

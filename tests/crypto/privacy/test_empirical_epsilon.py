@@ -66,7 +66,7 @@ def as_it_is(values: Values) -> Values:
 
 def clip_for(wanted: float) -> int:
     clip = math.floor(math.sqrt(SHARES) * 2**SHARE_BITS / least_multiplier(wanted, DELTA)) - 1
-    assert epsilon([GaussianEvent(noise_multiplier(clip, SHARES))], DELTA) <= wanted
+    assert 0.99 * wanted < epsilon([GaussianEvent(noise_multiplier(clip, SHARES))], DELTA) <= wanted
     return clip
 
 
