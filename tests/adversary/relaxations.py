@@ -10,10 +10,8 @@ from typing import Final
 from adversary.federation import Part, Rules
 from adversary.knowledge import isolated
 from adversary.questions import Question, members, names
-from adversary.rules import charge, present_rules, row, rows, rules_with_a_budget, wanted
+from adversary.rules import present_rules, row, rows
 from crypto.errors import PlanError, ReleaseRefused
-from crypto.privacy.accountant import combined_multiplier
-from crypto.privacy.events import PrivacyEvent
 from silo_agent.consent.ledger import check_release, check_survivors
 
 Make = Callable[[int, int], Rules]
@@ -110,45 +108,6 @@ RELAXATIONS: Final[dict[str, Make]] = {
         *(no_few_in_the_span, quorums_that_need_not_meet, text_decides_who_answers),
     )
 }
-
-
-def asked_again_is_free(colluders: int, honest: int) -> Rules:
-    """A silo charges a question once, in however many plans it is asked."""
-    return _charging(colluders, honest, lambda question, part: not _is_one_question(question, part.question))
-
-
-def each_plan_by_itself(colluders: int, honest: int) -> Rules:
-    """A silo compares each plan alone with its budget."""
-    return _charging(colluders, honest, lambda question, part: False)
-
-
-def each_text_has_a_budget(colluders: int, honest: int) -> Rules:
-    """A silo that changes its text begins its budget anew, though the new text may be of the same people."""
-    return _charging(colluders, honest, lambda question, part: question.text == part.question.text)
-
-
-def what_was_not_confirmed_is_given_back(colluders: int, honest: int) -> Rules:
-    """A silo charges only rounds whose survivors it saw confirmed."""
-    return _charging(colluders, honest, lambda question, part: part.confirmed)
-
-
-def all_noise_counts(colluders: int, honest: int) -> Rules:
-    """A silo reckons with the noise of all survivors, also of those who look on and know their own."""
-
-    def counted(question: Question) -> PrivacyEvent:
-        return question.tells(question.least_survivors)
-
-    return _spending(colluders, honest, lambda question, parts: [counted(one) for one in _asked(question, parts)])
-
-
-def exact_sums_are_free(colluders: int, honest: int) -> Rules:
-    """A silo with a budget answers without noise too, and charges nothing for it."""
-    covers = present_rules(colluders, honest).covers
-
-    def events(question: Question, parts: Sequence[Part]) -> list[PrivacyEvent]:
-        return [event for one in _asked(question, parts) if one.clip for event in charge(one).events]
-
-    return replace(_spending(colluders, honest, events), covers=covers)
 
 
 def _are_close(some: int, others: int, colluders: int) -> bool:
