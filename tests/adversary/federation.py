@@ -5,14 +5,20 @@ exactly when t signed it and t reveal shares for it. Whatever decides is the pro
 its place.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import nan
+from typing import Final
 
 from adversary.knowledge import Answer, Sum, isolated
 from adversary.questions import Question, members
 from crypto.errors import SparsiloError
+from crypto.privacy.accountant import combined_multiplier
+from crypto.privacy.events import PrivacyEvent
+
+ROUNDING: Final = 1e-6
+"""By how much noise may fall short: the accountant finds an epsilon by trying."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +42,8 @@ class Rules:
     """Whether policy allows a plan."""
     may_take_part: Callable[[Question, Sequence[Part]], None]
     """Whether it computes and sends words, after what it took part in."""
+    may_spend: Callable[[Question, Sequence[Part]], None]
+    """Whether its privacy budget has room for the question, after what it took part in."""
     may_sign: Callable[[Question, int, Sequence[Part]], None]
     """Whether it signs survivors, after what it took part in."""
     answers: Callable[[float], None]
@@ -44,6 +52,8 @@ class Rules:
     """How many signatures, and then how many shares, open a sum."""
     enough: Callable[[Question], int]
     """How many silos have to withdraw from a round, so that a silo takes it for one that never opens."""
+    least_multiplier: float
+    """How much noise, over what one unit contributes, its budget wants in everything opened together; 0: any."""
 
 
 class Federation:
@@ -72,6 +82,7 @@ class Federation:
         try:
             self.rules.covers(question)
             self.rules.may_take_part(question, [*parts.values()])
+            self.rules.may_spend(question, [*parts.values()])
         except SparsiloError:
             return False
         if question.is_trap and len({self._reply(number) for number in (0.25, nan, 1e30)}) > 1:
@@ -136,6 +147,11 @@ class Federation:
         """Too few honest silos, whose answers alone some combination of the opened sums is about; or nobody."""
         return isolated(frozenset().union(*self.opened.values()), self.fewest)
 
+    def overspent(self) -> frozenset[int]:
+        """Honest silos of one unit of whose text all opened sums together tell more than a budget allows."""
+        least = self.rules.least_multiplier * (1 - ROUNDING)
+        return frozenset(silo for silo in self.honest if least and combined_multiplier(self._told(silo)) < least)
+
     def combined(self) -> list[tuple[Question, int]]:
         """The fewest sums, by question and survivors, that are enough to tell of too few silos."""
         for size in range(1, len(self.opened) + 1):
@@ -143,6 +159,14 @@ class Federation:
                 if isolated(frozenset().union(*(self.opened[one] for one in some)), self.fewest):
                     return [*some]
         return []
+
+    def _told(self, silo: int) -> Iterator[PrivacyEvent]:
+        """Yield what each sum with the silo's words tells, by the noise that is in it: that of all who survived but
+        the colluders, or but one where another silo looks on.
+        """
+        for question, survivors in self.opened:
+            if survivors >> silo & 1:
+                yield question.tells(survivors.bit_count() - max(1, (survivors & self.colluders).bit_count()))
 
     def _reply(self, number: float) -> str:
         """What a silo says where the plan's model makes this number of its text."""

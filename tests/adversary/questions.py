@@ -1,8 +1,8 @@
 """What the adversary can ask: real plans, made from a few choices, and what determines each silo's answer."""
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cache, cached_property
 from typing import Final
@@ -11,6 +11,8 @@ from adversary.knowledge import Answer
 from crypto.errors import PlanError
 from crypto.plan import Plan, least_threshold
 from crypto.plan_rules import check_cohort, checked_plan
+from crypto.privacy.events import ExactEvent, GaussianEvent, PrivacyEvent
+from crypto.privacy.noise_shares import noise_multiplier
 from crypto.secagg.round import Round
 from sparsilo.v1 import plan_pb2
 from support.plans import plan_message, silo_names
@@ -19,6 +21,11 @@ BLOCKS: Final = 2
 RATIOS: Final = ("0", "0.05", "0.3", "0.5", "0.5001", "0.95")
 """Silos keep everything at 0, next to everything at 0.05, next to nothing at 0.95, and at 0.5001 what they keep at
 0.5.
+"""
+
+MULTIPLIERS: Final = (0.0, 3.6, 3.6, 5.0, 5.0, 7.0)
+"""How much noise there is over what one person contributes to a sum: a budget of epsilon 2 has room for one, two or
+four questions about both blocks. 0 stands for sums without noise.
 """
 
 NAMES: Final = silo_names(6)
@@ -56,6 +63,12 @@ class Question:
     """Whether its model makes a number of some texts that is no number, or too large."""
     number: int = 0
     """Makes plans of one content differ, as `run` does."""
+    clip: int = 0
+    """How many units of a sum one person may contribute, where it is one of energies with noise; 0 where of votes."""
+    samples: int = 4
+    """The plan's number of calibration samples."""
+    text: bytes = b"text"
+    """What the silos have for calibration when they are asked."""
 
     @cached_property
     def round(self) -> Round:
@@ -78,13 +91,22 @@ class Question:
         for index, tensor in enumerate(message.model):
             tensor.block = index
         message.pruning.sparsity_ratio = self.ratio
+        message.pruning.samples = self.samples
+        if self.clip:
+            message.pruning.clip = self.clip
+            message.pruning.epsilon, message.pruning.delta = 1.0, 1e-6  # a promise, which no budget goes by
+            for tensor in message.model:
+                tensor.scale_exponents = bytes(tensor.shape[1])
         if self.cohort:
             message.pruning.cohort_floor = self.colluders + (2 if self.two_honest else 3)
             message.rounds.add(sampling=plan_pb2.Sampling())
         elif self.block is not None:
             message.pruning.schedule = "iterative"
         for block in range(BLOCKS) if self.block is not None else (None,):
-            message.rounds.add(votes=plan_pb2.Votes(), block=block)
+            if self.clip:
+                message.rounds.add(energies=plan_pb2.Energies(), block=block)
+            else:
+                message.rounds.add(votes=plan_pb2.Votes(), block=block)
         return checked_plan(message)
 
     @property
@@ -96,9 +118,18 @@ class Question:
         """What the silo's words say, block by block; nothing of what whoever made the plan can predict."""
         target = self.round.plan.pruning.silo_sparsity(NAMES[silo]).target
         assert isinstance(target, Decimal)
-        if Decimal("0.1") <= target <= Decimal("0.9"):
-            for block in range(BLOCKS) if self.block is None else (self.block,):
-                yield block, (silo, block, f"{target:.1f}")
+        said = f"{target:.1f}" if not self.clip else f"energies of {self.samples} samples of {self.text!r}"
+        if self.clip or Decimal("0.1") <= target <= Decimal("0.9"):
+            for block in self._blocks:
+                yield block, (silo, block, said)
+
+    def tells(self, shares: int) -> PrivacyEvent:
+        """What its sum tells of one unit of a silo's text, with so many shares of noise that nobody knows."""
+        return GaussianEvent(noise_multiplier(self.clip, shares), len(self._blocks)) if self.clip else ExactEvent()
+
+    @property
+    def _blocks(self) -> Sequence[int]:
+        return range(BLOCKS) if self.block is None else (self.block,)
 
     @property
     def _index(self) -> int:
@@ -126,6 +157,26 @@ def any_question(
         *(threshold, max(threshold, least, chance.choice((0, 0, 0, size))), colluders, honest == 2),
         *(cohort, block, chance.random() < 0.1, number),
     )
+    return _checked(question)
+
+
+def any_question_about_people(
+    chance: random.Random, silos: int, colluders: int, honest: int, are_alike: bool, number: int
+) -> Question | None:
+    """As `any_question`, mostly with noise on sums of energies; over one of two texts."""
+    question = any_question(chance, silos, colluders, honest, are_alike, number)
+    multiplier, text = chance.choice(MULTIPLIERS), chance.choice((b"text", b"another"))
+    samples = 4 if are_alike else chance.choice((4, 8))
+    if question is None or not multiplier:
+        return question
+    clip = int(noise_multiplier(multiplier, question.least_survivors - max(1, colluders)))
+    ratios = ("",) * len(question.ratios)
+    noisy = replace(question, ratios=ratios, cohort=0, is_trap=False, clip=clip, samples=samples, text=text)
+    return _checked(noisy)
+
+
+def _checked(question: Question) -> Question | None:
+    """The question, or None where its choices break a rule of plans."""
     try:
         _ = question.round  # its rules are checked where it is made
     except PlanError:

@@ -10,8 +10,10 @@ from typing import Final
 from adversary.federation import Part, Rules
 from adversary.knowledge import isolated
 from adversary.questions import Question, members, names
-from adversary.rules import present_rules, row, rows
+from adversary.rules import charge, present_rules, row, rows, rules_with_a_budget
 from crypto.errors import PlanError, ReleaseRefused
+from crypto.privacy.accountant import combined_multiplier
+from crypto.privacy.events import PrivacyEvent
 from silo_agent.consent.ledger import check_release, check_survivors
 
 Make = Callable[[int, int], Rules]
@@ -110,6 +112,45 @@ RELAXATIONS: Final[dict[str, Make]] = {
 }
 
 
+def asked_again_is_free(colluders: int, honest: int) -> Rules:
+    """A silo does not count what it spent on a question when it is asked the same in another plan."""
+
+    def is_another(question: Question, part: Part) -> bool:
+        return _content(question) != _content(part.question)
+
+    return _counting(colluders, honest, is_another)
+
+
+def each_plan_by_itself(colluders: int, honest: int) -> Rules:
+    """A silo compares each plan alone with its budget."""
+    return _counting(colluders, honest, lambda question, part: False)
+
+
+def each_text_has_a_budget(colluders: int, honest: int) -> Rules:
+    """A silo that changes its text begins its budget anew, though the new text may be of the same people."""
+    return _counting(colluders, honest, lambda question, part: question.text == part.question.text)
+
+
+def all_noise_counts(colluders: int, honest: int) -> Rules:
+    """A silo reckons with the noise of all survivors, also of those who look on and know their own."""
+    return _spending(colluders, honest, lambda question: (question.tells(question.least_survivors),))
+
+
+def exact_sums_are_free(colluders: int, honest: int) -> Rules:
+    """A silo with a budget answers without noise too, and charges nothing for it."""
+    spending = _spending(colluders, honest, lambda question: charge(question).events if question.clip else ())
+    return replace(spending, covers=present_rules(colluders, honest).covers)
+
+
+RELAXATIONS_OF_THE_BUDGET: Final[dict[str, Make]] = {
+    make.__name__: make
+    for make in (
+        *(asked_again_is_free, each_plan_by_itself, each_text_has_a_budget),
+        *(all_noise_counts, exact_sums_are_free),
+    )
+}
+
+
 def _are_close(some: int, others: int, colluders: int) -> bool:
     """Whether two sets differ, and each lacks at most one and the colluders of the other."""
     return 1 <= max((some & ~others).bit_count(), (others & ~some).bit_count()) <= 1 + colluders
@@ -137,3 +178,30 @@ def _remembering(colluders: int, honest: int, kept: Callable[[Part], list[Part]]
             row(Part(question)), names(survivors), rows(ledger(question, parts))
         ),
     )
+
+
+def _content(question: Question) -> tuple[int, int | None, bytes]:
+    """What a question asks, in whatever plan, with however much noise."""
+    return question.samples, question.block, question.text
+
+
+def _counting(colluders: int, honest: int, counts: Callable[[Question, Part], bool]) -> Rules:
+    """The rules of a silo with a budget that, when it is asked, counts only some earlier rounds as spent."""
+    present = rules_with_a_budget(colluders, honest)
+
+    def may_spend(question: Question, parts: Sequence[Part]) -> None:
+        present.may_spend(question, [part for part in parts if counts(question, part)])
+
+    return replace(present, may_spend=may_spend)
+
+
+def _spending(colluders: int, honest: int, events: Callable[[Question], Sequence[PrivacyEvent]]) -> Rules:
+    """The rules of a silo with a budget that takes questions for what `events` makes of them."""
+    present = rules_with_a_budget(colluders, honest)
+
+    def may_spend(question: Question, parts: Sequence[Part]) -> None:
+        asked = [question, *(part.question for part in parts)]
+        if combined_multiplier(event for one in asked for event in events(one)) < present.least_multiplier:
+            raise ReleaseRefused("beyond the budget")
+
+    return replace(present, may_spend=may_spend)

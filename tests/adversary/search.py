@@ -29,10 +29,14 @@ class Break:
     """The few silos that it came to know something of, and of no others."""
     sums: Sequence[tuple[Question, int]]
     """The sums that told it, by question and survivors; none where a silo's reply told it."""
+    is_beyond_budget: bool = False
+    """Whether it is of one unit of the silos' text, and more than their budget allows."""
 
     @property
     def way(self) -> str:
         """The way in which the adversary came to know it, in words."""
+        if self.is_beyond_budget:
+            return "more than the privacy budget is told"
         if len(self.sums) < 2:
             return "others' answers are known" if self.sums else "text decides a reply"
         return "cohorts overlap" if any(question.cohort for question, _ in self.sums) else "survivors overlap"
@@ -40,7 +44,7 @@ class Break:
     def __str__(self) -> str:
         sums = (
             f"{'+'.join(names(survivors))} of {question.silos.bit_count()} with t={question.round.threshold}, block "
-            f"{question.block}, ratios {'/'.join(question.ratios)} else {question.ratio}"
+            f"{question.block}, ratios {'/'.join(question.ratios)} else {question.ratio}, clip {question.clip}"
             for question, survivors in self.sums
         )
         return "\n  ".join((f"{self.way}: {', '.join(NAMES[silo] for silo in sorted(self.silos))} alone", *sums))
@@ -49,10 +53,17 @@ class Break:
 def broken(federation: Federation) -> Break | None:
     """Return what the adversary came to know that it must not; None where there is nothing."""
     few = federation.isolated() or frozenset(federation.told_apart)
-    return Break(few, federation.combined()) if few else None
+    if few:
+        return Break(few, federation.combined())
+    silos = federation.overspent()
+    return Break(silos, [*federation.opened], is_beyond_budget=True) if silos else None
 
 
-def search(seed: int, rules: Callable[[int, int], Rules] = present_rules) -> Iterator[Federation]:
+def search(
+    seed: int,
+    rules: Callable[[int, int], Rules] = present_rules,
+    any_question: Callable[[random.Random, int, int, int, bool, int], Question | None] = any_question,
+) -> Iterator[Federation]:
     """Yield the federation after one sequence after another. `rules`: by colluders and least honest survivors."""
     chance = random.Random(seed)
     while True:

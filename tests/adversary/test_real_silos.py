@@ -4,6 +4,8 @@ are refused.
 
 import random
 from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,8 @@ import pytest
 
 from adversary.exploration import OPENINGS, Exploration, Stage, State, Step, Terms
 from adversary.federation import Part
-from adversary.questions import any_question, any_set, members, names
-from adversary.rules import present_rules, row
+from adversary.questions import any_question, any_question_about_people, any_set, members, names
+from adversary.rules import BUDGET, DELTA, charge, present_rules, row, rules_with_a_budget, wanted
 from attacks.stage import Stage as Theatre
 from attacks.stage import agents, heard, told
 from crypto.backends.double_masking.transcript import SURVIVORS
@@ -20,6 +22,8 @@ from crypto.encoding.wire import encode
 from crypto.errors import SparsiloError
 from crypto.names import Phase
 from silo_agent.consent.ledger import check_survivors
+from silo_agent.consent.policy import Approval, Policy, check_epsilon
+from silo_agent.consent.privacy_ledger import PrivacyLedger
 from silo_agent.consent.state_store import StateStore
 from sparsilo.v1 import round_pb2
 
@@ -175,6 +179,26 @@ def test_the_ledger_in_memory_is_the_one_on_disk(tmp_path: Path) -> None:
                 parts[question] = Part(question, survivors, True)
                 store.confirm(begun, names(survivors))
     assert len(outcomes) == 4
+
+
+@pytest.mark.clause("14.7.2", "14.7.4")
+def test_the_privacy_ledger_in_memory_is_the_one_on_disk(tmp_path: Path) -> None:
+    """A silo of the search and a real privacy ledger are asked the same, with noise and without, in the same order."""
+    policy, now, outcomes = Policy(Approval.AUTO, None, epsilon=BUDGET, delta=DELTA), datetime.now(UTC), set()
+    for seed in range(10):
+        chance, ledger, parts = random.Random(seed), PrivacyLedger(tmp_path / f"{seed}"), list[Part]()
+        rules = rules_with_a_budget(0, 2)
+        for number in range(8):
+            question = any_question_about_people(chance, 5, 0, 2, True, number)
+            if question is None:
+                continue
+            may = passes(rules.may_spend, question, parts)
+            check = partial(check_epsilon, policy, wanted=wanted(question))
+            assert passes(ledger.charge, charge(question), check, now) == may
+            outcomes.add((bool(question.clip), may))
+            if may:
+                parts.append(Part(question))
+    assert outcomes == {(True, True), (True, False), (False, False)}
 
 
 def passes(check: Callable[..., object], *arguments: object) -> bool:

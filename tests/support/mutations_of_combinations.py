@@ -11,6 +11,7 @@ EXPLORED = "tests/adversary/test_exploration.py"
 TWO_ROUNDS = f"{EXPLORED}::test_every_state_of_two_rounds_about_the_same"
 REAL = "tests/adversary/test_real_silos.py::test_real_silos_go_where_explored_ones_go"
 SEARCH = "tests/adversary/test_search.py::test_a_block_of_sequences_gives_nothing[0]"
+SEARCH_WITH_NOISE = "tests/adversary/test_search.py::test_no_sequence_tells_more_of_a_person_than_the_privacy_budget[0]"
 
 MUTATIONS = (
     Mutation(CHECK, LEDGER, "ratios=plan.pruning.own_targets(round_.silos),", "ratios=(),", RATIOS),
@@ -80,5 +81,12 @@ MUTATIONS = (
         "same_block = None in (self.block, other.block) or self.block == other.block",
         "same_block = self.block == other.block",
         SEARCH,
+    ),
+    Mutation(
+        CHECK,
+        "silo_agent/consent/policy.py",
+        "total = epsilon_of(of_epoch, policy.shown_delta, wanted)",
+        "total = epsilon_of((), policy.shown_delta, wanted)",
+        SEARCH_WITH_NOISE,
     ),
 )
