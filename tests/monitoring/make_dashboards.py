@@ -19,7 +19,7 @@ WIDTH = 24
 GOOD, WARN, BAD, CALM = "green", "orange", "red", "text"
 
 Target = tuple[str, str]
-"""PromQL, in which % stands for the chosen series' labels, and the legend."""
+"""PromQL, in which % stands for the chosen series' labels, alone or before others in braces, and the legend."""
 
 
 def dashboards() -> dict[Path, str]:
@@ -164,6 +164,21 @@ def silo() -> model.Dashboard:
         width=8,
     )
     outcomes(board, role, 8)
+    board.row("Privacy")
+    board.dial(
+        "Epsilon spent",
+        "Part of the epoch's privacy budget that is spent; infinite after a round without noise.",
+        ('max(sparsilo_silo_budget_spent_ratio%{budget="epsilon"})', ""),
+        width=8,
+    )
+    board.graph(
+        "Epsilon spent over time",
+        "It falls only where the policy has a new epoch or a larger budget. What is infinite is not drawn.",
+        ('max(sparsilo_silo_budget_spent_ratio%{budget="epsilon"})', ""),
+        unit="percentunit",
+        steps=BUDGET,
+        width=16,
+    )
     board.row("Cost")
     costs(board, role)
     board.graph(
@@ -354,7 +369,8 @@ class Board:
             .steps([model.Threshold(value, colour) for value, colour in steps])
         )
         for ref, (expression, legend) in zip("ABCD", targets, strict=False):
-            query = prometheus.Dataquery().expr(expression.replace("%", CHOSEN)).legend_format(legend).ref_id(ref)
+            chosen = expression.replace("%{", CHOSEN.replace("}", ", ")).replace("%", CHOSEN)
+            query = prometheus.Dataquery().expr(chosen).legend_format(legend).ref_id(ref)
             panel.with_target((query.instant() if instant else query.range()).datasource(SOURCE))
         self._board.with_panel(panel)
         self._x += width

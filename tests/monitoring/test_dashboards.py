@@ -83,7 +83,9 @@ def test_queries_use_every_variable_and_metrics_of_the_role(file: Path) -> None:
         assert series
         for name, labels in series:
             used.add(re.sub("_bucket$", "", name))
-            assert labels == '{namespace=~"$namespace", job=~"$job", instance=~"$instance"}'
+            assert re.fullmatch(
+                r'\{namespace=~"\$namespace", job=~"\$job", instance=~"\$instance"(, budget="epsilon")?\}', labels
+            )
         counted = {name for name, _ in series if name.endswith(("_total", "_bucket"))}
         assert counted == set(
             re.findall(r"(?:rate|increase)\((sparsilo_\w+)\{[^}]*\}\[\$__(?:rate_interval|range)\]\)", expression)
