@@ -44,12 +44,12 @@ the model wrote* and *alone*, the mean over silos that prune by 500 records of t
 
 Keep masks of Wanda, of 4 silos with 500 records each and of 16 with 125. Each silo adds noise of so many votes to each
 keep count. *None* is FedPrLLM's rule: exact counts, ties at random. With noise, counts are drawn towards those of
-weights of like size first.
+weights of like size first. A figure is of one seed, and another one moves it by a few percent.
 
 {votes_table(rows)}
 
-Measured on {machine["cpu"]} with Python {machine["python"]} and torch {version("torch")}, one seed where no range is
-given.
+Measured on {machine["cpu"]} with Python {machine["python"]} and torch {version("torch")}. Without a range it is one
+seed.
 """
 
 
