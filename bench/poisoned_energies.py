@@ -147,12 +147,11 @@ def page(rows: Mapping[str, float | str], records: int) -> str:
         f"1 of {silos}, {'no noise' if of is None else f'epsilon {of:g}'}" for silos in SILOS for of in EPSILONS
     )
     return f"""
-
 `python -m bench.poisoned_energies --write-docs` measures this part. Wanda prunes to 0.7 by energies of {records}
 records of 64 tokens, of all silos together, whose domains are new to the model. One silo lies: about its text, or by
 adding lanes to its true ones. With an epsilon these are as long as the clip lets all its records be, without one as
 long as the sum; what is beyond the bound is 1,000 times as long. Figures are perplexities on held-out text of the same
-domains.
+domains, of one seed of the noise, which moves them by one or two.
 
 | the lying silo | {heads} |
 |---|{"--:|" * len(SILOS) * len(EPSILONS)}
