@@ -23,30 +23,34 @@ import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from decimal import Decimal
 from enum import StrEnum
+from functools import partial
 from importlib.metadata import version
-from math import erf, exp, sqrt
+from math import sqrt
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import expit
-from scipy.stats import binom, rankdata
 from torch import Tensor
 
-from aggregator.runs.planning import Planner
 from bench.document import Claims, at_least, at_most, progress, publish
+from bench.energies_in_one_place import DELTA, RECORD, planned, run_over, without_noise
 from bench.machine import facts
-from bench.privacy_audit import CPU, NOISE_PART, PAGE, Floats, keep_counts, model_and_sequences
-from crypto.names import Pruner, ReleaseKind, Schedule, Suite
+from bench.privacy_audit import NOISE_PART, PAGE, keep_counts, model_and_sequences
+from bench.what_guesses_prove import (
+    GUESSED,
+    SURE,
+    Figures,
+    Floats,
+    Members,
+    gaussian_advantage,
+    log_odds,
+    most_advantage,
+)
+from crypto.names import Pruner, Schedule
 from crypto.plan import Plan
-from crypto.plan_options import PlanOptions
-from crypto.primitives.signing import SigningKey
 from crypto.privacy.accountant import combined_multiplier
 from crypto.privacy.clipping import contribution
 from crypto.privacy.mechanisms.discrete_gaussian import RandomWords, discrete_gaussian
@@ -55,22 +59,18 @@ from crypto.releases.energies import CLIPPED_SECTION
 from crypto.releases.release_spec import events_of
 from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.opened_sums.opened_rounds import Start
-from silo_agent.releases import contributed_energies, energies, noise
+from silo_agent.releases import contributed_energies, noise
 from silo_agent.releases.noise import Noise, NoisyRelease
-from silo_agent.releases.silo_side import SiloRelease, SiloWork
+from silo_agent.releases.silo_side import SiloRelease
 from silo_agent.rounds.run_pruning import RunPruning
 
-SILOS, RECORD = 4, 64
+SILOS = 4
 CANDIDATES, CANARIES = 1000, 48
 RUNS, EXACT_RUNS, EXPECTED = 400, 80, 20
-DELTA, RATIO, SURE = 1e-6, "0.7", 0.95
-GUESSED = 0.1  # of all canaries of all runs: chosen beforehand, for whoever chooses by what comes out proves nothing
+RATIO = "0.7"
 SMALLER = 10
 UNEXPLAINED = 0.1  # of keep counts, beside what a record does to them; a guess
 FAR = 256  # times the clip: no record is so long
-
-Members = NDArray[np.bool_]
-"""Of runs by canaries: bool [runs, canaries]."""
 
 
 class Fault(StrEnum):
@@ -113,101 +113,6 @@ def little_noise(count: int, bits: int, random: RandomWords) -> NDArray[np.int64
     return discrete_gaussian(count, bits, random) // SMALLER
 
 
-# What guesses prove
-
-
-def p_value(right: int, guesses: int, canaries: int, epsilon: float, delta: float) -> float:
-    """Return how probable `right` or more right guesses are at most where (`epsilon`, `delta`) is kept.
-
-    Somebody who sees what is opened makes `guesses` of `canaries`, each of which was there with probability 1/2. It is
-    the bound of Steinke, Nasr and Jagielski (arXiv 2305.08846, appendix D): as many as of coins that are right with
-    probability exp(epsilon) / (1 + exp(epsilon)), and what delta adds.
-    """
-    chance = expit(epsilon)
-    of_fewer = np.cumsum(binom.pmf(np.arange(right)[::-1], guesses, chance)) / np.arange(1, right + 1)
-    by_delta = 2 * canaries * delta * of_fewer.max(initial=0)
-    return min(1.0, float(binom.sf(right - 1, guesses, chance) + by_delta))
-
-
-def least_epsilon(right: int, guesses: int, canaries: int, delta: float) -> float:
-    """Return the largest epsilon that so many right guesses disprove, with confidence `SURE`; 0 where they prove
-    nothing.
-    """
-
-    def excess(epsilon: float) -> float:
-        return p_value(right, guesses, canaries, epsilon, delta) - (1 - SURE)
-
-    return 0.0 if excess(0) >= 0 else float(brentq(excess, 0, 50))
-
-
-def most_advantage(epsilon: float | None, delta: float) -> float:
-    """Return the most by which true positives exceed false ones, as rates, where (`epsilon`, `delta`) is kept."""
-    without = 0.0 if epsilon is None else exp(-epsilon)
-    return (1 - without * (1 - 2 * delta)) / (1 + without)
-
-
-def gaussian_advantage(multiplier: float) -> float:
-    """Return the same for Gaussian noise of so many times what one unit contributes: what no attack can exceed that
-    knows all other units.
-    """
-    return erf(1 / multiplier / sqrt(8))
-
-
-@dataclass(frozen=True)
-class Figures:
-    """How well somebody tells records that are there from others, and what that proves."""
-
-    advantage: float
-    """True positives less false ones, as rates, at a threshold that the other half of the runs chose."""
-    auc: float
-    right: int
-    guesses: int
-    least_epsilon: float
-
-    @classmethod
-    def of(cls, scores: Floats, members: Members) -> "Figures":
-        """Return the figures of scores that are the higher the surer somebody is that a canary is there.
-
-        Both are [runs, canaries]. As many guesses say of the highest scores that those canaries are there, as say of
-        the lowest that those are not.
-        """
-        half, order = len(scores) // 2, np.argsort(scores, axis=None)
-
-        def advantage(runs: slice, threshold: float) -> float:
-            above = scores[runs] > threshold
-            return float(above[members[runs]].mean() - above[~members[runs]].mean())
-
-        def judged(by: slice, runs: slice) -> float:
-            tried = np.quantile(scores[by], np.linspace(0, 1, 101))
-            return advantage(runs, max(tried, key=lambda threshold: advantage(by, threshold)))
-
-        first, second = slice(half), slice(half, None)
-        present, absent = members.sum(), (~members).sum()
-        above_others = rankdata(scores).reshape(scores.shape)[members].sum() - present * (present + 1) / 2
-        each = max(1, round(GUESSED * scores.size / 2))
-        right = int(members.flat[order[-each:]].sum() + (~members).flat[order[:each]].sum())
-        return cls(
-            (judged(first, second) + judged(second, first)) / 2,
-            float(above_others / present / absent),
-            right,
-            2 * each,
-            least_epsilon(right, 2 * each, scores.size, DELTA),
-        )
-
-
-def log_odds(contributions: Floats, opened: Floats, deviation: float | Floats) -> Floats:
-    """Return for each run and canary the logarithm of the odds that it is there: float64 [runs, canaries].
-
-    `contributions` are [canaries, lanes], and `opened`, [runs, lanes], are the sums of those that are there and of
-    Gaussian noise with `deviation`. The odds are those of the best linear estimate: a matched filter that also reckons
-    with the other canaries, each of which is 0 or 1 with variance 1/4.
-    """
-    signals, middle = contributions / deviation, (opened - contributions.sum(0) / 2) / deviation
-    covariance = np.linalg.inv(signals @ signals.T + 4 * np.eye(len(signals)))
-    odds: Floats = middle @ signals.T @ covariance / covariance.diagonal()
-    return odds
-
-
 # What is opened
 
 
@@ -217,7 +122,7 @@ class Audit:
     def __init__(self, weights: DenseWeights, candidates: Tensor, canaries: int) -> None:
         """`candidates`: records of which the canaries are chosen, int64 [some, RECORD]."""
         self._weights, self._records, self._random = weights, candidates, np.random.default_rng(0)
-        plan = self.planned(1.0)
+        plan = self.plan_with(1.0)
         of_blocks = self._run(plan, range(len(candidates))).energies_of_units(Start(plan))
         self._energies = [list(of_units) for of_units in of_blocks]
         with Fault.NO_CLIP.planted():
@@ -225,27 +130,16 @@ class Audit:
         self._records = candidates[longest]
         self._energies = [[of_units[place] for place in longest] for of_units in self._energies]
 
-    def planned(self, epsilon: float | None) -> Plan:
-        asked = PlanOptions(
-            release=ReleaseKind.ENERGIES,
-            pruner=Pruner.WANDA,
-            sparsity_ratio=Decimal(RATIO),
-            schedule=Schedule.ONE_SHOT,
-            epsilon=epsilon,
-            delta=None if epsilon is None else DELTA,
-            samples=len(self._records),
-            sequence_length=RECORD,
-            threshold=SILOS,
-        )
-        roster = {f"silo-{at}": SigningKey.generate(Suite.DEFAULT).public_bytes for at in range(SILOS)}
-        return Planner(self._weights, asked, roster, Suite.DEFAULT, self._random.bytes, watch=lambda *_: None).pruning()
+    def plan_with(self, epsilon: float | None) -> Plan:
+        samples, schedule = len(self._records), Schedule.ONE_SHOT
+        return planned(self._weights, Pruner.WANDA, RATIO, epsilon, silos=SILOS, samples=samples, schedule=schedule)
 
     def figures(self, case: Case, runs: int) -> Figures:
         """Return how well the attacker does in so many runs."""
         members = self._random.random((runs, len(self._records))) < 0.5
         if case == VOTES:
             return Figures.of(self._of_votes(members), members)
-        plan = self.planned(case.epsilon)
+        plan = self.plan_with(case.epsilon)
         with case.fault.planted():
             opened = np.stack([self._opened(plan, present) for present in map(np.flatnonzero, members)])
             contributions = self._contributions(plan)
@@ -292,23 +186,14 @@ class Audit:
     def _released(self, plan: Plan, present: Sequence[int]) -> SiloRelease:
         """Return what silos release whose records are some of the canaries, without noise."""
         run, start = self._run(plan, present), Start(plan)
-        work: dict[str, Any] = dict.fromkeys(SiloWork.__dataclass_fields__)
-        work |= {
-            "plan": plan,
-            "index": start.index,
-            "statistics": lambda statistic: run.statistics(start, statistic),
-            "energies_of_units": lambda: self._of_units(present),
-        }
-        return energies.prepare(SiloWork(**work))
+        return without_noise(start, partial(run.statistics, start), lambda: self._of_units(present))
 
     def _of_units(self, present: Sequence[int]) -> Iterable[Iterable[Mapping[str, Tensor]]]:
         """Yield what `RunPruning.energies_of_units` yields: the dense model makes the same of a record each time."""
         return ((of_units[canary] for canary in present) for of_units in self._energies)
 
     def _run(self, plan: Plan, present: Sequence[int]) -> RunPruning:
-        records = self._records[list(present)]
-        units = [[record] for record in records]
-        return RunPruning(plan, "silo-0", self._weights, lambda: records, lambda: units, Path(), CPU, lambda *_: None)
+        return run_over(self._weights, plan, self._records[list(present)], Path())
 
 
 def lanes(plan: Plan, release: SiloRelease) -> Floats:
@@ -407,7 +292,7 @@ def main() -> None:
     for case in (VOTES, ENERGIES, *NOISY, *FAULTY):
         measured[case] = audit.figures(case, given.exact_runs if case.epsilon is None else given.runs)
         progress(case, measured[case])
-    plans = {case.epsilon: audit.planned(case.epsilon) for case in NOISY if case.epsilon}
+    plans = {case.epsilon: audit.plan_with(case.epsilon) for case in NOISY if case.epsilon}
     allowed = {epsilon: gaussian_advantage(combined_multiplier(events_of(plan))) for epsilon, plan in plans.items()}
     if given.write_docs:
         write(part(measured, allowed, runs=given.runs, exact_runs=given.exact_runs))

@@ -1,14 +1,12 @@
 """How much one lying silo of 4 and of 16 can worsen what all make by pooled energies, with noise and without.
 
 Run `python -m bench.poisoned_energies`; with `--write-docs` it also writes the second part of docs/poisoning.md. The
-model and text of bench.privacy_curve, Wanda at 0.7; a run's code but for
-secure aggregation. Prints one JSON document: perplexities on held-out text by epsilon, silos and lie.
+model and text are those of bench.privacy_curve, and Wanda prunes to 0.7. Prints one JSON document: perplexities on
+held-out text by epsilon, silos and lie.
 """
 
 import argparse
-import secrets
 from collections.abc import Mapping
-from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,27 +15,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aggregator.runs.planning import Planner
 from bench.demo.run import MODEL
 from bench.document import progress, publish
+from bench.energies_in_one_place import Lanes, planned, pooled
 from bench.poisoning import ENERGIES_PART, PAGE
-from bench.privacy_curve import CPU, DELTA, RECORD, Text, released
+from bench.privacy_curve import Text
 from bench.pruned_models import perplexity
-from crypto.encoding.layout import pack_chunk
 from crypto.errors import CorruptSum
-from crypto.names import Pruner, ReleaseKind, Suite
-from crypto.plan_options import PlanOptions
-from crypto.primitives.signing import SigningKey
+from crypto.names import Pruner
+from crypto.releases.energies import CLIPPED_SECTION
 from silo_agent.checkpoint.dense_weights import DenseWeights
-from silo_agent.opened_sums.opened_rounds import Start
-from silo_agent.opened_sums.opened_sum import OpenedRound
-from silo_agent.rounds.run_pruning import RunPruning
 
 TEXTS = ("the truth", "text of random tokens")
-LANES = ("all on the weakest features", "the sum once more, negative", "beyond the bound")
+LANES = ("all on the weakest features", "the others' sum, negative", "beyond the bound")
 SILOS, EPSILONS = (4, 16), (None, 4.0)
-RECORDS = 800
-"""Of all silos together."""
+RATIO, RECORDS = "0.7", 800  # records of all silos together
 
 
 def text_of(lie: str, honest: Tensor, tokens: int) -> Tensor:
@@ -48,7 +40,7 @@ def text_of(lie: str, honest: Tensor, tokens: int) -> Tensor:
 
 def lying_lanes(lie: str, sums: NDArray[np.int64], most: float) -> NDArray[np.int64]:
     """Return what a lie adds to the sums of a block, int64 [d], of length `most` but for the one beyond the bound."""
-    if lie == "the sum once more, negative":
+    if lie == "the others' sum, negative":
         return np.rint(-sums * min(1, most / float(np.linalg.norm(sums)))).astype(np.int64)
     weakest = np.argsort(sums)[: len(sums) // 10]
     lanes = np.zeros(len(sums), np.int64)
@@ -60,44 +52,21 @@ def poisoned(
     weights: DenseWeights, texts: list[Tensor], lie: str, epsilon: float | None, folder: Path
 ) -> dict[str, Tensor]:
     """Return what silos with these texts, of which the last one lies, make of the model, by name."""
-    silos, samples = len(texts), len(texts[0])
-    asked = PlanOptions(
-        release=ReleaseKind.ENERGIES,
-        pruner=Pruner.WANDA,
-        sparsity_ratio=Decimal("0.7"),
-        epsilon=epsilon,
-        delta=DELTA if epsilon else None,
-        samples=samples,
-        sequence_length=RECORD,
-        threshold=silos,
-    )
-    roster = {f"silo-{at}": SigningKey.generate(Suite.DEFAULT).public_bytes for at in range(silos)}
-    plan = Planner(weights, asked, roster, Suite.DEFAULT, secrets.token_bytes, watch=lambda *_: None).pruning()
-    last = [text_of(lie, texts[-1], int(texts[0].max()) + 1)] if lie in TEXTS else []
-    text = torch.cat([*texts[:-1], *last])
-    run = RunPruning(
-        plan, "silo-0", weights, lambda: text, lambda: [[record] for record in text], folder, CPU, lambda *_: None
-    )
-    opened: list[OpenedRound] = []
-    for _ in plan.message.rounds:
-        start = Start(plan, opened, run.solving)
-        release, chunks = released(plan, start, run, silos), start.round.layout.chunks
-        lanes = {chunk.index: release.lanes(chunk).astype(np.uint64) for chunk in chunks}
-        if lie in LANES:
-            inputs = [chunk for chunk in chunks if chunk.section.name != "clipped"]
-            sums = np.concatenate([lanes[chunk.index] for chunk in inputs]).view(np.int64)
-            most = samples * plan.pruning.clip if epsilon else float(np.linalg.norm(sums.astype(np.float64)))
-            ends = np.cumsum([chunk.lanes for chunk in inputs])[:-1]
-            for chunk, added in zip(inputs, np.split(lying_lanes(lie, sums, most), ends), strict=True):
-                lanes[chunk.index] += added.astype(np.uint64)
-        file = folder / f"{start.index}.words"
-        with file.open("wb") as words_of_round:
-            for chunk in chunks:
-                words = pack_chunk(chunk, lanes[chunk.index])
-                words[0] = silos
-                words_of_round.write(words.tobytes())
-        opened.append(OpenedRound(start.round, silos, bytes(32), file))
-    return dict(run.together(Start(plan, opened, run.solving)))
+    samples = len(texts[0])
+    plan = planned(weights, Pruner.WANDA, RATIO, epsilon, silos=len(texts), samples=samples)
+
+    def made_up(lanes: Lanes) -> None:
+        inputs = [chunk for chunk in lanes if chunk.section.name != CLIPPED_SECTION]
+        sums = np.concatenate([lanes[chunk] for chunk in inputs]).view(np.int64)
+        most = samples * plan.pruning.clip if epsilon else float(np.linalg.norm(sums.astype(np.float64)))
+        ends = np.cumsum([chunk.lanes for chunk in inputs])[:-1]
+        for chunk, added in zip(inputs, np.split(lying_lanes(lie, sums, most), ends), strict=True):
+            lanes[chunk] += added.astype(np.uint64)
+
+    if lie in LANES:
+        return pooled(weights, plan, torch.cat(texts[:-1]), folder, made_up)
+    last = text_of(lie, texts[-1], int(texts[0].max()) + 1)
+    return pooled(weights, plan, torch.cat([*texts[:-1], last]), folder)
 
 
 def main() -> None:
@@ -149,8 +118,8 @@ def page(rows: Mapping[str, float | str], records: int) -> str:
     return f"""
 `python -m bench.poisoned_energies --write-docs` measures this part. Wanda prunes to 0.7 by energies of {records}
 records of 64 tokens, of all silos together, whose domains are new to the model. One silo lies: about its text, or by
-adding lanes to its true ones. With an epsilon these are as long as the clip lets all its records be, without one as
-long as the sum; what is beyond the bound is 1,000 times as long. Figures are perplexities on held-out text of the same
+lanes that it makes up. With an epsilon these are as long as the clip lets all its records be, without one as long as
+the others' sum; what is beyond the bound is 1,000 times as long. Figures are perplexities on held-out text of the same
 domains, of one seed of the noise, which moves them by one or two.
 
 | the lying silo | {heads} |

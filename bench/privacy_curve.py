@@ -2,9 +2,8 @@
 
 Run `make bench-privacy`; `--epsilons`, `--records`, `--pruners`, `--ratios` and `--seeds` choose a part. The demo's
 model, four silos of the domains that are new to it, records of 64 tokens, each a unit. Each row is kept as soon as it
-is known, so that the bench may be stopped at any time and go on. A row goes through the code of a run, from the plan to
-the model, but for secure aggregation, which adds nothing to a sum: all units are in one place, and the noise is that of
-four silos. Prints one JSON document, and each row on stderr.
+is known, so that the bench may be stopped at any time and go on. All units are in one place, and the noise is that of
+four silos (bench.energies_in_one_place). Prints one JSON document, and each row on stderr.
 """
 
 import argparse
@@ -15,42 +14,30 @@ from decimal import Decimal
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aggregator.runs.planning import Planner
 from bench.demo.harvest import harvest_silos
 from bench.demo.run import LENGTH, MODEL
 from bench.document import progress, publish
+from bench.energies_in_one_place import CPU, DELTA, RECORD, planned, pooled
 from bench.kept_rows import FOLDER
 from bench.privacy_page import page, picture
-from bench.pruned_models import CPU, perplexity, prune
-from crypto.encoding.layout import pack_chunk
-from crypto.names import ComparisonGroup, Pruner, ReleaseKind, Suite
-from crypto.plan import Plan
-from crypto.plan_options import PlanOptions
-from crypto.primitives.signing import SigningKey
+from bench.pruned_models import perplexity, prune
+from crypto.names import ComparisonGroup, Pruner
 from crypto.privacy.mechanisms.discrete_gaussian import discrete_gaussian
 from crypto.privacy.noise_shares import VOTE_BITS
 from crypto.pruning.sparsity import Sparsity
 from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.host.whole_file import write_whole
-from silo_agent.opened_sums.opened_rounds import Start
-from silo_agent.opened_sums.opened_sum import OpenedRound
 from silo_agent.pruning.expansion import NoisyCounts, expand_noisy
 from silo_agent.pruning.mask_expansion import expand
-from silo_agent.releases import energies
-from silo_agent.releases.noise import Noise, NoisyRelease
-from silo_agent.releases.silo_side import SiloRelease, SiloWork
-from silo_agent.rounds.run_pruning import RunPruning
 from silo_agent.writing.self_text import self_sequences
 
-SILOS, RECORD, HELD_OUT, SELF_SAMPLES = 4, 64, 16, 64
-DELTA = 1e-6
+SILOS, HELD_OUT, SELF_SAMPLES = 4, 16, 64
 CHARACTERS = 1_000_000
 EPSILONS = ("none", "16", "8", "4", "2", "1", "0.5")
 RECORDS = (100, 250, 500, 1000, 2000)
@@ -79,55 +66,6 @@ class Text:
         return [silo[:count] for silo in self.silos]
 
 
-def federated(
-    weights: DenseWeights, records: Sequence[Tensor], pruner: str, ratio: str, epsilon: str, folder: Path
-) -> dict[str, Tensor]:
-    """What the silos make of the model together, by name."""
-    asked = PlanOptions(
-        release=ReleaseKind.ENERGIES,
-        pruner=Pruner(pruner),
-        sparsity_ratio=Decimal(ratio),
-        epsilon=None if epsilon == "none" else float(epsilon),
-        delta=None if epsilon == "none" else DELTA,
-        samples=max(map(len, records)),
-        sequence_length=RECORD,
-        threshold=SILOS,
-    )
-    roster = {f"silo-{at}": SigningKey.generate(Suite.DEFAULT).public_bytes for at in range(SILOS)}
-    plan = Planner(weights, asked, roster, Suite.DEFAULT, secrets.token_bytes, watch=lambda *_: None).pruning()
-    text = torch.cat(list(records))
-    units = [[record] for record in text]
-    run = RunPruning(plan, "silo-0", weights, lambda: text, lambda: units, folder, CPU, lambda *_: None)
-    opened: list[OpenedRound] = []
-    for _ in plan.message.rounds:
-        start = Start(plan, opened, run.solving)
-        opened.append(opened_round(start, released(plan, start, run), folder))
-    return dict(run.together(Start(plan, opened, run.solving)))
-
-
-def released(plan: Plan, start: Start, run: RunPruning, silos: int = SILOS) -> SiloRelease:
-    """All silos' lanes of a round, added up, with the noise of all."""
-    work: dict[str, Any] = dict.fromkeys(SiloWork.__dataclass_fields__)
-    work |= {
-        "plan": plan,
-        "index": start.index,
-        "statistics": lambda statistic: run.statistics(start, statistic),
-        "energies_of_units": lambda: run.energies_of_units(start),
-    }
-    release = energies.prepare(SiloWork(**work))
-    return NoisyRelease(release, Noise(secrets.token_bytes(32), bytes(32), silos)) if plan.pruning.clip else release
-
-
-def opened_round(start: Start, release: SiloRelease, folder: Path) -> OpenedRound:
-    file = folder / f"{start.index}.words"
-    with file.open("wb") as words_of_round:
-        for chunk in start.round.layout.chunks:
-            words = pack_chunk(chunk, release.lanes(chunk))
-            words[0] = SILOS
-            words_of_round.write(words.tobytes())
-    return OpenedRound(start.round, SILOS, bytes(32), file)
-
-
 class Bench:
     """What is measured, and what is kept of it."""
 
@@ -147,8 +85,11 @@ class Bench:
 
     def federated(self, pruner: str, ratio: str, epsilon: str, records: int, seeds: int) -> None:
         def figure() -> float:
+            of_silos, promised = self.text.records(records), None if epsilon == "none" else float(epsilon)
+            samples = max(map(len, of_silos))
+            plan = planned(self.weights, Pruner(pruner), ratio, promised, silos=SILOS, samples=samples)
             with TemporaryDirectory(dir=self._folder) as folder:
-                made = federated(self.weights, self.text.records(records), pruner, ratio, epsilon, Path(folder))
+                made = pooled(self.weights, plan, torch.cat(of_silos), Path(folder))
                 return perplexity((self.weights, made), self.text.held_out)
 
         for seed in range(1, 1 + (1 if epsilon == "none" else seeds)):

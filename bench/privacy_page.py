@@ -19,7 +19,7 @@ TOP = 50
 
 
 def page(rows: Rows) -> str:
-    """Return the page in Markdown."""
+    """Return docs/privacy-cost.md, with the rows that were measured."""
     machine = facts()
     tables = "\n\n".join(
         f"## {NAMES[pruner]} at {ratio}\n\n{table(rows, pruner, ratio)}"

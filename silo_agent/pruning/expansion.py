@@ -41,11 +41,11 @@ class NoisyCounts:
     input_first: bool
     """Whether the tensor is stored [d_in, d_out]; the counts are in the stored shape."""
     counts: NDArray[np.int64]
-    """In units, the noise's mean taken away."""
+    """How many survivors kept each weight, in units, with noise around 0."""
     units: int
-    """A vote's."""
+    """How many units a vote is worth."""
     variance: int
-    """Of the noise that survivors added at least, in units squared."""
+    """How large the noise of the survivors is at least, in units squared."""
 
 
 @dataclass(frozen=True)

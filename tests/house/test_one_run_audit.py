@@ -9,23 +9,9 @@ import numpy as np
 import pytest
 
 from bench import one_run_audit
-from bench.one_run_audit import (
-    ENERGIES,
-    FAULTY,
-    NOISY,
-    VOTES,
-    Fault,
-    Figures,
-    claims_of,
-    gaussian_advantage,
-    least_epsilon,
-    log_odds,
-    most_advantage,
-    p_value,
-    part,
-    write,
-)
+from bench.one_run_audit import ENERGIES, FAULTY, NOISY, VOTES, Fault, claims_of, part, write
 from bench.privacy_audit import NOISE_PART
+from bench.what_guesses_prove import Figures, gaussian_advantage, least_epsilon, log_odds, most_advantage, p_value
 from crypto.privacy.accountant import least_multiplier
 from silo_agent.releases import contributed_energies, noise
 

@@ -17,6 +17,7 @@ from crypto.plan import Plan
 from crypto.privacy.noise_shares import DEVIATIONS, VOTE_BITS, noise_shares, reach
 from crypto.pruning.sparsity import Sparsity
 from crypto.releases.release_spec import layout_of
+from silo_agent.checkpoint.dense_weights import DenseWeights
 from silo_agent.opened_sums.opened_rounds import Start
 from silo_agent.pruning.expansion import ExpandedTensor
 from silo_agent.pruning.mask_expansion import expand
@@ -53,7 +54,10 @@ def dense(name: str) -> Tensor:
     return torch.randn(TENSORS[name][1], generator=torch.Generator().manual_seed(len(name)))
 
 
-class Weights:
+class Weights(DenseWeights):
+    def __init__(self) -> None:
+        """It has no files."""
+
     def tensor(self, name: str) -> Tensor:
         return dense(name)
 
@@ -74,8 +78,8 @@ def summed(plan: Plan, folder: Path, silos: int = SILOS) -> dict[str, list[int]]
 
 
 def made(plan: Plan, sums: Mapping[str, list[int]], folder: Path) -> list[ExpandedTensor]:
-    start = Start(plan)
-    return list(votes.expanded(start, opened(start.round, sums, SILOS, folder), Weights()))  # type: ignore[arg-type]
+    start, weights = Start(plan), Weights()
+    return list(votes.expanded(start, opened(start.round, sums, SILOS, folder), weights))
 
 
 @pytest.mark.clause("2.4.3", "2.9.8")
