@@ -3,7 +3,7 @@
 A feature's ratio to public text is taken to be normal around the mean ratio of all features of its input. Mean and
 variance are estimated from what was opened, and each ratio is then its posterior mean (Efron and Morris, "Stein's
 Estimation Rule and its Competitors", 1973). What noise alone makes of the variance by chance does not count as spread,
-or a mean near 0 would be lost in it. All of it is computed from public values: no more privacy is spent.
+and where the mean itself may be noise, public text is all that is known. All of it is computed from public values: no more privacy is spent.
 """
 
 from math import sqrt
@@ -28,7 +28,7 @@ def towards_public(noisy: Tensor, deviation: Tensor, public: Tensor) -> Tensor:
     ratio, variance = noisy / known, (deviation / known) ** 2
     weight = 1 / variance / (1 / variance).sum()
     mean = (weight * ratio).sum()
-    if mean <= 0:
+    if mean * (1 / variance).sum().sqrt() <= 2:  # its own standard deviations
         return public
     squares = ((ratio - mean) ** 2 / variance).sum()
     by_chance = len(ratio) + 2 * sqrt(2 * len(ratio))  # mean of a chi-square, and two deviations

@@ -7,9 +7,9 @@ from silo_agent.pruning.shrinkage import FAINTEST, towards_public
 FEATURES = 4000
 
 
-def drawn(noise: float, spread: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def drawn(noise: float, spread: float, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """True statistics, the same with noise, and public ones."""
-    numbers = torch.Generator().manual_seed(1)
+    numbers = torch.Generator().manual_seed(seed)
     public = torch.rand(FEATURES, generator=numbers, dtype=torch.float64) + 0.5
     truth = 20 * public * (1 + spread * torch.randn(FEATURES, generator=numbers, dtype=torch.float64))
     return truth, truth + noise * torch.randn(FEATURES, generator=numbers, dtype=torch.float64), public
@@ -33,9 +33,16 @@ def test_without_noise_they_are_what_was_opened() -> None:
 
 
 def test_where_all_is_noise_they_are_public_text() -> None:
+    """But for the few draws in which noise looks like more: one in 40 has such a mean."""
+    is_public = []
+    for seed in range(100):
+        _, noisy, public = drawn(1e6, 0.2, seed)
+        is_public.append(torch.equal(towards_public(noisy, torch.full_like(noisy, 1e6), public), public))
+    assert sum(is_public) >= 90
+
+
+def test_where_all_is_noise_they_are_public_text_and_negative_sums_too() -> None:
     _, noisy, public = drawn(noise=1e6, spread=0.2)
-    ratio = towards_public(noisy, torch.full_like(noisy, 1e6), public) / public
-    assert ratio.std() / ratio.mean() < 0.2
     assert torch.equal(towards_public(-noisy.abs(), torch.ones_like(noisy), public), public)
 
 
