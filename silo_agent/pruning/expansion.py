@@ -18,13 +18,19 @@ from silo_agent.pruning.relative_importance import relative_importance
 
 
 @dataclass(frozen=True)
-class TensorSums:
-    """What one tensor's sums opened to, over all survivors."""
+class OpenedTensor:
+    """One tensor, of which sums over all survivors were opened."""
 
     name: str
     survivors: int
     input_first: bool
-    """Whether the tensor is stored [d_in, d_out]; the arrays here are in the stored shape."""
+    """Whether the tensor is stored [d_in, d_out]; the arrays are in the stored shape."""
+
+
+@dataclass(frozen=True)
+class TensorSums(OpenedTensor):
+    """What one tensor's sums opened to."""
+
     keep_counts: NDArray[np.uint8]
     nonzero: NDArray[np.uint64]
     """Summed nonzero counts, one a comparison group of [d_out, d_in]."""
@@ -33,13 +39,9 @@ class TensorSums:
 
 
 @dataclass(frozen=True)
-class NoisyCounts:
-    """What one tensor's keep counts opened to, over all survivors, in a plan with noise on them."""
+class NoisyCounts(OpenedTensor):
+    """What one tensor's keep counts opened to in a plan with noise on them."""
 
-    name: str
-    survivors: int
-    input_first: bool
-    """Whether the tensor is stored [d_in, d_out]; the counts are in the stored shape."""
     counts: NDArray[np.int64]
     """How many survivors kept each weight, in units, with noise around 0."""
     units: int
