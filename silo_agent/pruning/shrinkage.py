@@ -3,7 +3,8 @@
 A feature's ratio to public text is taken to be normal around the mean ratio of all features of its input. Mean and
 variance are estimated from what was opened, and each ratio is then its posterior mean (Efron and Morris, "Stein's
 Estimation Rule and its Competitors", 1973). What noise alone makes of the variance by chance does not count as spread,
-and where the mean itself may be noise, public text is all that is known. All of it is computed from public values: no more privacy is spent.
+and where the mean itself may be noise, public text is all that is known. All of it is computed from public values: no
+more privacy is spent.
 """
 
 from math import sqrt
